@@ -1,0 +1,41 @@
+"""Checks of arguments: at trace time by shape and dtype, eagerly by value."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnets.types import Array
+
+
+def is_concrete(x: Any) -> bool:
+    """Whether `x` has a value to check now: not inside `jit`, `vmap` or `grad`."""
+    return not isinstance(x, jax.core.Tracer)
+
+
+def concrete(x: Any) -> np.ndarray | None:
+    """The value of `x`, to check it; `None` where there is none: in `jit`, `vmap`, `grad`.
+
+    As a NumPy array, since `jnp` operations on a concrete array are traced too inside `jit`.
+    """
+    if isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+        return None
+    return np.asarray(x)
+
+
+def require_floating(function: str, **arrays: Array) -> None:
+    """Raise `TypeError` unless every array is of a floating (or complex) dtype."""
+    for name, x in arrays.items():
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            raise TypeError(
+                f"{function}: {name} must be of a floating dtype, got {x.dtype}{list(x.shape)}; "
+                f"convert it first, as in {name}.astype(jnp.float32)"
+            )
+
+
+def require_same_shape(function: str, **arrays: Array) -> None:
+    """Raise `ValueError` unless all shapes are exactly equal: nothing broadcasts silently."""
+    if len({x.shape for x in arrays.values()}) > 1:
+        got = ", ".join(f"{name} {x.shape}" for name, x in arrays.items())
+        raise ValueError(f"{function}: shapes must match exactly, got {got}")

@@ -1,0 +1,141 @@
+"""Pytrees seen by path: `"blocks/0/attention/query/kernel"`, and rules over such paths.
+
+A rule is a regular expression that is searched for in the whole path (`re.search`), so
+`"kernel$"` names every kernel and `"^encoder/"` a whole sub-tree. A rule that touches no leaf is
+an error: a freezing or decay rule that silently misses its parameters is a bug that training hides.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
+
+from jaxnets.types import Array, PyTree
+
+
+def _entry(key: Any) -> str:
+    match key:
+        case DictKey(key=name) | FlattenedIndexKey(key=name):
+            return str(name)
+        case SequenceKey(idx=index):
+            return str(index)
+        case GetAttrKey(name=name):
+            return str(name)
+        case _:
+            return str(key)
+
+
+def path_string(path: tuple[Any, ...]) -> str:
+    """A JAX key path as `"blocks/0/kernel"`; the root leaf's path is the empty string."""
+    return "/".join(map(_entry, path))
+
+
+def flatten_with_paths(tree: PyTree) -> dict[str, Any]:
+    """The leaves by path, in the tree's own order."""
+    return {path_string(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def paths(tree: PyTree) -> PyTree:
+    """`tree` with each leaf replaced by its path."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path_string(path), tree)
+
+
+def map_with_paths(function: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
+    """`jax.tree.map` whose function gets the leaf's path first: `function(path, leaf, ...)`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, *leaves: function(path_string(path), *leaves), tree, *rest
+    )
+
+
+def _require_all_used(rules: Mapping[str, Any], used: set[str], tree: PyTree) -> None:
+    for pattern in rules:
+        if pattern not in used:
+            known = ", ".join(map(repr, flatten_with_paths(tree)))
+            raise ValueError(
+                f"rule {pattern!r} matches no leaf (or only leaves an earlier rule has taken); "
+                f"the paths are {known}"
+            )
+
+
+def match(pattern: str, tree: PyTree) -> PyTree:
+    """`tree` with each leaf replaced by whether `pattern` is found in its path.
+
+    Raises:
+      ValueError: if no leaf matches.
+    """
+    mask = map_with_paths(lambda path, _: re.search(pattern, path) is not None, tree)
+    _require_all_used({pattern: None}, {pattern} if any(jax.tree.leaves(mask)) else set(), tree)
+    return mask
+
+
+def apply_rules(rules: Mapping[str, Any], tree: PyTree) -> PyTree:
+    """`tree` with each leaf replaced by the value of the first rule found in its path.
+
+    Args:
+      rules: regular expression -> value, in order of precedence; `{".*": value}` last for the rest.
+      tree: any pytree.
+
+    Raises:
+      ValueError: if a leaf is matched by no rule, or a rule decides no leaf.
+    """
+    used: set[str] = set()
+
+    def first(path: str, _: Any) -> Any:
+        for pattern, value in rules.items():
+            if re.search(pattern, path):
+                used.add(pattern)
+                return value
+        raise ValueError(f"no rule covers leaf {path!r}; the rules are {list(rules)}")
+
+    values = map_with_paths(first, tree)
+    _require_all_used(rules, used, tree)
+    return values
+
+
+def size(tree: PyTree) -> int:
+    """The number of values in all leaves together."""
+    return sum(jnp.size(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def global_norm(tree: PyTree) -> Array:
+    """The Euclidean norm `√Σ|x|²` of all leaves taken as one vector.
+
+    Neither overflows nor underflows while the norm itself is representable, and its gradient at 0
+    is 0. Accumulates in float32 or wider. NaN anywhere gives NaN; else infinity anywhere gives
+    infinity.
+    """
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    dtype = jnp.result_type(jnp.float32, *(jnp.real(leaf).dtype for leaf in leaves))
+    limits = np.finfo(dtype)
+
+    def sum_of_squares(scale: Array | None = None) -> Array:
+        total = jnp.zeros((), dtype)
+        for leaf in leaves:
+            x = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+            if scale is not None:
+                x = x * scale
+            total += jnp.sum(x * x if jnp.isrealobj(x) else (x.conj() * x).real)
+        return total
+
+    total = sum_of_squares()
+    representable = (limits.tiny / limits.eps < total) & (total < jnp.inf)
+
+    def plain() -> Array:
+        return jnp.sqrt(jnp.where(representable, total, 1))
+
+    def rescaled() -> Array:
+        # by a power of two, which rounds nothing; 1 where `vmap` runs this branch in vain
+        shift = 2.0 ** (limits.maxexp // 2 + 2)
+        scale = jnp.where(total > 1, 1 / shift, shift)
+        scale = jnp.where(representable, 1, scale).astype(dtype)
+        squares = sum_of_squares(scale)
+        # the root of 0 has no derivative
+        return jnp.where(squares == 0, 0, jnp.sqrt(jnp.where(squares == 0, 1, squares)) / scale)
+
+    # a second pass over the leaves costs as much as the first, and is hardly ever needed
+    norm: Array = jax.lax.cond(representable, plain, rescaled)
+    return norm
