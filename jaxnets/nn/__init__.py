@@ -1,0 +1,47 @@
+"""Layers as pairs of functions: `init_dense(key, …) -> params` and `dense(params, x) -> y`."""
+
+from jaxnets.nn import activations, initializers
+from jaxnets.nn.activations import *  # noqa: F403
+from jaxnets.nn.conv import conv, conv_transpose, init_conv
+from jaxnets.nn.dense import attend, dense, embedding, init_dense, init_embedding
+from jaxnets.nn.dropout import dropout, spatial_dropout
+from jaxnets.nn.norm import (
+    batch_norm,
+    group_norm,
+    init_batch_norm,
+    init_norm,
+    instance_norm,
+    layer_norm,
+    rms_norm,
+)
+from jaxnets.nn.pool import avg_pool, global_avg_pool, global_max_pool, max_pool
+from jaxnets.nn.stack import init_stack, scan_layers
+
+__all__ = [
+    "activations",
+    "attend",
+    "avg_pool",
+    "batch_norm",
+    "conv",
+    "conv_transpose",
+    "dense",
+    "dropout",
+    "embedding",
+    "global_avg_pool",
+    "global_max_pool",
+    "group_norm",
+    "init_batch_norm",
+    "init_conv",
+    "init_dense",
+    "init_embedding",
+    "init_norm",
+    "init_stack",
+    "initializers",
+    "instance_norm",
+    "layer_norm",
+    "max_pool",
+    "rms_norm",
+    "scan_layers",
+    "spatial_dropout",
+    *activations.__all__,
+]

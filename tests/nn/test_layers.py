@@ -1,0 +1,180 @@
+"""Every layer and model of the catalogue × the properties that all of them have."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from jaxnets import gradients, nn
+from tests.catalogue import LAYERS, MODELS
+from tests.numerics import assert_trees_close, relative_error
+
+BATCH = 4
+CASES = LAYERS + MODELS
+SEPARATE = [case for case in CASES if not case.mixes_examples]
+
+
+def each(cases):
+    return pytest.mark.parametrize("case", cases, ids=[case.name for case in cases])
+
+
+def params_and_input(case, dtype=np.float32):
+    params = jax.tree.map(lambda p: p.astype(dtype), case.init(jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    if case.ids:
+        return params, jnp.asarray(rng.integers(0, case.ids, (BATCH, *case.shape)))
+    return params, jnp.asarray(rng.standard_normal((BATCH, *case.shape)), dtype)
+
+
+def pairing(case, apply):
+    """A scalar whose gradient sees every output differently, and is differentiable in `wrt`."""
+    params, x = params_and_input(case)
+    y = jax.eval_shape(apply, params, x)
+    weights = np.random.default_rng(1).standard_normal(y.shape)
+
+    def loss(wrt):
+        params, x = wrt
+        y = apply(params, x)
+        return jnp.sum(y * weights.astype(y.dtype))
+
+    return loss
+
+
+def differentiable(case, params, x):
+    """What a gradient is taken of: integer ids have none."""
+    if case.ids:
+        return params, lambda loss: lambda params: loss((params, x))
+    return (params, x), lambda loss: loss
+
+
+@each(CASES)
+def test_agrees_with_linen_in_value_and_all_gradients(case):
+    params, x = params_and_input(case)
+    assert relative_error(case.apply(params, x), case.oracle(params, x)) <= 1e-6
+    wrt, restrict = differentiable(case, params, x)
+    ours = jax.jit(jax.grad(restrict(pairing(case, case.apply))))(wrt)
+    theirs = jax.jit(jax.grad(restrict(pairing(case, case.oracle))))(wrt)
+    assert_trees_close(ours, theirs, 1e-6)
+
+
+@each(CASES)
+def test_jit_equals_eager_and_traces_once(case):
+    params, x = params_and_input(case)
+    chex.clear_trace_counter()
+    jitted = jax.jit(chex.assert_max_traces(case.apply, n=1))
+    with jax.checking_leaks():
+        compiled = jitted(params, x)
+        jitted(jax.tree.map(jnp.copy, params), x + 1)
+    assert relative_error(compiled, case.apply(params, x)) <= 1e-6
+
+
+@each(SEPARATE)
+def test_vmap_is_the_batch(case):
+    params, x = params_and_input(case)
+    mapped = jax.vmap(case.apply, (None, 0))(params, x)
+    one_by_one = jnp.stack([case.apply(params, example) for example in x])
+    assert relative_error(mapped, case.apply(params, x)) <= 1e-6
+    assert relative_error(one_by_one, case.apply(params, x)) <= 1e-6
+
+
+@each(SEPARATE)
+def test_leading_axes_broadcast(case):
+    params, x = params_and_input(case)
+    two_axes = x.reshape(2, BATCH // 2, *case.shape)
+    want = case.apply(params, x)
+    got = case.apply(params, two_axes)
+    assert relative_error(got.reshape(want.shape), want) <= 1e-6
+
+
+@each([case for case in SEPARATE if jax.tree.leaves(case.init(jax.random.key(0)))])
+def test_mean_of_per_example_gradients_is_the_batch_gradient(case):
+    params, x = params_and_input(case)
+
+    def loss(params, example):
+        return jnp.mean(jnp.square(case.apply(params, example)))
+
+    def batch_loss(params):
+        return jnp.mean(jax.vmap(loss, (None, 0))(params, x))
+
+    _, factors = gradients.per_example_grad(loss)(params, x)
+    mean = jax.tree.map(lambda g: g.mean(0), gradients.materialize(factors))
+    assert_trees_close(mean, jax.grad(batch_loss)(params), 2e-6)
+
+
+@each(CASES)
+def test_derivatives_agree_with_finite_differences_in_float64(case, x64):
+    params, x = params_and_input(case, np.float64)
+    wrt, restrict = differentiable(case, params, x)
+    loss = jax.jit(restrict(pairing(case, case.apply)))
+    check_grads(loss, (wrt,), order=1, modes=("fwd", "rev"), atol=1e-6, rtol=1e-6, eps=1e-5)
+
+
+HAND_DERIVED = ["conv/2d", "conv/2d_strided", "conv/2d_depthwise", "layer_norm", "rms_norm"]
+
+
+@each([case for case in CASES if case.name in [*HAND_DERIVED, "batch_norm/train", "cnn/train"]])
+def test_second_derivatives_agree_with_linen(case, x64):
+    params, x = params_and_input(case, np.float64)
+    tangent = jax.tree.map(lambda leaf: jnp.cos(3 + jnp.arange(leaf.size)).reshape(leaf.shape), x)
+
+    def hessian_vector_product(apply):
+        def loss(params, x):
+            y = apply(params, x)
+            weights = np.random.default_rng(1).standard_normal(y.shape)
+            return jnp.sum(weights * jnp.sin(3 * y))
+
+        def directional(params, x):
+            return jax.jvp(lambda x: loss(params, x), (x,), (tangent,))[1]
+
+        return jax.jit(jax.grad(directional, (0, 1)))(params, x)
+
+    got = hessian_vector_product(case.apply)
+    assert_trees_close(got, hessian_vector_product(case.oracle), 1e-10)
+
+
+@each([case for case in CASES if not case.ids])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=str)
+def test_half_precision_in_and_out(case, dtype):
+    params, x = params_and_input(case)
+    x = x.astype(dtype)
+    y = case.apply(params, x)
+    assert y.dtype == dtype
+    tolerance = 4 * float(jnp.finfo(dtype).eps)
+    assert relative_error(y, case.apply(params, x.astype(jnp.float32))) <= tolerance
+
+
+def keeps_shape(case):
+    params, x = jax.eval_shape(lambda: params_and_input(case))
+    return jax.eval_shape(case.apply, params, x).shape == x.shape and jax.tree.leaves(params)
+
+
+@each([case for case in LAYERS if keeps_shape(case)])
+def test_exact_under_a_stacked_depth_of_12(case):
+    stacked = nn.init_stack(case.init, jax.random.key(0), 12)
+    _, x = params_and_input(case)
+
+    def block(params, x):
+        return x + case.apply(params, x) / 4
+
+    def one_by_one(stacked, x):
+        for layer in range(12):
+            x = block(jax.tree.map(lambda leaf, i=layer: leaf[i], stacked), x)
+        return x
+
+    def scanned(stacked, x, **options):
+        return nn.scan_layers(block, stacked, x, **options)
+
+    def value_and_gradient(function, **options):
+        def loss(stacked, x):
+            y = function(stacked, x, **options)
+            return jnp.sum(jnp.square(y)), y
+
+        (_, y), gradient = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(stacked, x)
+        return y, gradient
+
+    want = value_and_gradient(one_by_one)
+    assert_trees_close(value_and_gradient(scanned), want, 2e-6)
+    assert_trees_close(value_and_gradient(scanned, remat=True), want, 2e-6)
+    assert_trees_close(value_and_gradient(scanned, unroll=True), want, 2e-6)

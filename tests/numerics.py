@@ -1,0 +1,31 @@
+"""How the tests compare numbers."""
+
+import jax
+import numpy as np
+
+
+def relative_error(got, want):
+    """The largest difference over the largest magnitude of `want`, in float64."""
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    assert got.shape == want.shape, f"shapes {got.shape} and {want.shape}"
+    if want.size == 0:
+        return 0.0
+    scale = np.abs(want).max()
+    return float(np.abs(got - want).max() / (scale if scale > 0 else 1.0))
+
+
+def assert_trees_close(got, want, rtol):
+    """Each leaf within `rtol` of its largest magnitude; structures must agree."""
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True
+    ):
+        error = relative_error(a, b)
+        assert error <= rtol, f"{jax.tree_util.keystr(path)}: relative error {error:.2e} > {rtol}"
+
+
+def assert_trees_equal(got, want):
+    """The same bits in each leaf."""
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
