@@ -1,0 +1,7 @@
+"""Models as a frozen config and two functions: `init_x(key, config)`, `x(params, config, …)`."""
+
+from jaxnets.models.cnn import CNNConfig, cnn, init_cnn
+from jaxnets.models.mlp import MLPConfig, init_mlp, mlp
+from jaxnets.models.summary import flops, summary
+
+__all__ = ["CNNConfig", "MLPConfig", "cnn", "flops", "init_cnn", "init_mlp", "mlp", "summary"]
