@@ -1,0 +1,86 @@
+"""Decoupled weight decay."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+
+from jaxnets import tree
+from jaxnets.optim.hyper import NON_NEGATIVE, Hyper, transformation
+from jaxnets.optim.leaves import map_with_params
+from jaxnets.optim.transform import (
+    EmptyState,
+    GradientTransformation,
+    State,
+    Updates,
+)
+from jaxnets.types import Array, Params, PyTree
+
+Mask: TypeAlias = str | PyTree | Callable[[Params], PyTree]
+"""A rule over paths (see `jaxnets.tree`), a tree of bools like the parameters or a prefix of it, or
+a function from parameters to such a tree."""
+
+
+def mask_tree(mask: Mask, params: Params) -> PyTree:
+    """`params` with each leaf replaced by whether `mask` selects it.
+
+    Raises:
+      ValueError: if a rule matches no leaf, or a tree is no prefix of `params`.
+    """
+    if isinstance(mask, str):
+        # nothing to match where an outer mask has taken all leaves away
+        return tree.match(mask, params) if jax.tree.leaves(params) else params
+    prefix = mask(params) if callable(mask) else mask
+    try:
+        return jax.tree.map(
+            lambda chosen, subtree: jax.tree.map(lambda _: bool(chosen), subtree), prefix, params
+        )
+    except ValueError as error:
+        raise ValueError(
+            "a mask must be a tree of the parameters' structure or a prefix of it, "
+            f"got {jax.tree.structure(prefix)} for {jax.tree.structure(params)}"
+        ) from error
+
+
+@transformation(weight_decay=NON_NEGATIVE)
+def add_decayed_weights(
+    weight_decay: Hyper = 0.0, mask: Mask | None = None
+) -> GradientTransformation:
+    """`u = g + λ θ`; after Adam's scaling this is AdamW's decay, before it an L2 penalty.
+
+    Args:
+      weight_decay: `λ ≥ 0`, a number, an array or a schedule.
+      mask: which parameters decay, by default all. A regular expression over paths, as in
+        `"kernel$"`, which must match some; or, as in Optax, a tree of bools (or a prefix of one) or
+        a function from the parameters to such a tree. A rule by `ndim` is wrong on stacked layers.
+
+    Raises:
+      ValueError: if `update` gets no params, the mask does not fit them, or `λ` is negative.
+
+    Example:
+      >>> chain(add_decayed_weights(1e-4, mask="kernel$"), sgd(0.1, momentum=0.9))
+    """
+
+    def init(params: Params) -> EmptyState:
+        if mask is not None:
+            mask_tree(mask, params)
+        return EmptyState()
+
+    def update(
+        updates: Updates, state: State, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, State]:
+        if params is None:
+            raise ValueError(
+                "add_decayed_weights: decay needs the parameters; "
+                "call update(gradients, state, params)"
+            )
+        if isinstance(weight_decay, float | int) and weight_decay == 0:
+            return updates, state
+
+        def step(g: Array, p: Array, decays: bool = True) -> Array:
+            return g + weight_decay * p if decays else g
+
+        masks = () if mask is None else (mask_tree(mask, params),)
+        return map_with_params(step, updates, params, *masks), state
+
+    return GradientTransformation(init, update)

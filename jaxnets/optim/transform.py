@@ -1,0 +1,208 @@
+"""What a gradient transformation is, and how several make one.
+
+An optimizer is two pure functions: `init(params)` makes its state, and
+`update(gradients, state, params)` turns gradients into updates that are *added* to the parameters.
+The interface is Optax's, so that transformations of either library work inside the other's `chain`.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxnets.tree import map_with_paths
+from jaxnets.types import Params, PyTree
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Updates: TypeAlias = PyTree
+"""A pytree like the parameters: gradients on the way in, steps to add on the way out."""
+State: TypeAlias = PyTree
+
+
+class Init(Protocol):
+    """`init(params) -> state`."""
+
+    def __call__(self, params: Params) -> State:
+        """The state before the first step."""
+
+
+class Update(Protocol):
+    """`update(updates, state, params=None, **extra) -> (updates, state)`."""
+
+    def __call__(
+        self, updates: Updates, state: State, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, State]:
+        """One step; `extra` is for transformations that need more, such as the loss."""
+
+
+class GradientTransformation(NamedTuple):
+    """Two pure functions: `init(params)`, `update(updates, state, params=None, **extra)`."""
+
+    init: Init
+    update: Update
+
+
+class EmptyState(NamedTuple):
+    """The state of a transformation that keeps none."""
+
+
+def empty_state(params: Params) -> EmptyState:
+    """The `init` of a transformation without state."""
+    del params
+    return EmptyState()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Named:
+    """A function that is equal to another if both were made by the same call."""
+
+    function: Callable[..., Any]
+    name: str
+    key: Hashable
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Named) and (self.name, self.key) == (other.name, other.key)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.key))
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+
+def _key(factory: Callable[..., Any], arguments: dict[str, Any]) -> Hashable:
+    leaves, structure = jax.tree.flatten(arguments)
+    # with the types, since 1 == 1.0 == True, and they may not compute the same
+    key = (factory, structure, tuple((type(leaf), leaf) for leaf in leaves))
+    try:
+        hash(key)
+    except TypeError:
+        # arrays and tracers have no value to compare by: such a function equals only itself
+        return object()
+    return key
+
+
+def by_value(factory: Callable[P, T]) -> Callable[P, T]:
+    """Make the functions that `factory` returns equal, and hash alike, when its arguments are.
+
+    Two closures are never equal, so that `jit` with an optimizer as a static argument would compile
+    again for every `adam(1e-3)`. Where an argument is an array, the result equals only itself.
+    """
+    signature = inspect.signature(factory)
+
+    @functools.wraps(factory)
+    def make(*args: P.args, **kwargs: P.kwargs) -> T:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        key = _key(factory, bound.arguments)
+
+        def named(path: str, function: Callable[..., Any]) -> _Named:
+            name = f"{factory.__name__}.{path}" if path else factory.__name__
+            return _Named(function, name, key)
+
+        functions: T = map_with_paths(named, factory(*args, **kwargs))
+        return functions
+
+    return make
+
+
+@by_value
+def identity() -> GradientTransformation:
+    """The transformation that hands updates through as they are."""
+
+    def update(
+        updates: Updates, state: State, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, State]:
+        return updates, state
+
+    return GradientTransformation(empty_state, update)
+
+
+def _accepting_any_extra(update: Callable[..., Any]) -> Callable[..., Any]:
+    """`update` with the extra arguments that it does not take left out."""
+    parameters = inspect.signature(update).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return update
+
+    def lenient(updates: Updates, state: State, params: Params | None = None, **extra: Any) -> Any:
+        taken = {name: value for name, value in extra.items() if name in parameters}
+        return update(updates, state, params, **taken)
+
+    return lenient
+
+
+@by_value
+def chain(*transformations: GradientTransformation) -> GradientTransformation:
+    """Apply transformations one after the other: the updates of one are the gradients of the next.
+
+    Args:
+      transformations: ours, Optax's or any other `(init, update)` pairs. Extra keyword arguments of
+        `update` reach each one that takes them; plain Optax ones, which take none, get none.
+
+    Returns:
+      A transformation whose state is the tuple of theirs.
+
+    Example:
+      >>> optimizer = chain(clip_by_global_norm(1.0), adam(1e-3))
+      >>> state = optimizer.init(params)
+      >>> updates, state = optimizer.update(gradients, state, params)
+      >>> params = apply_updates(params, updates)
+    """
+    inits = [init for init, _ in transformations]
+    steps = [_accepting_any_extra(update) for _, update in transformations]
+
+    def init(params: Params) -> State:
+        return tuple(init(params) for init in inits)
+
+    def update(
+        updates: Updates, state: State, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, State]:
+        if not isinstance(state, tuple) or len(state) != len(steps):
+            got = f"{len(state)} states" if isinstance(state, tuple) else type(state).__name__
+            raise ValueError(
+                f"chain: got {got} for {len(steps)} transformations; "
+                "the state must come from this chain's init"
+            )
+        states = []
+        for step, step_state in zip(steps, state, strict=True):
+            updates, new_state = step(updates, step_state, params, **extra)
+            states.append(new_state)
+        return updates, tuple(states)
+
+    return GradientTransformation(init, update)
+
+
+def apply_updates(params: Params, updates: Updates) -> Params:
+    """`params + updates`, leaf by leaf, in the dtypes of `params`.
+
+    A parameter whose update is None stays as it is.
+
+    Raises:
+      ValueError: if the two trees or the shapes of two leaves do not match.
+    """
+
+    def add(p: Any, u: Any) -> Any:
+        if p is None or u is None:
+            return p
+        if jnp.shape(p) != jnp.shape(u):
+            raise ValueError(
+                f"apply_updates: an update of shape {jnp.shape(u)} "
+                f"for a parameter of shape {jnp.shape(p)}"
+            )
+        return jnp.asarray(p + u).astype(jnp.asarray(p).dtype)
+
+    summed: PyTree = jax.tree.map(add, params, updates, is_leaf=lambda x: x is None)
+    return summed

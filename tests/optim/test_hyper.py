@@ -1,0 +1,252 @@
+"""Hyper-parameters as numbers, traced arrays and schedules."""
+
+import inspect
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnets import optim
+from tests.numerics import assert_trees_close, assert_trees_equal
+from tests.optim.trajectories import gradients, make_params, run
+
+# each numeric hyper-parameter with a range to sweep, and a constructor that takes only it
+SWEEPS = {
+    "learning_rate": (lambda x: optim.adam(x), [1e-3, 1e-2]),
+    "momentum": (lambda x: optim.sgd(0.1, momentum=x), [0.5, 0.9]),
+    "momentum nesterov": (lambda x: optim.sgd(0.1, momentum=x, nesterov=True), [0.5, 0.9]),
+    "initial_accumulator_value": (lambda x: optim.adagrad(0.1, x), [0.1, 1.0]),
+    "adagrad eps": (lambda x: optim.adagrad(0.1, eps=x), [1e-7, 1e-2]),
+    "decay": (lambda x: optim.rmsprop(0.1, decay=x), [0.5, 0.9]),
+    "decay corrected": (lambda x: optim.rmsprop(0.1, x, bias_correction=True), [0.5, 0.9]),
+    "decay centered": (lambda x: optim.rmsprop(0.1, x, centered=True, eps=1e-3), [0.5, 0.9]),
+    "rmsprop eps": (lambda x: optim.rmsprop(0.1, eps=x), [1e-8, 1e-3]),
+    "initial_scale": (lambda x: optim.rmsprop(0.1, initial_scale=x), [0.1, 1.0]),
+    "b1": (lambda x: optim.adam(0.1, b1=x), [0.5, 0.9]),
+    "b1 nesterov": (lambda x: optim.adam(0.1, b1=x, nesterov=True), [0.5, 0.9]),
+    "b2": (lambda x: optim.adam(0.1, b2=x), [0.9, 0.99]),
+    "adam eps": (lambda x: optim.adam(0.1, eps=x), [1e-8, 1e-3]),
+    "eps_root": (lambda x: optim.adam(0.1, eps_root=x), [1e-8, 1e-3]),
+    "weight_decay": (lambda x: optim.adamw(0.1, weight_decay=x, mask="kernel$"), [0.0, 0.1]),
+    "step_size": (lambda x: optim.scale(x), [-0.1, 0.1]),
+    "max_delta": (lambda x: optim.clip(x), [0.1, 1.0]),
+    "max_norm": (lambda x: optim.clip_by_global_norm(x), [0.1, 1.0]),
+}
+sweeps = pytest.mark.parametrize(("build", "values"), SWEEPS.values(), ids=SWEEPS)
+
+
+@sweeps
+def test_vmap_equals_a_loop(build, values):
+    params = make_params()
+
+    def updates_of(value):
+        optimizer = build(value)
+        state = optimizer.init(params)
+        for t in range(3):
+            updates, state = optimizer.update(gradients(params, t), state, params)
+        return updates
+
+    swept = jax.vmap(updates_of)(jnp.asarray(values))
+    for i, value in enumerate(values):
+        one = jax.tree.map(lambda x, i=i: x[i], swept)
+        assert_trees_close(one, updates_of(value), 2e-5)
+
+
+@sweeps
+def test_constant_schedule_is_the_number(build, values):
+    """A schedule gets its count and changes nothing else."""
+    params = make_params()
+    number, schedule = build(values[1]), build(optim.constant_schedule(values[1]))
+    state, scheduled_state = number.init(params), schedule.init(params)
+    for t in range(2):
+        grads = gradients(params, t)
+        want, state = number.update(grads, state, params)
+        got, scheduled_state = schedule.update(grads, scheduled_state, params)
+        assert_trees_close(got, want, 1e-6)
+    assert schedule == build(optim.constant_schedule(values[1]))
+
+
+@sweeps
+def test_schedule_takes_effect_at_its_step(build, values):
+    """The first step sees 0, the next one 1, under jit too."""
+    if build in (SWEEPS["initial_accumulator_value"][0], SWEEPS["initial_scale"][0]):
+        pytest.skip("is used at init only")
+    params = make_params()
+    assert values[0] != values[1]
+    stairs = build(lambda step: jnp.where(step < 1, values[0], values[1]))
+    before, after = build(values[0]), build(values[1])
+    state, scheduled_state = before.init(params), stairs.init(params)
+    for t, number in enumerate((before, after)):
+        grads = gradients(params, t)
+        want, state = number.update(grads, state, params)
+        got, scheduled_state = jax.jit(stairs.update)(grads, scheduled_state, params)
+        assert_trees_close(got, want, 1e-5)
+
+
+def test_scheduled_momentum_against_inject_hyperparams():
+    params = make_params()
+    ours = optim.sgd(0.1, momentum=optim.linear_schedule(0.5, 0.95, 10))
+    theirs = optax.inject_hyperparams(optax.sgd)(0.1, momentum=optax.linear_schedule(0.5, 0.95, 10))
+    got, _, _ = run(ours, params, steps=15)
+    want, _, _ = run(theirs, params, steps=15)
+    assert_trees_close(got, want, 1e-6)
+
+
+def test_inside_inject_hyperparams():
+    params = make_params()
+    runs = [
+        run(optax.inject_hyperparams(lib.adamw)(0.1, b1=0.8, weight_decay=0.1), params, steps=5)
+        for lib in (optim, optax)
+    ]
+    assert_trees_close(runs[0][0], runs[1][0], 1e-6)
+    assert float(runs[0][1].hyperparams["learning_rate"]) == np.float32(0.1)
+
+
+def test_sweep_is_traced_once():
+    chex.clear_trace_counter()
+    params = make_params()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def train(learning_rate, b1):
+        return run(optim.adam(learning_rate, b1=b1), params, steps=3)[0]
+
+    train(1e-3, 0.9)
+    train(1e-2, 0.8)
+
+
+def test_derivative_with_respect_to_the_learning_rate():
+    params = make_params()
+
+    def loss(learning_rate):
+        optimizer = optim.adam(learning_rate)
+        updates, _ = optimizer.update(gradients(params, 0), optimizer.init(params), params)
+        return sum(jnp.sum(u) for u in jax.tree.leaves(updates))
+
+    np.testing.assert_allclose(jax.grad(loss)(0.1), loss(1.0), rtol=1e-5)
+
+
+def test_numpy_scalars_are_numbers(x64):
+    """They do not make float32 parameters' updates float64."""
+    params = make_params(jnp.float32)
+    plain, numpy = optim.adam(0.01, b1=0.5), optim.adam(np.float64(0.01), b1=np.array(0.5))
+    assert plain == numpy
+    updates, _ = numpy.update(params, numpy.init(params), params)
+    assert {u.dtype for u in jax.tree.leaves(updates)} == {jnp.dtype("float32")}
+
+
+def test_not_cast_to_bfloat16():
+    """In bfloat16, 0.999 is 1 and `v̂` is 0 / 0."""
+    params = jnp.ones((3,), jnp.bfloat16)
+    for b2 in (0.999, jnp.float32(0.999), lambda step: 0.999):
+        optimizer = optim.adam(0.1, b2=b2)
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+        np.testing.assert_allclose(np.float32(updates), -0.1, rtol=1e-2)
+
+
+def test_equal_only_when_all_is_equal():
+    assert optim.adam(1e-3) == optim.adam(learning_rate=1e-3)
+    assert optim.adam(1e-3) == optim.adam(1e-3, 0.9)
+    different = {
+        optim.adam(1e-3),
+        optim.adam(1e-2),
+        optim.adam(1e-3, b1=0.8),
+        optim.adam(1e-3, nesterov=True),
+        optim.adam(1e-3, mu_dtype=jnp.bfloat16),
+        optim.adamw(1e-3),
+        optim.adamw(1e-3, mask="kernel$"),
+        optim.adamw(1e-3, mask={"kernel": True}),
+        optim.chain(optim.adam(1e-3)),
+        optim.scale(1),
+        optim.scale(1.0),
+        optim.adam(optim.constant_schedule(1e-3)),
+        optim.adam(1e-3, b1=optim.constant_schedule(0.9)),
+    }
+    assert len(different) == 13
+    assert optim.identity().init != optim.identity().update
+
+
+def test_arrays_are_equal_only_to_themselves():
+    rate = jnp.float32(1e-3)
+    optimizer = optim.adam(rate)
+    assert optimizer == optimizer
+    assert optimizer != optim.adam(rate)
+    params = make_params()
+    state = optimizer.init(params)
+    step = jax.jit(lambda tx, g, s: tx.update(g, s), static_argnums=0)
+    want = jax.jit(optim.adam(1e-3).update)(params, state)
+    assert_trees_equal(step(optimizer, params, state), want)
+
+
+def test_jitted_updates_of_different_optimizers_are_not_confused():
+    g = jnp.ones(())
+    for rate in (0.1, 0.2, 0.1):
+        optimizer = optim.sgd(rate)
+        updates, _ = jax.jit(optimizer.update)(g, optimizer.init(g))
+        assert float(updates) == -np.float32(rate)
+
+
+def test_names():
+    assert repr(optim.identity().init) == "<identity.init>"
+    assert jax.jit(optim.adam(1e-3).update).__name__ == "chain.update"
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: optim.adam(-1e-3), "adam: learning_rate must be finite and >= 0, got -0.001"),
+        (lambda: optim.sgd(float("nan")), "sgd: learning_rate must be finite and >= 0, got nan"),
+        (lambda: optim.sgd(float("inf")), "sgd: learning_rate must be finite"),
+        (lambda: optim.sgd(np.float32(-1)), "sgd: learning_rate must be finite and >= 0"),
+        (lambda: optim.sgd(None), "sgd: learning_rate must be a number, an array or a schedule"),
+        (lambda: optim.sgd("0.1"), "sgd: learning_rate must be a number.*got '0.1'"),
+        (lambda: optim.sgd(jnp.ones(3)), r"must be a scalar, got shape \(3,\).*vmap"),
+        (lambda: optim.sgd(np.ones(3)), r"must be a scalar, got shape \(3,\).*vmap"),
+        (lambda: optim.sgd(0.1, momentum=1.5), r"sgd: momentum must be in \[0, 1\], got 1.5"),
+        (lambda: optim.adam(0.1, b1=1.0), r"adam: b1 must be in \[0, 1\), got 1.0"),
+        (lambda: optim.adam(0.1, b2=-0.1), r"adam: b2 must be in \[0, 1\), got -0.1"),
+        (lambda: optim.adam(0.1, eps=-1e-8), "adam: eps must be finite and >= 0, got -1e-08"),
+        (lambda: optim.adam(0.1, eps_root=-1.0), "eps_root"),
+        (lambda: optim.adamw(0.1, weight_decay=-0.1), "adamw: weight_decay"),
+        (lambda: optim.adagrad(0.1, -0.1), "adagrad: initial_accumulator_value"),
+        (lambda: optim.rmsprop(0.1, decay=1.0), r"rmsprop: decay must be in \[0, 1\)"),
+        (lambda: optim.rmsprop(0.1, momentum=-0.5), r"rmsprop: momentum"),
+        (lambda: optim.rmsprop(0.1, initial_scale=-0.5), r"rmsprop: initial_scale"),
+        (lambda: optim.clip(0.0), "clip: max_delta must be > 0, got 0.0"),
+        (lambda: optim.clip_by_global_norm(-1.0), "clip_by_global_norm: max_norm must be > 0"),
+        (lambda: optim.clip_by_global_norm(0), "clip_by_global_norm: max_norm must be > 0, got 0"),
+        (lambda: optim.scale(float("nan")), "scale: step_size must be a number, got nan"),
+        (lambda: optim.trace(None), "trace: decay must be a number"),
+    ],
+)
+def test_bad_values(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_bad_value_of_a_schedule():
+    optimizer = optim.adam(0.1, b1=lambda step: 1.0)
+    with pytest.raises(ValueError, match=r"scale_by_adam: b1 must be in \[0, 1\), got 1.0"):
+        optimizer.init(jnp.ones(2))
+
+
+def test_no_learning_rate():
+    """As in Optax, no scaling: not even the sign."""
+    updates, _ = optim.scale_by_learning_rate().update(jnp.ones(2), optim.EmptyState())
+    np.testing.assert_array_equal(updates, 1.0)
+    up = optim.scale_by_learning_rate(0.5, flip_sign=False)
+    np.testing.assert_array_equal(up.update(jnp.ones(2), up.init(None))[0], 0.5)
+    up = optim.scale_by_learning_rate(optim.constant_schedule(0.5), flip_sign=False)
+    np.testing.assert_array_equal(up.update(jnp.ones(2), up.init(None))[0], 0.5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "rmsprop", "adam", "adamw"])
+def test_signatures_are_those_of_optax(name):
+    ours = inspect.signature(getattr(optim, name)).parameters.values()
+    theirs = inspect.signature(getattr(optax, name)).parameters.values()
+    assert [(p.name, p.kind, p.default) for p in ours] == [
+        (p.name, p.kind, p.default) for p in theirs
+    ]

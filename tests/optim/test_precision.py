@@ -1,0 +1,189 @@
+"""Half precision, dtypes of states and updates, complex parameters."""
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import optax
+import pytest
+
+from jaxnets import optim
+from tests.catalogue import OPTIMIZERS
+from tests.numerics import assert_trees_close
+from tests.optim.trajectories import gradients, make_params, run
+
+cases = pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda case: case.name)
+halves = pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16], ids=["float16", "bfloat16"])
+
+
+def dtypes(tree):
+    return jax.tree.map(lambda x: x.dtype, tree)
+
+
+@halves
+@cases
+def test_half_precision_steps(case, dtype):
+    """Zero gradients do not move; others move as in float32, rounded once; dtypes stay."""
+    params = make_params(dtype)
+    if dtype == jnp.float16:
+        # float16 counts in steps of 6e-8 near 0
+        del params["tiny"]
+    optimizer = case.ours()
+    state = optimizer.init(params)
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    wide_state = optimizer.init(wide)
+    for t in range(2):
+        grads = gradients(params, t)
+        updates, new_state = optimizer.update(grads, state, params)
+        assert dtypes(updates) == dtypes(params)
+        assert dtypes(new_state) == dtypes(state) == dtypes(wide_state)
+        want, wide_state = optimizer.update(
+            jax.tree.map(lambda x: x.astype(jnp.float32), grads), wide_state, wide
+        )
+        if "decay" not in case.name and "adamw" not in case.name:
+            np.testing.assert_array_equal(updates["still"], 0)
+        assert_trees_close(updates, want, 3e-2)
+        assert_trees_close(new_state, wide_state, 1e-2)
+        state = new_state
+
+
+@pytest.mark.parametrize(
+    ("param_dtype", "grad_dtype"),
+    [(jnp.bfloat16, jnp.float32), (jnp.float32, jnp.bfloat16), (jnp.float16, jnp.float16)],
+)
+@pytest.mark.parametrize(
+    "name", ["sgd nesterov", "adagrad", "rmsprop momentum", "rmsprop centered", "adamw scheduled"]
+)
+def test_mixed_dtypes_stay_in_a_scan(name, param_dtype, grad_dtype):
+    (optimizer,) = (case.ours() for case in OPTIMIZERS if case.name == name)
+    params = make_params(param_dtype)
+    last, state, updates = run(optimizer, params, steps=5, grad_dtype=grad_dtype)
+    assert dtypes(last) == dtypes(params)
+    assert dtypes(state) == dtypes(optimizer.init(params))
+    assert {u.dtype for u in jax.tree.leaves(updates)} == {
+        jnp.dtype(jnp.promote_types(param_dtype, grad_dtype))
+    }
+    assert all(np.isfinite(np.float32(x)).all() for x in jax.tree.leaves(last))
+
+
+def test_float32_parameters_with_bfloat16_gradients_as_optax():
+    params = make_params()
+    for lib_name in ("adam", "adamw"):
+        got = run(getattr(optim, lib_name)(0.01), params, 5, jnp.bfloat16)
+        want = run(getattr(optax, lib_name)(0.01), params, 5, jnp.bfloat16)
+        # Optax rounds (1 - b1) g to bfloat16
+        assert_trees_close(got[0], want[0], 1e-3)
+
+
+def test_small_second_moment_decays_in_bfloat16():
+    """In bfloat16, `0.999 v` rounds back to `v`."""
+    g = jnp.ones((2,), jnp.bfloat16)
+    optimizer = optim.adam(0.1)
+    state = optimizer.init(g)
+    _, state = optimizer.update(g, state)
+    before = state[0].nu
+    for _ in range(10):
+        _, state = optimizer.update(0 * g, state)
+    np.testing.assert_allclose(state[0].nu, 0.999**10 * before, rtol=1e-5)
+
+
+def test_mu_dtype():
+    """The first moment is stored rounded, and used before it is rounded."""
+    start, rate = np.array([1.0, -2.0, 3.0], np.float32), 0.1
+    optimizer = optim.adam(rate, mu_dtype=jnp.bfloat16)
+    params = jnp.asarray(start)
+    state = optimizer.init(params)
+    theta, m, v = np.float64(start), np.zeros(3), np.zeros(3)
+    for t in range(1, 9):
+        g = np.sin(np.arange(3.0) + t)
+        m = 0.9 * m + 0.1 * g
+        v = 0.999 * v + 0.001 * g * g
+        theta = theta - rate * m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        updates, state = optimizer.update(jnp.asarray(g, jnp.float32), state, params)
+        params = optim.apply_updates(params, updates)
+        assert state[0].mu.dtype == jnp.bfloat16
+        assert state[0].nu.dtype == jnp.float32
+        np.testing.assert_allclose(np.float32(state[0].mu), m, rtol=4e-3, atol=1e-3)
+        np.testing.assert_allclose(params, theta, rtol=2e-4)
+        m = m.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64)
+
+
+def test_accumulator_dtype():
+    optimizer = optim.sgd(0.1, momentum=0.9, accumulator_dtype=jnp.bfloat16)
+    params = jnp.ones(3)
+    _, state = optimizer.update(params, optimizer.init(params), params)
+    assert state[0].trace.dtype == jnp.bfloat16
+
+
+def test_new_mu_is_used_unrounded():
+    g = jnp.float32(1.001)
+    optimizer = optim.scale_by_adam(mu_dtype=jnp.bfloat16)
+    update, _ = optimizer.update(g, optimizer.init(g))
+    np.testing.assert_allclose(update, 1, rtol=1e-4)
+    optimizer = optim.trace(0.5, accumulator_dtype=jnp.bfloat16)
+    update, _ = optimizer.update(g, optimizer.init(g))
+    assert update == g
+
+
+def test_weakly_typed_parameters():
+    """Python numbers are parameters too; their states have one dtype from the start."""
+    for case in OPTIMIZERS:
+        optimizer = case.ours()
+        if case.name == "adamw masked":
+            continue
+        state = optimizer.init({"x": 1.0})
+        updates, after = optimizer.update({"x": 0.5}, state, {"x": 1.0})
+        assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, state)
+        assert updates["x"].shape == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sgd nesterov", "rmsprop", "rmsprop centered", "adam", "adam nesterov", "clip by norm adamw"],
+)
+def test_complex_parameters(name, x64):
+    """As Optax, whose second moments are complex numbers without imaginary part."""
+    (case,) = (case for case in OPTIMIZERS if case.name == name)
+    params = jnp.array([1 + 2j, -0.5j, 3.0], jnp.complex128)
+
+    def trajectory(optimizer):
+        z, state = params, optimizer.init(params)
+        for t in range(5):
+            updates, state = optimizer.update(jnp.sin(z + t) + 1j * t, state, z)
+            z = z + updates
+        return z, state
+
+    got, state = trajectory(case.ours())
+    want, _ = trajectory(case.theirs())
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+    if "adam" in name:
+        nu = state[-1][0].nu if "clip" in name else state[0].nu
+        assert nu.dtype == jnp.float64
+
+
+def test_complex_adagrad():
+    """Where Optax's fails: it compares a complex sum with 0."""
+    g = jnp.array([3 + 4j], jnp.complex64)
+    optimizer = optim.adagrad(1.0, 0.0, 0.0)
+    updates, _ = optimizer.update(g, optimizer.init(g))
+    np.testing.assert_allclose(updates, -g / 5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("eps_in_sqrt", [True, False])
+def test_centered_rmsprop_stays_finite(eps_in_sqrt):
+    """Gradients of no variance; its estimate rounds below 0, and Optax's updates are NaN."""
+    g = jnp.linspace(1.0, 200.0, 64)
+    optimizer = optim.rmsprop(0.1, centered=True, eps_in_sqrt=eps_in_sqrt, bias_correction=True)
+    step = jax.jit(optimizer.update)
+    state = optimizer.init(g)
+    for _ in range(8):
+        updates, state = step(g, state)
+        assert np.isfinite(updates).all()
+
+
+def test_wide_gradients_of_narrow_parameters_in_float64(x64):
+    params = make_params(jnp.float32)
+    optimizer = optim.adamw(optim.cosine_decay_schedule(0.1, 10))
+    last, state, _ = run(optimizer, params, steps=3)
+    assert dtypes(last) == dtypes(params)
+    assert dtypes(state) == dtypes(optimizer.init(params))
