@@ -9,11 +9,6 @@ import numpy as np
 from jaxnets.types import Array
 
 
-def is_concrete(x: Any) -> bool:
-    """Whether `x` has a value to check now: not inside `jit`, `vmap` or `grad`."""
-    return not isinstance(x, jax.core.Tracer)
-
-
 def concrete(x: Any) -> np.ndarray | None:
     """The value of `x`, to check it; `None` where there is none: in `jit`, `vmap`, `grad`.
 

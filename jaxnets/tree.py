@@ -5,12 +5,14 @@ A rule is a regular expression that is searched for in the whole path (`re.searc
 an error: a freezing or decay rule that silently misses its parameters is a bug that training hides.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpy as np
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
@@ -98,7 +100,7 @@ def apply_rules(rules: Mapping[str, Any], tree: PyTree) -> PyTree:
 
 def size(tree: PyTree) -> int:
     """The number of values in all leaves together."""
-    return sum(jnp.size(leaf) for leaf in jax.tree.leaves(tree))
+    return sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(tree))
 
 
 def global_norm(tree: PyTree) -> Array:

@@ -124,7 +124,7 @@ def cnn(
       key: randomness for dropout; `None` is evaluation.
 
     Returns:
-      logits `[..., n_out]` in the dtype of the computation, and the state (as it was, unless `train`).
+      logits `[..., n_out]` in the computation's dtype, and the state (as it was, unless `train`).
 
     Raises:
       ValueError: if x's last axes are not `config.image`.

@@ -87,7 +87,9 @@ def embedding(params: Params, ids: Array) -> Array:
     n = table.shape[0]
     values = concrete(ids)
     if values is not None and values.size and (values.min() < 0 or values.max() >= n):
-        raise ValueError(f"embedding: ids must be in [0, {n}), got {values.min()} to {values.max()}")
+        raise ValueError(
+            f"embedding: ids must be in [0, {n}), got {values.min()} to {values.max()}"
+        )
     # a negative id would wrap around: send it out of range with the others
     return jnp.take(table, jnp.where(ids < 0, n, ids), axis=0, mode="fill", fill_value=jnp.nan)
 

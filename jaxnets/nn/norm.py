@@ -199,7 +199,9 @@ def batch_norm(
         raise ValueError(f"batch_norm: x must be [..., {features}], got {list(x.shape)}")
     if not train:
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean, var = (jnp.broadcast_to(state[k], x.shape).astype(wide.dtype) for k in ("mean", "var"))
+        mean, var = (
+            jnp.broadcast_to(state[k], x.shape).astype(wide.dtype) for k in ("mean", "var")
+        )
         y = (wide - mean) * lax.rsqrt(var + eps)
         return _affine("batch_norm", params, y).astype(x.dtype), state
     if x.size == features and axis_name is None:

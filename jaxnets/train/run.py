@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnets.train.shuffle import permutation
 from jaxnets.train.step import Metrics, TrainState, data_key
 from jaxnets.train.stopping import Stopping, update_stopping
 from jaxnets.types import Array, ArrayLike, Key, PyTree
@@ -49,7 +50,7 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
 def epoch_indices(key: Key, epoch: ArrayLike, n: int, batch_size: int) -> Array:
     """Which examples each step of an epoch sees: `[steps, batch_size]`, a fresh permutation."""
     steps = steps_per_epoch(n, batch_size)
-    order = jax.random.permutation(jax.random.fold_in(key, epoch), n)
+    order = permutation(jax.random.fold_in(key, epoch), n)
     return order[: steps * batch_size].reshape(steps, batch_size)
 
 

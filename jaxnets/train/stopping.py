@@ -60,5 +60,5 @@ def update_stopping(
     since_best = jnp.where(better, 0, stopping.since_best + 1)
     stopped = stopping.stopped if patience is None else since_best >= patience
     candidate = Stopping(value, state.params, state.model_state, state.step, since_best, stopped)
-    best = jax.tree.map(lambda new, old: jnp.where(better, new, old), candidate, stopping)
+    best: Stopping = jax.tree.map(lambda new, old: jnp.where(better, new, old), candidate, stopping)
     return best._replace(since_best=since_best, stopped=stopped)

@@ -149,9 +149,7 @@ def make_run(epochs, patience=None, learning_rate=3e-2):
 
 def test_a_run_in_two_parts_is_the_run_bit_for_bit():
     whole, initial = make_run(6)
-    state, stopping, history = jax.jit(whole)(
-        initial, train.init_stopping(initial), DATA, HELD_OUT
-    )
+    state, stopping, history = jax.jit(whole)(initial, train.init_stopping(initial), DATA, HELD_OUT)
     part = jax.jit(make_run(3)[0])
     middle, middle_stopping, first = part(initial, train.init_stopping(initial), DATA, HELD_OUT)
     end, end_stopping, second = part(middle, middle_stopping, DATA, HELD_OUT)

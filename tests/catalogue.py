@@ -1,0 +1,515 @@
+"""Each layer, model, loss and optimizer once; the property tests run over these tables.
+
+A new piece of jaxnets gets one row here, and with it every property test.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnets import losses, models, nn, optim
+from tests.losses import references
+
+
+class LayerCase(NamedTuple):
+    """A layer or a model: a differentiable function of parameters and a batch."""
+
+    name: str
+    init: Callable[[jax.Array], Any]
+    """`init(key) -> params`."""
+    apply: Callable[[Any, jax.Array], jax.Array]
+    """`apply(params, x) -> y`."""
+    shape: tuple[int, ...]
+    """Of one example."""
+    oracle: Callable[[Any, jax.Array], jax.Array]
+    """The same function by Flax Linen, given the same parameters."""
+    mixes_examples: bool = False
+    """Whether one example's output depends on the others of its batch."""
+    ids: int = 0
+    """If not 0, the inputs are integers below it."""
+
+
+class LossCase(NamedTuple):
+    name: str
+    loss: Callable[..., jax.Array]
+    """`loss(*inputs) -> unreduced losses`."""
+    inputs: Callable[[np.random.Generator], tuple[np.ndarray, ...]]
+    """Float64 (or integer) inputs with two leading axes; floating ones are cast per test."""
+    reference: Callable[..., np.ndarray]
+    """An independent float64 computation of the same inputs."""
+    optax: Callable[..., jax.Array] | None = None
+    """The same in Optax."""
+    logits: bool = False
+    """Whether the first input is logits or scores, which may be of any size, ±∞ included."""
+
+
+class OptimizerCase(NamedTuple):
+    name: str
+    ours: "Callable[[], optim.GradientTransformation]"
+    theirs: Callable[[], optax.GradientTransformation]
+
+
+def _linen(module: linen.Module) -> Callable[[Any, jax.Array], jax.Array]:
+    return lambda params, x: module.apply({"params": params}, x)
+
+
+def _no_params(key: jax.Array) -> dict[str, Any]:
+    return {}
+
+
+def _conv(name, window, n_in, n_out, shape, *, groups=1, bias=True, **keywords):
+    names = {"stride": "strides", "dilation": "kernel_dilation", "padding": "padding"}
+    theirs = {names[k]: v for k, v in keywords.items()}
+    return LayerCase(
+        name,
+        lambda key: nn.init_conv(key, window, n_in, n_out, groups=groups, bias=bias),
+        lambda p, x: nn.conv(p, x, groups=groups, **keywords),
+        shape,
+        _linen(linen.Conv(n_out, window, feature_group_count=groups, use_bias=bias, **theirs)),
+    )
+
+
+def _conv_transpose(name, window, n_in, n_out, shape, *, stride, padding="SAME"):
+    strides = (stride,) * len(window)
+    return LayerCase(
+        name,
+        lambda key: nn.init_conv(key, window, n_in, n_out),
+        lambda p, x: nn.conv_transpose(p, x, stride=stride, padding=padding),
+        shape,
+        _linen(linen.ConvTranspose(n_out, window, strides=strides, padding=padding)),
+    )
+
+
+def _pool(name, ours, theirs, shape):
+    return LayerCase(name, _no_params, lambda _, x: ours(x), shape, lambda _, x: theirs(x))
+
+
+def _random_norm(features, *, bias=True):
+    """Norm parameters away from their identity initialization."""
+
+    def init(key):
+        leaves, structure = jax.tree.flatten(nn.init_norm(features, bias=bias))
+        keys = jax.random.split(key, len(leaves))
+        drawn = [1 + 0.3 * jax.random.normal(k, p.shape) for k, p in zip(keys, leaves, strict=True)]
+        return jax.tree.unflatten(structure, drawn)
+
+    return init
+
+
+def _running_moments(features):
+    k1, k2 = jax.random.split(jax.random.key(5))
+    return {
+        "mean": jax.random.normal(k1, (features,)),
+        "var": 0.5 + jax.random.uniform(k2, (features,)),
+    }
+
+
+def _batch_norm(train):
+    state = _running_moments(5)
+    module = linen.BatchNorm(use_running_average=not train, use_fast_variance=False)
+
+    def theirs(params, x):
+        variables = {"params": params, "batch_stats": state}
+        return module.apply(variables, x, mutable=["batch_stats"])[0]
+
+    return LayerCase(
+        f"batch_norm/{'train' if train else 'eval'}",
+        _random_norm(5),
+        lambda p, x: nn.batch_norm(p, state, x, train=train)[0],
+        (4, 3, 5),
+        theirs,
+        mixes_examples=train,
+    )
+
+
+LAYERS = [
+    LayerCase("dense", lambda k: nn.init_dense(k, 5, 5), nn.dense, (5,), _linen(linen.Dense(5))),
+    LayerCase(
+        "dense/no_bias_and_a_time_axis",
+        lambda k: nn.init_dense(k, 5, 7, bias=False),
+        nn.dense,
+        (3, 5),
+        _linen(linen.Dense(7, use_bias=False)),
+    ),
+    LayerCase(
+        "embedding",
+        lambda k: nn.init_embedding(k, 11, 5),
+        nn.embedding,
+        (3,),
+        _linen(linen.Embed(11, 5)),
+        ids=11,
+    ),
+    LayerCase(
+        "attend",
+        lambda k: nn.init_embedding(k, 11, 5),
+        nn.attend,
+        (5,),
+        lambda p, x: linen.Embed(11, 5).apply({"params": p}, x, method="attend"),
+    ),
+    _conv("conv/1d", (3,), 4, 4, (9, 4)),
+    _conv("conv/1d_causal_dilated", (3,), 4, 6, (9, 4), padding="CAUSAL", dilation=2),
+    _conv("conv/2d", (3, 3), 3, 3, (7, 6, 3)),
+    _conv("conv/2d_even_window", (2, 4), 3, 5, (7, 6, 3)),
+    _conv("conv/2d_strided", (3, 3), 3, 5, (7, 8, 3), stride=2),
+    _conv("conv/2d_strided_unevenly", (3, 2), 3, 5, (7, 8, 3), stride=(1, 3), padding="VALID"),
+    _conv("conv/2d_dilated", (3, 3), 3, 5, (9, 8, 3), dilation=(2, 3)),
+    _conv("conv/2d_padded", (3, 3), 3, 5, (5, 6, 3), padding=((2, 0), (1, 3))),
+    _conv("conv/2d_grouped", (3, 3), 4, 6, (5, 6, 4), groups=2),
+    _conv("conv/2d_depthwise", (3, 3), 4, 8, (5, 6, 4), groups=4, bias=False),
+    _conv("conv/2d_strided_dilated_grouped", (3, 3), 4, 6, (9, 9, 4), groups=2, stride=2),
+    _conv("conv/3d", (2, 3, 3), 2, 3, (4, 5, 6, 2), stride=(1, 2, 1)),
+    _conv_transpose("conv_transpose/1d", (4,), 3, 5, (6, 3), stride=2),
+    _conv_transpose("conv_transpose/2d", (3, 3), 3, 3, (4, 5, 3), stride=1),
+    _conv_transpose("conv_transpose/2d_valid", (2, 3), 3, 5, (4, 5, 3), stride=3, padding="VALID"),
+    _pool(
+        "max_pool",
+        lambda x: nn.max_pool(x, 2, 2),
+        lambda x: linen.max_pool(x, (2, 2), (2, 2)),
+        (6, 5, 3),
+    ),
+    _pool(
+        "max_pool/overlapping_same",
+        lambda x: nn.max_pool(x, (3, 2), (2, 1), "SAME"),
+        lambda x: linen.max_pool(x, (3, 2), (2, 1), "SAME"),
+        (6, 5, 3),
+    ),
+    _pool(
+        "max_pool/1d",
+        lambda x: nn.max_pool(x, 3, 2, ((1, 1),), spatial=1),
+        lambda x: linen.max_pool(x, (3,), (2,), ((1, 1),)),
+        (9, 3),
+    ),
+    _pool(
+        "avg_pool",
+        lambda x: nn.avg_pool(x, 2, 2),
+        lambda x: linen.avg_pool(x, (2, 2), (2, 2)),
+        (6, 5, 3),
+    ),
+    _pool(
+        "avg_pool/overlapping_same",
+        lambda x: nn.avg_pool(x, 3, 2, "SAME"),
+        lambda x: linen.avg_pool(x, (3, 3), (2, 2), "SAME"),
+        (6, 5, 3),
+    ),
+    _pool(
+        "avg_pool/without_padding_in_the_count",
+        lambda x: nn.avg_pool(x, (2, 3, 2), (1, 2, 1), 1, count_include_pad=False),
+        lambda x: linen.avg_pool(x, (2, 3, 2), (1, 2, 1), ((1, 1),) * 3, count_include_pad=False),
+        (3, 5, 4, 2),
+    ),
+    _pool("global_avg_pool", nn.global_avg_pool, lambda x: x.mean((-3, -2)), (4, 3, 5)),
+    _pool("global_max_pool", nn.global_max_pool, lambda x: x.max((-3, -2)), (4, 3, 5)),
+    LayerCase(
+        "layer_norm",
+        _random_norm(6),
+        nn.layer_norm,
+        (3, 6),
+        _linen(linen.LayerNorm(use_fast_variance=False)),
+    ),
+    LayerCase(
+        "rms_norm", _random_norm(6, bias=False), nn.rms_norm, (3, 6), _linen(linen.RMSNorm())
+    ),
+    LayerCase(
+        "group_norm",
+        _random_norm(6),
+        lambda p, x: nn.group_norm(p, x, groups=3),
+        (4, 3, 6),
+        _linen(linen.GroupNorm(3, use_fast_variance=False)),
+    ),
+    LayerCase(
+        "instance_norm",
+        _random_norm(6),
+        nn.instance_norm,
+        (4, 3, 6),
+        _linen(linen.InstanceNorm(use_fast_variance=False)),
+    ),
+    _batch_norm(train=True),
+    _batch_norm(train=False),
+    LayerCase(
+        "dropout",
+        _no_params,
+        lambda _, x: nn.dropout(x, 0.4, key=jax.random.key(1)),
+        (4, 6),
+        lambda _, x: jnp.where(jax.random.bernoulli(jax.random.key(1), 0.6, x.shape), x / 0.6, 0),
+        mixes_examples=True,
+    ),
+    LayerCase(
+        "spatial_dropout",
+        _no_params,
+        lambda _, x: nn.spatial_dropout(x, 0.4, key=jax.random.key(1)),
+        (4, 3, 6),
+        lambda _, x: linen.Dropout(0.4, broadcast_dims=(1, 2)).apply(
+            {}, x, deterministic=False, rng=jax.random.key(1)
+        ),
+        mixes_examples=True,
+    ),
+]
+
+
+def _linen_mlp(params, x):
+    *hidden, last = params["layers"]
+    for layer in hidden:
+        x = linen.relu(linen.Dense(layer["bias"].size).apply({"params": layer}, x))
+    return linen.Dense(last["bias"].size).apply({"params": last}, x)
+
+
+def _linen_cnn(params, state, x, *, train=False):
+    """`(logits, moments)` of a two-block CNN, layer by layer."""
+    moments = []
+    for index, block in enumerate(params["blocks"]):
+        bias = "bias" in block["conv"]
+        channels = block["conv"]["kernel"].shape[-1]
+        x = linen.Conv(channels, (3, 3), use_bias=bias).apply({"params": block["conv"]}, x)
+        if "norm" in block:
+            norm = linen.BatchNorm(use_running_average=not train, use_fast_variance=False)
+            variables = {"params": block["norm"], "batch_stats": state["moments"][index]}
+            x, updated = norm.apply(variables, x, mutable=["batch_stats"])
+            moments.append(updated["batch_stats"])
+        x = linen.max_pool(linen.relu(x), (2, 2), (2, 2))
+    return _linen_mlp(params["head"], x.reshape(x.shape[0], -1)), {"moments": moments}
+
+
+MLP = models.MLPConfig(n_in=6, n_out=4, hidden=(8, 5))
+CNN = models.CNNConfig(image=(8, 6, 2), n_out=4, channels=(3, 5), hidden=(7,))
+PLAIN_CNN = models.CNNConfig((8, 6, 2), 4, channels=(3, 5), batch_norm=False, hidden=())
+CNN_STATE = {"moments": [_running_moments(3), _running_moments(5)]}
+
+
+def _cnn(name, config, state, *, train=False):
+    return LayerCase(
+        name,
+        lambda k: models.init_cnn(k, config)[0],
+        lambda p, x: models.cnn(p, config, x, state=state, train=train)[0],
+        config.image,
+        lambda p, x: _linen_cnn(p, state, x, train=train)[0],
+        mixes_examples=train,
+    )
+
+
+MODELS = [
+    LayerCase(
+        "mlp",
+        lambda k: models.init_mlp(k, MLP),
+        lambda p, x: models.mlp(p, MLP, x),
+        (6,),
+        _linen_mlp,
+    ),
+    _cnn("cnn/eval", CNN, CNN_STATE),
+    _cnn("cnn/train", CNN, CNN_STATE, train=True),
+    _cnn("cnn/without_batch_norm", PLAIN_CNN, {"moments": []}),
+]
+
+
+def _pair(rng):
+    return rng.standard_normal((3, 4)) * 2, rng.standard_normal((3, 4))
+
+
+def _vectors(rng):
+    return rng.standard_normal((3, 4, 5)), rng.standard_normal((3, 4, 5))
+
+
+def _binary(rng):
+    hard = rng.integers(0, 2, (3, 4)).astype(float)
+    return rng.standard_normal((3, 4)) * 3, np.where(rng.random((3, 4)) < 0.3, 0.25, hard)
+
+
+def _signs(rng):
+    return rng.standard_normal((3, 4)) * 2, rng.choice([-1, 1], (3, 4))
+
+
+def _classes(rng):
+    return rng.standard_normal((3, 4, 5)) * 3, rng.integers(0, 5, (3, 4))
+
+
+def _distributions(rng):
+    hard = np.eye(5)[rng.integers(0, 5, (3, 4))]
+    soft = rng.dirichlet(np.ones(5), (3, 4))
+    return rng.standard_normal((3, 4, 5)) * 3, np.where(rng.random((3, 4, 1)) < 0.5, hard, soft)
+
+
+def _log_and_probabilities(rng):
+    p, t = rng.dirichlet(np.ones(5), (2, 3, 4))
+    return np.log(p), t
+
+
+_WEIGHTS = np.array([0.5, 2.0, 1.0, 0.0, 3.0])
+_SMOOTH = {"label_smoothing": 0.1, "class_weights": _WEIGHTS}
+
+LOSSES = [
+    LossCase(
+        "squared_error",
+        losses.squared_error,
+        _pair,
+        references.squared_error,
+        optax.squared_error,
+    ),
+    LossCase("l2_loss", losses.l2_loss, _pair, references.l2_loss, optax.l2_loss),
+    LossCase("absolute_error", losses.absolute_error, _pair, references.absolute_error),
+    LossCase(
+        "huber_loss",
+        partial(losses.huber_loss, delta=0.7),
+        _pair,
+        partial(references.huber, delta=0.7),
+        partial(optax.huber_loss, delta=0.7),
+    ),
+    LossCase("log_cosh", losses.log_cosh, _pair, references.log_cosh, optax.log_cosh),
+    LossCase(
+        "softmax_cross_entropy",
+        losses.softmax_cross_entropy,
+        _distributions,
+        references.softmax,
+        optax.softmax_cross_entropy,
+        logits=True,
+    ),
+    LossCase(
+        "softmax_cross_entropy, smoothed and weighted",
+        partial(losses.softmax_cross_entropy, **_SMOOTH),
+        _distributions,
+        partial(references.softmax, smoothing=0.1, weights=_WEIGHTS),
+        logits=True,
+    ),
+    LossCase(
+        "softmax_cross_entropy_with_integer_labels",
+        losses.softmax_cross_entropy_with_integer_labels,
+        _classes,
+        references.softmax_integer,
+        optax.softmax_cross_entropy_with_integer_labels,
+        logits=True,
+    ),
+    LossCase(
+        "softmax_cross_entropy_with_integer_labels, smoothed and weighted",
+        partial(losses.softmax_cross_entropy_with_integer_labels, **_SMOOTH),
+        _classes,
+        partial(references.softmax_integer, smoothing=0.1, weights=_WEIGHTS),
+        logits=True,
+    ),
+    LossCase(
+        "sigmoid_binary_cross_entropy",
+        losses.sigmoid_binary_cross_entropy,
+        _binary,
+        references.sigmoid,
+        optax.sigmoid_binary_cross_entropy,
+        logits=True,
+    ),
+    LossCase(
+        "sigmoid_focal_loss",
+        partial(losses.sigmoid_focal_loss, alpha=0.25),
+        _binary,
+        partial(references.focal, alpha=0.25, gamma=2.0),
+        partial(optax.losses.sigmoid_focal_loss, alpha=0.25),
+        logits=True,
+    ),
+    LossCase(
+        "sigmoid_focal_loss, gamma 0.5",
+        partial(losses.sigmoid_focal_loss, alpha=0.5, gamma=0.5),
+        _binary,
+        partial(references.focal, alpha=0.5, gamma=0.5),
+        partial(optax.losses.sigmoid_focal_loss, alpha=0.5, gamma=0.5),
+        logits=True,
+    ),
+    LossCase(
+        "hinge_loss", losses.hinge_loss, _signs, references.hinge, optax.hinge_loss, logits=True
+    ),
+    LossCase(
+        "multiclass_hinge_loss",
+        losses.multiclass_hinge_loss,
+        _classes,
+        references.multiclass_hinge,
+        optax.losses.multiclass_hinge_loss,
+        logits=True,
+    ),
+    LossCase(
+        "kl_divergence",
+        losses.kl_divergence,
+        _log_and_probabilities,
+        references.kl,
+        optax.kl_divergence,
+    ),
+    LossCase(
+        "kl_divergence_with_log_targets",
+        losses.kl_divergence_with_log_targets,
+        lambda rng: tuple(np.log(rng.dirichlet(np.ones(5), (2, 3, 4)))),
+        references.kl_log,
+        optax.losses.kl_divergence_with_log_targets,
+    ),
+    LossCase(
+        "cosine_similarity",
+        losses.cosine_similarity,
+        _vectors,
+        references.cosine,
+        optax.cosine_similarity,
+    ),
+    LossCase(
+        "cosine_distance",
+        losses.cosine_distance,
+        _vectors,
+        lambda a, b: 1 - references.cosine(a, b),
+        optax.cosine_distance,
+    ),
+]
+
+
+def _optimizer(name: str, build: Callable[[Any], Any]) -> OptimizerCase:
+    """The same call in both libraries: `build(optim)` and `build(optax)`."""
+    return OptimizerCase(name, lambda: build(optim), lambda: build(optax))
+
+
+def _decays(params: Any) -> Any:
+    return jax.tree.map(lambda x: x.ndim != 1, params)
+
+
+OPTIMIZERS: list[OptimizerCase] = [
+    _optimizer("sgd", lambda lib: lib.sgd(0.1)),
+    _optimizer("sgd momentum", lambda lib: lib.sgd(0.1, momentum=0.9)),
+    _optimizer("sgd nesterov", lambda lib: lib.sgd(0.1, momentum=0.9, nesterov=True)),
+    _optimizer(
+        "sgd cosine",
+        lambda lib: lib.sgd(lib.warmup_cosine_decay_schedule(0.0, 0.1, 10, 80), momentum=0.8),
+    ),
+    _optimizer(
+        "sgd after decay, an L2 penalty",
+        lambda lib: lib.chain(lib.add_decayed_weights(0.01), lib.sgd(0.1, momentum=0.9)),
+    ),
+    _optimizer("adagrad", lambda lib: lib.adagrad(0.1)),
+    _optimizer("adagrad from 0", lambda lib: lib.adagrad(0.1, 0.0, 1e-10)),
+    _optimizer("rmsprop", lambda lib: lib.rmsprop(0.01)),
+    _optimizer("rmsprop eps outside", lambda lib: lib.rmsprop(0.01, 0.99, eps_in_sqrt=False)),
+    _optimizer(
+        "rmsprop momentum",
+        lambda lib: lib.rmsprop(0.01, initial_scale=1.0, momentum=0.9, nesterov=True),
+    ),
+    _optimizer("rmsprop corrected", lambda lib: lib.rmsprop(0.01, bias_correction=True)),
+    _optimizer("rmsprop centered", lambda lib: lib.rmsprop(0.01, centered=True)),
+    _optimizer(
+        "rmsprop centered corrected",
+        lambda lib: lib.rmsprop(0.01, centered=True, bias_correction=True, initial_scale=0.1),
+    ),
+    _optimizer("adam", lambda lib: lib.adam(0.01)),
+    _optimizer("adam constants", lambda lib: lib.adam(0.01, b1=0.8, b2=0.95, eps=1e-3)),
+    _optimizer("adam eps_root", lambda lib: lib.adam(0.01, eps_root=1e-6)),
+    _optimizer("adam nesterov", lambda lib: lib.adam(0.01, nesterov=True)),
+    _optimizer(
+        "adam step decay",
+        lambda lib: lib.adam(lib.piecewise_constant_schedule(0.01, {20: 0.1, 50: 0.5})),
+    ),
+    _optimizer("adamw", lambda lib: lib.adamw(0.01)),
+    _optimizer("adamw masked", lambda lib: lib.adamw(0.01, weight_decay=0.1, mask=_decays)),
+    _optimizer(
+        "adamw scheduled",
+        lambda lib: lib.adamw(
+            lib.exponential_decay(0.01, 30, 0.5),
+            weight_decay=lib.linear_schedule(0.1, 0.0, 60),
+            nesterov=True,
+        ),
+    ),
+    _optimizer("clip adam", lambda lib: lib.chain(lib.clip(0.5), lib.adam(0.01))),
+    _optimizer(
+        "clip by norm adamw", lambda lib: lib.chain(lib.clip_by_global_norm(1.0), lib.adamw(0.01))
+    ),
+]

@@ -1,0 +1,21 @@
+"""The README's examples run as they stand."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize(("number", "printed"), [(0, "loss"), (1, "examples clipped")])
+def test_example(number, printed, capsys):
+    assert len(EXAMPLES) == 2
+    exec(compile(EXAMPLES[number], f"README example {number}", "exec"), {"__name__": "example"})
+    assert printed in capsys.readouterr().out
+
+
+def test_the_files_it_shows_are_there():
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README.read_text()):
+        assert (README.parent / target).exists(), target

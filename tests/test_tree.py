@@ -1,0 +1,71 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnets import tree
+from tests.numerics import relative_error
+
+TREE = {"blocks": [{"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}], "head": (jnp.ones(4),)}
+
+
+def test_paths():
+    assert tree.paths(TREE) == {
+        "blocks": [{"kernel": "blocks/0/kernel", "bias": "blocks/0/bias"}],
+        "head": ("head/0",),
+    }
+    assert list(tree.flatten_with_paths(TREE)) == ["blocks/0/bias", "blocks/0/kernel", "head/0"]
+    assert tree.paths(jnp.ones(2)) == ""
+    assert tree.size(TREE) == 13
+
+
+def test_match_and_rules():
+    assert tree.match("kernel$", TREE)["blocks"] == [{"kernel": True, "bias": False}]
+    values = tree.apply_rules({"bias$": 0.0, "^blocks/": 1.0, ".*": 2.0}, TREE)
+    assert values == {"blocks": [{"kernel": 1.0, "bias": 0.0}], "head": (2.0,)}
+
+
+def test_a_rule_that_decides_nothing_is_an_error():
+    with pytest.raises(ValueError, match=r"rule 'kernal' matches no leaf.*'blocks/0/kernel'"):
+        tree.match("kernal", TREE)
+    with pytest.raises(ValueError, match="rule 'kernel' matches no leaf"):
+        tree.apply_rules({".*": 1.0, "kernel": 2.0}, TREE)
+    with pytest.raises(ValueError, match="no rule covers leaf 'head/0'"):
+        tree.apply_rules({"^blocks": 1.0}, TREE)
+
+
+def test_stacks_of_layers_keep_their_order_past_ten():
+    """`jit` sorts the keys of a dict: layer10 comes before layer2. Lists keep their order."""
+    layers = [jnp.float32(i) for i in range(12)]
+
+    def in_order(layers):
+        return jnp.stack(layers)
+
+    np.testing.assert_array_equal(jax.jit(in_order)(layers), np.arange(12))
+
+
+def test_global_norm():
+    values = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(TREE)]).astype(np.float64)
+    assert relative_error(tree.global_norm(TREE), np.linalg.norm(values)) <= 1e-6
+    assert tree.global_norm({}) == 0
+
+
+@pytest.mark.parametrize(
+    ("leaf", "want"),
+    [
+        (np.float32([1e20, 1e20]), np.sqrt(2) * 1e20),
+        (np.float16([300, 300]), np.sqrt(2) * 300),
+        (np.float32([3e-30, 4e-30]), 5e-30),
+        (np.complex64([3 + 4j]), 5),
+        (np.float32([1, np.inf]), np.inf),
+        (np.float32([1, np.nan]), np.nan),
+    ],
+)
+def test_global_norm_neither_overflows_nor_underflows(leaf, want):
+    np.testing.assert_allclose(tree.global_norm([jnp.asarray(leaf)]), want, rtol=1e-6)
+
+
+def test_the_gradient_of_the_norm_is_the_direction_and_0_at_0():
+    np.testing.assert_array_equal(jax.grad(tree.global_norm)(jnp.zeros(3)), jnp.zeros(3))
+    x = jnp.array([3.0, -4.0])
+    np.testing.assert_allclose(jax.grad(tree.global_norm)(x), x / 5, rtol=1e-6)
