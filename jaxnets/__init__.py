@@ -1,6 +1,6 @@
 """jaxnets: deep learning as pure functions in JAX, with the factors of backpropagation kept.
 
-    from jaxnets import gradients, losses, models, nn, optim, train
+from jaxnets import gradients, losses, models, nn, optim, train
 """
 
 from jaxnets import gradients, losses, models, nn, optim, train, tree

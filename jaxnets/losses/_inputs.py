@@ -120,9 +120,9 @@ def check_labels(
 def integer_labels(
     function: str, labels: ArrayLike, where: Array | None, **scores: Array
 ) -> tuple[Array, Array]:
-    """Which class is the label, boolean `[..., C]`, and the factor of `check_labels`, `[...]`.
+    """The labels `[...]`, in a dtype that holds the number of classes, and `check_labels`' factor.
 
-    The scores are `[..., C]`, the labels `[...]`.
+    The scores are `[..., C]`. A label that is masked out becomes 0.
     """
     ((name, score),) = scores.items()
     labels = jnp.asarray(labels)
@@ -137,14 +137,18 @@ def integer_labels(
             f"{score.shape[:-1]}, got {labels.shape}"
         )
     n_classes = score.shape[-1]
-    # so that the number of classes fits the dtype
     wide = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
     valid = (wide >= 0) & (wide < n_classes)
     wants = f"in [0, {n_classes})"
     factor = check_labels(function, valid, wants, where, dtype=score.dtype, labels=labels)
-    # a comparison, not a gather: its gradient is no scatter, and it fuses into what follows
-    classes = jax.lax.broadcasted_iota(wide.dtype, score.shape, score.ndim - 1)
-    return classes == wide[..., None], factor
+    (wide,) = fill(where, 0, wide)
+    return wide, factor
+
+
+def is_label(labels: Array, like: Array) -> Array:
+    """Which class is the label: boolean `[..., C]`, the shape of `like`."""
+    # a comparison, not a gather: its gradient is no scatter, and it fuses into what it selects
+    return jax.lax.broadcasted_iota(labels.dtype, like.shape, like.ndim - 1) == labels[..., None]
 
 
 def absolute(x: Array) -> Array:

@@ -10,7 +10,7 @@ which `checkify.checkify(..., errors=checkify.nan_checks)` reports.
 
 import jax.numpy as jnp
 
-from jaxnets.losses._inputs import check_labels, fill, integer_labels, mask, matched
+from jaxnets.losses._inputs import check_labels, fill, integer_labels, is_label, mask, matched
 from jaxnets.types import Array, ArrayLike
 
 
@@ -60,12 +60,13 @@ def multiclass_hinge_loss(
     (s,) = matched(function, scores=scores)
     labels = jnp.asarray(labels)
     included = mask(function, where, labels=labels.shape)
-    is_label, factor = integer_labels(function, labels, included, scores=s)
+    labels, factor = integer_labels(function, labels, included, scores=s)
+    right = is_label(labels, s)
     if included is not None:
         (s,) = fill(included[..., None], 0.0, s)
-    score = jnp.sum(jnp.where(is_label, s, 0.0), axis=-1, keepdims=True)
+    score = jnp.sum(jnp.where(right, s, 0.0), axis=-1, keepdims=True)
     # the label's own margin is 0, and so is ∞ - ∞, which NaN detectors must not see computed
-    tie = is_label | ((s == score) & jnp.isinf(s))
+    tie = right | ((s == score) & jnp.isinf(s))
     margins = jnp.where(tie, 0.0, jnp.where(tie, 0.0, s) - score)
-    margins = margins + (~is_label).astype(s.dtype)
+    margins = margins + (~right).astype(s.dtype)
     return factor * jnp.max(margins, axis=-1)

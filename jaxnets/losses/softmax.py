@@ -11,8 +11,17 @@ Computed and returned in float32, or float64 for float64 inputs.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxnets.losses._inputs import fill, integer_labels, mask, matched, product, require_scalar_in
+from jaxnets.losses._inputs import (
+    fill,
+    integer_labels,
+    is_label,
+    mask,
+    matched,
+    product,
+    require_scalar_in,
+)
 from jaxnets.types import Array, ArrayLike
 
 Axis = int | tuple[int, ...] | None
@@ -39,6 +48,58 @@ def _log_softmax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Arr
     (x,), (x_dot,) = primals, tangents
     log_p = _log_softmax(x)
     return log_p, x_dot - jnp.sum(jnp.exp(log_p) * x_dot, axis=-1, keepdims=True)
+
+
+def _relative_to_max(x: Array, labels: Array) -> tuple[Array, Array, Array]:
+    """`x - max x`, that of the label, and `Σ e^{x_c - max x}` over the other classes."""
+    largest = jnp.max(x, axis=-1, keepdims=True)
+    finite = jnp.clip(largest, np.finfo(x.dtype).min, np.finfo(x.dtype).max)  # no ∞ - ∞
+    shifted = jnp.where(x == largest, 0.0, x - finite)
+    others = jnp.where(is_label(labels, x), 0.0, jnp.exp(shifted))
+
+    inside = jnp.clip(labels, 0, x.shape[-1] - 1)[..., None]
+    own = jnp.take_along_axis(x, inside, axis=-1)
+    below = jnp.where(jnp.isinf(largest), -jnp.inf, own - finite)
+    return shifted, jnp.where(own == largest, 0.0, below), jnp.sum(others, axis=-1, keepdims=True)
+
+
+@jax.custom_jvp
+def _softmax(x: Array, labels: Array) -> Array:
+    """`e^{x_c} / Σ_k e^{x_k}`, from the sums that `_label_cost` takes too."""
+    shifted, own, others = _relative_to_max(x, labels)
+    return jnp.exp(shifted) / (jnp.exp(own) + others)
+
+
+@_softmax.defjvp
+def _softmax_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    (x, labels), (x_dot, _) = primals, tangents
+    p = _softmax(x, labels)
+    return p, p * (x_dot - jnp.sum(p * x_dot, axis=-1, keepdims=True))
+
+
+@jax.custom_jvp
+def _label_cost(x: Array, labels: Array) -> Array:
+    """`-log p_y`, in one pass over the exponentials; labels out of range have gradient NaN.
+
+    `log(1 + Σ_{c≠y} e^{x_c - x_y})` where the label leads, which keeps the digits of a small loss;
+    elsewhere `log Σ_c e^{x_c - max x} - (x_y - max x)`, where neither term is small.
+    """
+    _, own, others = _relative_to_max(x, labels)
+    cost = jnp.where(own == 0, jnp.log1p(others), jnp.log(others + jnp.exp(own)) - own)
+    return cost[..., 0]
+
+
+@_label_cost.defjvp
+def _label_cost_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    (x, labels), (x_dot, _) = primals, tangents
+    valid = (labels >= 0) & (labels < x.shape[-1])
+    residual = _softmax(x, labels) - is_label(labels, x)
+    residual = jnp.where(valid[..., None], residual, jnp.nan)
+    return _label_cost(x, labels), jnp.sum(residual * x_dot, axis=-1)
 
 
 def _classes(function: str, x: Array, axis: Axis) -> tuple[int, ...]:
@@ -76,6 +137,41 @@ def _smooth(labels: Array, alpha: ArrayLike, axes: tuple[int, ...], where: Array
     return (1 - alpha) * labels + alpha / n_classes
 
 
+def _is_zero(alpha: ArrayLike) -> bool:
+    return isinstance(alpha, int | float) and alpha == 0
+
+
+def _one_per_class(function: str, class_weights: ArrayLike, logits: Array) -> Array:
+    weights = jnp.asarray(class_weights)
+    if weights.shape != logits.shape[-1:]:
+        raise ValueError(
+            f"{function}: class_weights must have one weight per class, shape "
+            f"{logits.shape[-1:]}, got {weights.shape}"
+        )
+    return weights.astype(logits.dtype)
+
+
+def _integer_cross_entropy(
+    function: str,
+    logits: Array,
+    labels: Array,
+    factor: Array,
+    classes: Array | None,
+    examples: Array | None,
+    class_weights: ArrayLike | None,
+) -> Array:
+    """`-w_y log p_y` over the last axis."""
+    (logits,) = fill(classes, -jnp.inf, logits)
+    if examples is not None:
+        (logits,) = fill(examples[..., None], 0.0, logits)
+    loss = factor * _label_cost(logits, labels)
+    if class_weights is not None:
+        weights = _one_per_class(function, class_weights, logits)
+        loss = product(jnp.take(weights, labels, mode="clip"), loss)
+    (loss,) = fill(examples, 0.0, loss)
+    return loss if classes is None else jnp.where(jnp.any(classes, axis=-1), loss, 0.0)
+
+
 def _cross_entropy(
     function: str,
     logits: Array,
@@ -88,17 +184,12 @@ def _cross_entropy(
     """`-Σ_c w_c q_c log p_c` over the last axis, `q` being the smoothed targets."""
     require_scalar_in(function, 0.0, 1.0, label_smoothing=label_smoothing)
     # without smoothing, a class of probability 0 must keep a target of exactly 0
-    if not (isinstance(label_smoothing, int | float) and label_smoothing == 0):
+    if not _is_zero(label_smoothing):
         smoothed = _smooth(targets, label_smoothing, (-1,), classes)
         targets = smoothed if classes is None else jnp.where(classes, smoothed, targets)
     if class_weights is not None:
-        weights = jnp.asarray(class_weights)
-        if weights.shape != logits.shape[-1:]:
-            raise ValueError(
-                f"{function}: class_weights must have one weight per class, shape "
-                f"{logits.shape[-1:]}, got {weights.shape}"
-            )
-        targets = targets * jnp.broadcast_to(weights.astype(logits.dtype), logits.shape)
+        weights = _one_per_class(function, class_weights, logits)
+        targets = targets * jnp.broadcast_to(weights, logits.shape)
     (logits,) = fill(classes, -jnp.inf, logits)
     if examples is not None:
         logits, targets = fill(examples[..., None], 0.0, logits, targets)
@@ -193,11 +284,15 @@ def softmax_cross_entropy_with_integer_labels(
     axes = _classes(function, logits, axis)
     classes, examples = _masks(function, where, logits, axes)
     logits = _classes_last(logits, axes)
-    is_label, factor = integer_labels(function, labels, examples, logits=logits)
+    labels, factor = integer_labels(function, labels, examples, logits=logits)
+    if _is_zero(label_smoothing):
+        return _integer_cross_entropy(
+            function, logits, labels, factor, classes, examples, class_weights
+        )
     # 0 or, for a label out of range, NaN: as a factor of the loss it would be lost in the gradient,
     # where XLA turns products with a one-hot array into selections
     others = 0.0 * factor[..., None]
-    targets = jnp.where(is_label, 1.0, others)
+    targets = jnp.where(is_label(labels, logits), 1.0, others)
     return _cross_entropy(
         function, logits, targets, classes, examples, label_smoothing, class_weights
     )
