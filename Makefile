@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test lint types bench wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -21,6 +21,14 @@ types: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m experiments.benchmarks.training $(ARGS)
+
+# only jaxnets goes into it
+OUT ?= dist
+wheel: $(INSTALLED)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(OUT) .
+	$(BIN)/python -m zipfile --list $(OUT)/jaxnets-*.whl
+	! $(BIN)/python -m zipfile --list $(OUT)/jaxnets-*.whl | grep --extended-regexp '^(tests|experiments)/'
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache build dist

@@ -1,0 +1,129 @@
+"""Training a convolutional classifier: a model and an optimizer made into compiled functions."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data import Dataset
+from experiments.progress import Handle, report_progress
+from jaxnets import gradients, losses, models, optim, train
+from jaxnets.types import Array, Key, PyTree
+
+Batch = dict[str, Array]
+
+REPORTS_PER_EPOCH = 20
+
+
+class Program(NamedTuple):
+    """The compiled functions of one training run; all data enters as arguments."""
+
+    init: Callable[[Array], tuple[train.TrainState, train.Stopping]]
+    """`init(seed)`."""
+    run: Callable[..., tuple[train.TrainState, train.Stopping, train.History]]
+    """`run(state, stopping, data, held_out, bar)`; state and stopping are given up."""
+    evaluate: Callable[[train.TrainState, Batch], dict[str, Array]]
+    """`evaluate(state, data)`: mean loss and accuracy."""
+
+
+def model_config(data: Dataset, *, dropout: float, dtype: str) -> models.CNNConfig:
+    """Two convolutions and one hidden layer, for the images of `data`."""
+    return models.CNNConfig(
+        image=data.train_x.shape[1:],
+        n_out=len(data.classes),
+        channels=(32, 64),
+        hidden=(128,),
+        dropout_rate=dropout,
+        dtype=jnp.dtype(dtype),
+        param_dtype=jnp.promote_types(dtype, jnp.float32),
+    )
+
+
+def batch_of(x: np.ndarray, y: np.ndarray, dtype: Any) -> Batch:
+    """Images and labels on the device."""
+    return {"x": jnp.asarray(x, dtype), "y": jnp.asarray(y)}
+
+
+def example_loss(logits: Array, labels: Array) -> Array:
+    """The cross-entropy of each example, in float32 or wider."""
+    return losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def make_program(
+    model: models.CNNConfig,
+    optimizer: optim.GradientTransformation,
+    *,
+    batch_size: int,
+    epochs: int,
+    steps_per_epoch: int,
+    patience: int | None,
+) -> Program:
+    """Compile (on first use) `epochs` epochs of training, each followed by an evaluation."""
+
+    def loss(params: PyTree, moments: PyTree, batch: Batch, key: Key) -> Any:
+        logits, moments = models.cnn(params, model, batch["x"], state=moments, train=True, key=key)
+        correct = jnp.argmax(logits, -1) == batch["y"]
+        value = jnp.mean(example_loss(logits, batch["y"]))
+        return value, (moments, {"accuracy": jnp.mean(correct)})
+
+    def measure(params: PyTree, moments: PyTree, batch: Batch) -> dict[str, Array]:
+        logits, _ = models.cnn(params, model, batch["x"], state=moments)
+        correct = jnp.argmax(logits, -1) == batch["y"]
+        return {"loss": example_loss(logits, batch["y"]), "accuracy": correct}
+
+    step = train.step(loss, optimizer, has_aux=True, has_state=True, has_key=True)
+    evaluate = train.evaluate(measure, batch_size=256)
+    every = max(1, steps_per_epoch // REPORTS_PER_EPOCH)
+
+    def init(seed: Array) -> tuple[train.TrainState, train.Stopping]:
+        init_key, run_key = jax.random.split(jax.random.key(seed))
+        params, moments = models.init_cnn(init_key, model)
+        state = train.init_state(params, optimizer, run_key, model_state=moments)
+        return state, train.init_stopping(state)
+
+    def run(
+        state: train.TrainState, stopping: train.Stopping, data: Batch, held_out: Batch, bar: Handle
+    ) -> tuple[train.TrainState, train.Stopping, train.History]:
+        def show(state: train.TrainState, metrics: dict[str, Array]) -> None:
+            report_progress(bar, state.step - 1, every, **metrics)
+
+        epoch = train.epoch(step, batch_size, on_step=show)
+        return train.run(epoch, evaluate, epochs, patience=patience)(
+            state, stopping, data, held_out
+        )
+
+    return Program(jax.jit(init), jax.jit(run, donate_argnums=(0, 1)), jax.jit(evaluate))
+
+
+class Examples(NamedTuple):
+    """What a trained net makes of each example."""
+
+    predictions: np.ndarray
+    norms: np.ndarray
+    """`‖∇loss‖` of each example alone, batch norm by its running moments."""
+
+
+def examine(
+    state: train.TrainState, model: models.CNNConfig, data: Batch, *, chunk: int = 64
+) -> Examples:
+    """Predictions and per-example gradient norms, a chunk of examples at a time."""
+
+    def one(params: PyTree, x: Array, y: Array) -> tuple[Array, Array]:
+        logits, _ = models.cnn(params, model, x, state=state.model_state)
+        return example_loss(logits, y), jnp.argmax(logits)
+
+    def of_chunk(batch: Batch) -> tuple[Array, Array]:
+        per_example = gradients.per_example_grad(one, has_aux=True)
+        (_, predictions), factors = per_example(state.params, batch["x"], batch["y"])
+        return predictions, jnp.sqrt(gradients.sq_norms(factors))
+
+    n = len(data["y"])
+    compiled = jax.jit(of_chunk)
+    parts = [
+        compiled(jax.tree.map(lambda leaf, i=start: leaf[i : i + chunk], data))
+        for start in range(0, n, chunk)
+    ]
+    predictions, norms = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return Examples(predictions, norms)

@@ -1,0 +1,131 @@
+"""The command line: `python -m experiments [--debug] [experiment [flags]]`.
+
+Nothing is imported before it is needed: listing the experiments does not load JAX.
+"""
+
+import contextlib
+import importlib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from experiments.errors import UsageError
+
+PROGRAM = "python -m experiments"
+
+USER_ERROR = 2
+FAILURE = 1
+
+
+class Experiment(NamedTuple):
+    """Where an experiment lives: a module with a frozen dataclass `Config` and `main(config)`."""
+
+    module: str
+    summary: str
+
+
+REGISTRY: dict[str, Experiment] = {
+    "digits": Experiment(
+        "experiments.digits",
+        "train a convolutional net on handwritten digits, our Adam beside Optax's",
+    ),
+}
+
+
+def main(
+    arguments: Sequence[str] | None = None, registry: Mapping[str, Experiment] = REGISTRY
+) -> int:
+    """Run the command line `arguments` (by default the process's own); returns the exit code.
+
+    Errors that the user can mend, and all errors about values and files, are printed as one line;
+    with `--debug` (or `JAXNETS_DEBUG=1`) their traceback comes first.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = os.environ.get("JAXNETS_DEBUG", "") not in ("", "0")
+    if words[:1] == ["--debug"]:
+        words, debug = words[1:], True
+    if not words or words[0] in ("-h", "--help"):
+        print(_listing(registry))
+        return 0
+    try:
+        return _run(words[0], words[1:], registry)
+    except UsageError as error:
+        return _failed(str(error), debug, USER_ERROR)
+    except (ValueError, OSError) as error:
+        return _failed(f"{error} (for a traceback: {PROGRAM} --debug ...)", debug, FAILURE)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("experiments", ""):
+            raise
+        return _failed(
+            f"{error.name} is not installed; experiments need: pip install 'jaxnets[experiments]'",
+            debug,
+            FAILURE,
+        )
+    except KeyboardInterrupt:
+        # the code shells give for SIGINT
+        return _failed("interrupted", debug, 130)
+
+
+def _listing(registry: Mapping[str, Experiment]) -> str:
+    width = max(map(len, registry), default=0)
+    lines = [f"  {name:<{width}}  {entry.summary}" for name, entry in registry.items()]
+    return "\n".join(
+        [
+            f"usage: {PROGRAM} [--debug] EXPERIMENT [flags]",
+            "",
+            "experiments:",
+            *lines,
+            "",
+            f"flags of one: {PROGRAM} EXPERIMENT --help",
+        ]
+    )
+
+
+def _failed(message: str, debug: bool, code: int) -> int:
+    if debug:
+        traceback.print_exc()
+    # one line, whatever was raised
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _run(name: str, flags: Sequence[str], registry: Mapping[str, Experiment]) -> int:
+    if name not in registry:
+        close = get_close_matches(name, registry, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        kind = "flag" if name.startswith("-") else "experiment"
+        raise UsageError(f"unknown {kind} {name!r}{hint}; experiments are {', '.join(registry)}")
+    module = importlib.import_module(registry[name].module)
+    config = _config(module.Config, name, flags)
+    return 0 if config is None else int(module.main(config) or 0)
+
+
+def _config(kind: type[Any], name: str, flags: Sequence[str]) -> Any | None:
+    """`kind` filled from `flags`; `None` if help was asked for, and given."""
+    import tyro
+
+    program = f"{PROGRAM} {name}"
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=flags, prog=program)
+    except SystemExit as stop:
+        if not stop.code:
+            return None
+        raise UsageError(f"{_unboxed(complaint.getvalue())} (see {program} --help)") from None
+
+
+def _unboxed(complaint: str) -> str:
+    """The first paragraph of the frame that tyro draws around an error, as one line."""
+    lines = [line.strip("│ \t") for line in complaint.splitlines()]
+    body = [line for line in lines if not line.startswith(("╭", "╰"))]
+    words: list[str] = []
+    for line in body:
+        if line.startswith("───"):
+            break
+        words.append(line)
+    return " ".join(words) or "bad flags"

@@ -1,0 +1,44 @@
+"""Optimizers by name: `jaxnets:adam` or `optax:adam`, so that one word swaps the library."""
+
+import importlib
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+from experiments.errors import UsageError
+from jaxnets import optim
+
+NAMES = ("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw")
+LIBRARIES = ("jaxnets", "optax")
+
+CHOICES = tuple(f"{library}:{name}" for library in LIBRARIES for name in NAMES)
+
+
+def require_known(choice: str) -> None:
+    """Raise `UsageError` unless `choice` is one of `CHOICES`."""
+    if choice not in CHOICES:
+        close = get_close_matches(choice, CHOICES, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise UsageError(f"unknown optimizer {choice!r}{hint}; there are {', '.join(CHOICES)}")
+
+
+def counterpart(choice: str) -> str:
+    """The same optimizer from the other library."""
+    library, name = choice.split(":")
+    return f"{'optax' if library == 'jaxnets' else 'jaxnets'}:{name}"
+
+
+def make(choice: str, learning_rate: float | Callable[[Any], Any]) -> optim.GradientTransformation:
+    """The optimizer called `choice`, with its library's own defaults.
+
+    `momentum` is `sgd` with momentum 0.9.
+    """
+    require_known(choice)
+    library, name = choice.split(":")
+    aliases: Any = optim if library == "jaxnets" else importlib.import_module("optax")
+    made: optim.GradientTransformation = (
+        aliases.sgd(learning_rate, momentum=0.9)
+        if name == "momentum"
+        else getattr(aliases, name)(learning_rate)
+    )
+    return made
