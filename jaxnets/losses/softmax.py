@@ -9,9 +9,7 @@ together; the gradient `p - q` is finite in every case.
 Computed and returned in float32, or float64 for float64 inputs.
 """
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnets.losses._inputs import (
     fill,
@@ -22,84 +20,10 @@ from jaxnets.losses._inputs import (
     product,
     require_scalar_in,
 )
+from jaxnets.losses._log_softmax import label_cost, log_softmax
 from jaxnets.types import Array, ArrayLike
 
 Axis = int | tuple[int, ...] | None
-
-
-@jax.custom_jvp
-def _log_softmax(x: Array) -> Array:
-    """`log p_c = x_c - log Σ_k e^{x_k}` over the last axis.
-
-    `jax.nn.log_softmax` is accurate relative to 1; here the terms at the maximum, which are exactly
-    1, are counted apart from the others, so that `log(1 + rest)` keeps the digits of a small rest.
-    """
-    largest = jnp.max(x, axis=-1, keepdims=True)
-    at_max = x == largest
-    # the inner where keeps ∞ - ∞ from being computed at all: NaN detectors see it
-    shifted = jnp.where(at_max, 0.0, jnp.where(at_max, 0.0, x) - largest)
-    others = jnp.sum(jnp.where(at_max, 0.0, jnp.exp(shifted)), axis=-1, keepdims=True)
-    rest = others + (jnp.sum(at_max, axis=-1, keepdims=True, dtype=x.dtype) - 1)
-    return shifted - jnp.log1p(rest)
-
-
-@_log_softmax.defjvp
-def _log_softmax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (x_dot,) = primals, tangents
-    log_p = _log_softmax(x)
-    return log_p, x_dot - jnp.sum(jnp.exp(log_p) * x_dot, axis=-1, keepdims=True)
-
-
-def _relative_to_max(x: Array, labels: Array) -> tuple[Array, Array, Array]:
-    """`x - max x`, that of the label, and `Σ e^{x_c - max x}` over the other classes."""
-    largest = jnp.max(x, axis=-1, keepdims=True)
-    finite = jnp.clip(largest, np.finfo(x.dtype).min, np.finfo(x.dtype).max)  # no ∞ - ∞
-    shifted = jnp.where(x == largest, 0.0, x - finite)
-    others = jnp.where(is_label(labels, x), 0.0, jnp.exp(shifted))
-
-    inside = jnp.clip(labels, 0, x.shape[-1] - 1)[..., None]
-    own = jnp.take_along_axis(x, inside, axis=-1)
-    below = jnp.where(jnp.isinf(largest), -jnp.inf, own - finite)
-    return shifted, jnp.where(own == largest, 0.0, below), jnp.sum(others, axis=-1, keepdims=True)
-
-
-@jax.custom_jvp
-def _softmax(x: Array, labels: Array) -> Array:
-    """`e^{x_c} / Σ_k e^{x_k}`, from the sums that `_label_cost` takes too."""
-    shifted, own, others = _relative_to_max(x, labels)
-    return jnp.exp(shifted) / (jnp.exp(own) + others)
-
-
-@_softmax.defjvp
-def _softmax_jvp(
-    primals: tuple[Array, Array], tangents: tuple[Array, Array]
-) -> tuple[Array, Array]:
-    (x, labels), (x_dot, _) = primals, tangents
-    p = _softmax(x, labels)
-    return p, p * (x_dot - jnp.sum(p * x_dot, axis=-1, keepdims=True))
-
-
-@jax.custom_jvp
-def _label_cost(x: Array, labels: Array) -> Array:
-    """`-log p_y`, in one pass over the exponentials; labels out of range have gradient NaN.
-
-    `log(1 + Σ_{c≠y} e^{x_c - x_y})` where the label leads, which keeps the digits of a small loss;
-    elsewhere `log Σ_c e^{x_c - max x} - (x_y - max x)`, where neither term is small.
-    """
-    _, own, others = _relative_to_max(x, labels)
-    cost = jnp.where(own == 0, jnp.log1p(others), jnp.log(others + jnp.exp(own)) - own)
-    return cost[..., 0]
-
-
-@_label_cost.defjvp
-def _label_cost_jvp(
-    primals: tuple[Array, Array], tangents: tuple[Array, Array]
-) -> tuple[Array, Array]:
-    (x, labels), (x_dot, _) = primals, tangents
-    valid = (labels >= 0) & (labels < x.shape[-1])
-    residual = _softmax(x, labels) - is_label(labels, x)
-    residual = jnp.where(valid[..., None], residual, jnp.nan)
-    return _label_cost(x, labels), jnp.sum(residual * x_dot, axis=-1)
 
 
 def _classes(function: str, x: Array, axis: Axis) -> tuple[int, ...]:
@@ -164,7 +88,7 @@ def _integer_cross_entropy(
     (logits,) = fill(classes, -jnp.inf, logits)
     if examples is not None:
         (logits,) = fill(examples[..., None], 0.0, logits)
-    loss = factor * _label_cost(logits, labels)
+    loss = factor * label_cost(logits, labels)
     if class_weights is not None:
         weights = _one_per_class(function, class_weights, logits)
         loss = product(jnp.take(weights, labels, mode="clip"), loss)
@@ -193,7 +117,7 @@ def _cross_entropy(
     (logits,) = fill(classes, -jnp.inf, logits)
     if examples is not None:
         logits, targets = fill(examples[..., None], 0.0, logits, targets)
-    loss = jnp.sum(product(targets, -_log_softmax(logits)), axis=-1)
+    loss = jnp.sum(product(targets, -log_softmax(logits)), axis=-1)
     return loss if classes is None else jnp.where(jnp.any(classes, axis=-1), loss, 0.0)
 
 
