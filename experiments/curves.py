@@ -89,8 +89,7 @@ def train_curves(
         saved = _train(run, config, training, programs[name], batch, held_out, label, seed)
         state = saved.state
         if training.patience is not None:
-            best = saved.stopping
-            state = state._replace(params=best.best_params, model_state=best.best_model_state)
+            state = train.best(state, saved.stopping)
         measured = next(iter(programs[name].values())).evaluate(state, test)
         ran = int(saved.history.ran.sum())
         curves.append(
@@ -161,7 +160,7 @@ def _train(
         start=int(saved.state.step),
         description=label,
     ) as bar:
-        while not saved.stopping.stopped and not saved.history.ran[-1]:
+        while not (saved.history.ran[-1] or train.should_stop(saved.stopping, training.patience)):
             done = int(saved.history.ran.sum())
             program = programs[min(call, training.epochs - done)]
             state, stopping, part = program.run(saved.state, saved.stopping, batch, held_out, bar)

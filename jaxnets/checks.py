@@ -19,7 +19,7 @@ def concrete(x: Any) -> np.ndarray | None:
     return np.asarray(x)
 
 
-def require_floating(function: str, **arrays: Array) -> None:
+def require_floating(function: str, /, **arrays: Array) -> None:
     """Raise `TypeError` unless every array is of a floating (or complex) dtype."""
     for name, x in arrays.items():
         if not jnp.issubdtype(x.dtype, jnp.inexact):
@@ -29,7 +29,17 @@ def require_floating(function: str, **arrays: Array) -> None:
             )
 
 
-def require_same_shape(function: str, **arrays: Array) -> None:
+def require_real(function: str, /, **arrays: Array) -> None:
+    """Raise `TypeError` unless every array is of a real floating dtype."""
+    for name, x in arrays.items():
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(
+                f"{function}: {name} must be of a real floating dtype, got {x.dtype}"
+                f"{list(x.shape)}; convert it first, as in {name}.astype(jnp.float32)"
+            )
+
+
+def require_same_shape(function: str, /, **arrays: Array) -> None:
     """Raise `ValueError` unless all shapes are exactly equal: nothing broadcasts silently."""
     if len({x.shape for x in arrays.values()}) > 1:
         got = ", ".join(f"{name} {x.shape}" for name, x in arrays.items())

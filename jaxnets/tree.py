@@ -36,8 +36,18 @@ def path_string(path: tuple[Any, ...]) -> str:
 
 
 def flatten_with_paths(tree: PyTree) -> dict[str, Any]:
-    """The leaves by path, in the tree's own order."""
-    return {path_string(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    """The leaves by path, in the tree's own order.
+
+    Raises:
+      ValueError: if two leaves have the same path, as in `{"a/b": x, "a": {"b": y}}`.
+    """
+    leaves: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = path_string(path)
+        if name in leaves:
+            raise ValueError(f"two leaves have the path {name!r}; rename a key")
+        leaves[name] = leaf
+    return leaves
 
 
 def paths(tree: PyTree) -> PyTree:
@@ -62,13 +72,20 @@ def _require_all_used(rules: Mapping[str, Any], used: set[str], tree: PyTree) ->
             )
 
 
+def _search(pattern: str, path: str) -> bool:
+    try:
+        return re.search(pattern, path) is not None
+    except re.error as error:
+        raise ValueError(f"rule {pattern!r} is not a regular expression: {error}") from None
+
+
 def match(pattern: str, tree: PyTree) -> PyTree:
     """`tree` with each leaf replaced by whether `pattern` is found in its path.
 
     Raises:
-      ValueError: if no leaf matches.
+      ValueError: if no leaf matches, or `pattern` is not a regular expression.
     """
-    mask = map_with_paths(lambda path, _: re.search(pattern, path) is not None, tree)
+    mask = map_with_paths(lambda path, _: _search(pattern, path), tree)
     _require_all_used({pattern: None}, {pattern} if any(jax.tree.leaves(mask)) else set(), tree)
     return mask
 
@@ -87,7 +104,7 @@ def apply_rules(rules: Mapping[str, Any], tree: PyTree) -> PyTree:
 
     def first(path: str, _: Any) -> Any:
         for pattern, value in rules.items():
-            if re.search(pattern, path):
+            if _search(pattern, path):
                 used.add(pattern)
                 return value
         raise ValueError(f"no rule covers leaf {path!r}; the rules are {list(rules)}")
@@ -105,7 +122,7 @@ def size(tree: PyTree) -> int:
 def global_norm(tree: PyTree) -> Array:
     """The Euclidean norm `√Σ|x|²` of all leaves taken as one vector.
 
-    Neither overflows nor underflows while the norm itself is representable, and its gradient at 0
+    Neither overflows nor underflows while the norm itself is a normal number, and its gradient at 0
     is 0. Accumulates in float32 or wider. NaN anywhere gives NaN; else infinity anywhere gives
     infinity.
     """

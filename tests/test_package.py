@@ -10,7 +10,7 @@ import jaxnets
 
 ROOT = Path(__file__).parents[1]
 
-HEAVY = ["optax", "flax", "orbax", "tensorstore", "matplotlib", "sklearn", "scipy.stats", "tqdm"]
+HEAVY = ["optax", "flax", "chex", "orbax", "tensorstore", "matplotlib", "sklearn", "tqdm", "tyro"]
 
 
 def test_importing_jaxnets_imports_nothing_heavy():

@@ -32,6 +32,13 @@ def test_a_rule_that_decides_nothing_is_an_error():
         tree.apply_rules({".*": 1.0, "kernel": 2.0}, TREE)
     with pytest.raises(ValueError, match="no rule covers leaf 'head/0'"):
         tree.apply_rules({"^blocks": 1.0}, TREE)
+    with pytest.raises(ValueError, match=r"rule '\(' is not a regular expression"):
+        tree.match("(", TREE)
+
+
+def test_paths_that_collide_are_refused():
+    with pytest.raises(ValueError, match="two leaves have the path 'a/b'"):
+        tree.flatten_with_paths({"a/b": 1, "a": {"b": 2}})
 
 
 def test_stacks_of_layers_keep_their_order_past_ten():

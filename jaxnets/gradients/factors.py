@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnets import tree
 from jaxnets.types import Array, Params
 
 
@@ -31,8 +32,13 @@ def materialize(factors: Factors) -> Params:
 
 
 def sq_norms(factors: Factors) -> Array:
-    """`‖gᵢ‖²` over all parameters: `[B]`, accumulated in float32."""
+    """`‖gᵢ‖²` over all parameters: `[B]`, accumulated in float32, where 1e20² is infinite."""
     return sum((jnp.sum(jnp.square(jnp.abs(m)), axis=1) for m in _matrices(factors)), _zero())
+
+
+def norms(factors: Factors) -> Array:
+    """`‖gᵢ‖` over all parameters: `[B]`, as long as the norm itself is representable."""
+    return jax.vmap(tree.global_norm)(factors.gradients)
 
 
 def weighted_sum(factors: Factors, weights: Array) -> Params:
@@ -70,14 +76,35 @@ def gram(factors: Factors, other: Factors | None = None) -> Array:
 
 
 def dot(factors: Factors, tangent: Params) -> Array:
-    """`⟨gᵢ, v⟩`: `[B]`, each example's directional derivative along `tangent`."""
-    vectors = [jnp.ravel(v) for v in jax.tree.leaves(tangent)]
-    return sum((m @ v for m, v in zip(_matrices(factors), vectors, strict=True)), _zero())
+    """`⟨gᵢ, v⟩`: `[B]`, each example's directional derivative along `tangent`.
+
+    Raises:
+      ValueError: if `tangent` has not the structure and shapes of the parameters.
+    """
+    gradients = tree.flatten_with_paths(factors.gradients)
+    vectors = tree.flatten_with_paths(tangent)
+    for path in sorted(gradients.keys() | vectors.keys()):
+        want = gradients[path].shape[1:] if path in gradients else "nothing"
+        got = jnp.shape(vectors[path]) if path in vectors else "nothing"
+        if want != got:
+            raise ValueError(f"dot: tangent must be shaped as params; {path!r}: {want}, got {got}")
+    flat = [jnp.ravel(vectors[path]) for path in gradients]
+    # of complex parameters, `grad` gives the conjugate of the direction of ascent
+    return sum((jnp.real(m @ v) for m, v in zip(_matrices(factors), flat, strict=True)), _zero())
 
 
 def second_moment(factors: Factors) -> Params:
-    """`1/B Σᵢ gᵢ²` elementwise, shaped as the parameters: the empirical Fisher's diagonal."""
-    return jax.tree.map(lambda leaf: jnp.mean(jnp.square(jnp.abs(leaf)), axis=0), factors.gradients)
+    """`1/B Σᵢ |gᵢ|²` elementwise, in float32: shaped as the parameters.
+
+    The diagonal of the empirical Fisher matrix.
+    """
+
+    def moment(leaf: Array) -> Array:
+        magnitude = jnp.abs(leaf)
+        wide = jnp.promote_types(magnitude.dtype, jnp.float32)
+        return jnp.mean(jnp.square(magnitude.astype(wide)), axis=0)
+
+    return jax.tree.map(moment, factors.gradients)
 
 
 def _zero() -> Array:

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnets.gradients.factors import Factors, sq_norms, weighted_sum
+from jaxnets.checks import concrete
+from jaxnets.gradients.factors import Factors, weighted_sum
+from jaxnets.gradients.factors import norms as norms_of
 from jaxnets.types import Array, ArrayLike, Params, PyTree
 
 
@@ -70,6 +72,8 @@ def per_example_grad(
 
 
 def _check(params: Params, batch: tuple[PyTree, ...]) -> None:
+    if not jax.tree.leaves(params):
+        raise ValueError("per_example_grad: params has no leaves")
     for leaf in jax.tree.leaves(params):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             raise TypeError(
@@ -105,7 +109,7 @@ def per_example_norms(
 
     def norms(params: Params, *batch: PyTree) -> Array:
         _, factors = gradient(params, *batch)
-        return jnp.sqrt(sq_norms(factors))
+        return norms_of(factors)
 
     return norms
 
@@ -132,7 +136,8 @@ def clipped_grad(
 ) -> Callable[..., tuple[Params, ClippedGradMetrics]]:
     """The batch mean of per-example gradients, each scaled to a norm of at most `clip_norm`.
 
-    `1/B Σᵢ gᵢ · min(1, clip_norm / ‖gᵢ‖)`. An example whose gradient is not finite contributes 0.
+    `1/B Σᵢ gᵢ · min(1, clip_norm / ‖gᵢ‖)`. An example whose gradient, or whose norm, is not finite
+    contributes 0.
     With `clip_norm=jnp.inf` it is the gradient of the mean loss.
 
     Note that it is the mean: noise for privacy is calibrated to the sum, whose sensitivity is
@@ -151,14 +156,17 @@ def clipped_grad(
 
     Abadi et al., "Deep learning with differential privacy", 2016.
     """
-    if isinstance(clip_norm, int | float) and not clip_norm > 0:
-        raise ValueError(f"clipped_grad: clip_norm must be positive, got {clip_norm}")
+    if jnp.shape(clip_norm) != ():
+        raise ValueError(f"clipped_grad: clip_norm must be a scalar, got {jnp.shape(clip_norm)}")
+    bound = concrete(clip_norm)
+    if bound is not None and not bound > 0:
+        raise ValueError(f"clipped_grad: clip_norm must be positive, got {bound}")
     gradient = per_example_grad(loss, has_aux=has_aux, keep_batch_dim=keep_batch_dim)
 
     def clipped(params: Params, *batch: PyTree) -> tuple[Params, ClippedGradMetrics]:
         out, factors = gradient(params, *batch)
         losses, aux = out if has_aux else (out, None)
-        norms = jnp.sqrt(sq_norms(factors))
+        norms = norms_of(factors)
         above = norms > clip_norm
         finite = jnp.isfinite(norms)
         scale = jnp.where(above & finite, clip_norm / jnp.where(above, norms, 1), 1)

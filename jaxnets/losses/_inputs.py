@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.checks import concrete, require_same_shape
+from jaxnets.checks import concrete, require_real, require_same_shape
 from jaxnets.types import Array, ArrayLike, DTypeLike, Shape
 
 
@@ -22,16 +22,6 @@ def require_not_empty(function: str, /, **arrays: Array) -> None:
     for name, x in arrays.items():
         if x.size == 0:
             raise ValueError(f"{function}: {name} is empty, its shape is {list(x.shape)}")
-
-
-def require_real(function: str, /, **arrays: Array) -> None:
-    """Raise `TypeError` unless every array is of a real floating dtype."""
-    for name, x in arrays.items():
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise TypeError(
-                f"{function}: {name} must be of a real floating dtype, got {x.dtype}"
-                f"{list(x.shape)}; convert it first, as in {name}.astype(jnp.float32)"
-            )
 
 
 def matched(function: str, /, **arrays: ArrayLike) -> list[Array]:

@@ -10,7 +10,8 @@ Both raise `TypeError` for inputs that are not floating and `ValueError` for sha
 import jax
 import jax.numpy as jnp
 
-from jaxnets.losses._inputs import fill, mask, matched, require_real, require_scalar_in
+from jaxnets.checks import require_real
+from jaxnets.losses._inputs import fill, mask, matched, require_scalar_in
 from jaxnets.types import Array, ArrayLike
 
 Axis = int | tuple[int, ...] | None
@@ -48,7 +49,7 @@ def cosine_similarity(
       where: boolean, the same shape: the components to include.
 
     Returns:
-      `[...]`, in [-1, 1].
+      `[...]`, in [-1, 1] up to rounding.
 
     Raises:
       ValueError: if epsilon is negative, besides the errors above.

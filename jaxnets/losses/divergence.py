@@ -10,7 +10,8 @@ Both raise `TypeError` for inputs that are not floating and `ValueError` for sha
 
 import jax.numpy as jnp
 
-from jaxnets.losses._inputs import fill, mask, matched, product, require_real
+from jaxnets.checks import require_real
+from jaxnets.losses._inputs import fill, mask, matched, product
 from jaxnets.types import Array, ArrayLike
 
 

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets import tree
-from jaxnets.losses._inputs import absolute, require_real, require_scalar_in, widen
+from jaxnets.checks import require_real
+from jaxnets.losses._inputs import absolute, require_scalar_in, widen
 from jaxnets.types import Array, ArrayLike, Params
 
 Rules = str | Mapping[str, ArrayLike]

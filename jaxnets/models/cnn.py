@@ -54,6 +54,14 @@ class CNNConfig:
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
+    def __post_init__(self) -> None:
+        if len(self.image) != 3:
+            raise ValueError(
+                f"CNNConfig: image must be (height, width, channels), got {self.image}"
+            )
+        if min(self.n_out, self.window, self.pool, *self.image, *self.channels, *self.hidden) < 1:
+            raise ValueError(f"CNNConfig: every size must be positive, got {self}")
+
 
 def _head(config: CNNConfig) -> MLPConfig:
     """The dense layers' config; their input is what the convolutions leave of the image."""
@@ -81,10 +89,8 @@ def init_cnn(key: Key, config: CNNConfig) -> tuple[Params, Params]:
     """`(params, state)`: `{"blocks": [{"conv", "norm"}, …], "head": …}` and the running moments.
 
     Raises:
-      ValueError: if `config.image` is not `(height, width, channels)` or pooling leaves nothing.
+      ValueError: if pooling leaves nothing of the image.
     """
-    if len(config.image) != 3:
-        raise ValueError(f"CNNConfig: image must be (height, width, channels), got {config.image}")
     head_key, *keys = jax.random.split(key, len(config.channels) + 1)
     window = (config.window, config.window)
     blocks, moments = [], []

@@ -35,6 +35,10 @@ class MLPConfig:
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
+    def __post_init__(self) -> None:
+        if min(self.n_in, self.n_out, *self.hidden) < 1:
+            raise ValueError(f"MLPConfig: every size must be positive, got {self}")
+
 
 def init_mlp(key: Key, config: MLPConfig) -> Params:
     """`{"layers": [{"kernel", "bias"}, …]}`, hidden layers first and the output layer last."""

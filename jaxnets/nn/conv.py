@@ -10,6 +10,7 @@ operands transposed beforehand, so that reverse mode meets convolutions in the c
 import math
 from collections.abc import Sequence
 from functools import partial
+from operator import index
 from typing import Any, NamedTuple
 
 import jax
@@ -26,8 +27,11 @@ Padding = str | int | Sequence[int | tuple[int, int]]
 
 def per_axis(function: str, name: str, value: int | Sequence[int], n: int) -> tuple[int, ...]:
     """A positive integer for each of `n` spatial axes; one integer stands for all."""
-    values = (value,) * n if isinstance(value, int) else tuple(value)
-    if len(values) != n or not all(isinstance(v, int) and v > 0 for v in values):
+    try:
+        values = tuple(map(index, value if isinstance(value, Sequence) else (value,) * n))
+    except TypeError:
+        values = ()
+    if len(values) != n or min(values) < 1:
         raise ValueError(
             f"{function}: {name} must be a positive integer or {n} of them, got {value!r}"
         )
@@ -58,8 +62,10 @@ def resolve_padding(
             return tuple(lax.padtype_to_pads(space, effective, stride, "SAME"))
         case int():
             return ((padding, padding),) * len(reach)
-        case [*pairs] if len(pairs) == len(reach):
-            return tuple((p, p) if isinstance(p, int) else (p[0], p[1]) for p in pairs)
+        case [*entries] if len(entries) == len(reach):
+            pairs = [entry if isinstance(entry, Sequence) else (entry, entry) for entry in entries]
+            if all(len(p) == 2 and all(isinstance(side, int) for side in p) for p in pairs):
+                return tuple((low, high) for low, high in pairs)
     raise ValueError(
         f"{function}: padding must be 'SAME', 'VALID', 'CAUSAL', an integer, or one integer or "
         f"(low, high) pair for each of the {len(reach)} spatial axes, got {padding!r}"
@@ -153,16 +159,16 @@ def init_conv(
       ValueError: if `window` is not 1 to 3 positive integers or `groups` does not divide both
         `n_in` and `n_out`.
     """
-    window = tuple(window)
-    if not 1 <= len(window) <= 3 or not all(w > 0 for w in window):
+    if not isinstance(window, Sequence) or not 1 <= len(window) <= 3 or min(window) < 1:
         raise ValueError(f"init_conv: window must be 1 to 3 positive integers, got {window}")
+    window = tuple(window)
     if groups < 1 or n_in % groups or n_out % groups:
         raise ValueError(
             f"init_conv: groups must divide n_in {n_in} and n_out {n_out}, got {groups}"
         )
     params = {"kernel": kernel_init(key, (*window, n_in // groups, n_out), dtype)}
     if bias:
-        params["bias"] = bias_init(key, (n_out,), dtype)
+        params["bias"] = bias_init(jax.random.fold_in(key, 1), (n_out,), dtype)
     return params
 
 
@@ -211,7 +217,7 @@ def conv(
     """
     kernel = params["kernel"].astype(x.dtype)
     *window, n_in, n_out = kernel.shape
-    if n_out % groups:
+    if groups < 1 or n_out % groups:
         raise ValueError(f"conv: groups must divide the {n_out} output channels, got {groups}")
     n = len(window)
     batch = _as_batch("conv", x, kernel, n_in * groups)

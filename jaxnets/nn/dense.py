@@ -1,5 +1,6 @@
 """The linear map `y = x W + b`, and embedding: the linear map of a one-hot vector."""
 
+import jax
 import jax.numpy as jnp
 
 from jaxnets.checks import concrete, require_floating
@@ -27,7 +28,7 @@ def init_dense(
     """`{"kernel": [n_in, n_out], "bias": [n_out]}`."""
     params = {"kernel": kernel_init(key, (n_in, n_out), dtype)}
     if bias:
-        params["bias"] = bias_init(key, (n_out,), dtype)
+        params["bias"] = bias_init(jax.random.fold_in(key, 1), (n_out,), dtype)
     return params
 
 
@@ -45,6 +46,7 @@ def dense(params: Params, x: Array) -> Array:
       ValueError: if x's last axis is not `n_in`.
       TypeError: if x is not floating.
     """
+    x = jnp.asarray(x)
     require_floating("dense", x=x)
     kernel = params["kernel"]
     if x.ndim < 1 or x.shape[-1] != kernel.shape[0]:
@@ -81,11 +83,12 @@ def embedding(params: Params, ids: Array) -> Array:
       TypeError: if `ids` are not integers.
       ValueError: if `ids` are concrete and one is outside `[0, n)`.
     """
+    values = concrete(ids)
+    ids = jnp.asarray(ids)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(f"embedding: ids must be integers, got {ids.dtype}{list(ids.shape)}")
     table = params["embedding"]
     n = table.shape[0]
-    values = concrete(ids)
     if values is not None and values.size and (values.min() < 0 or values.max() >= n):
         raise ValueError(
             f"embedding: ids must be in [0, {n}), got {values.min()} to {values.max()}"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxnets.checks import require_floating
+from jaxnets.checks import concrete, require_floating
 from jaxnets.types import Array, ArrayLike, Key
 
 
@@ -21,13 +21,16 @@ def dropout(
       shared_axes: axes along which all positions share one mask.
 
     Raises:
-      ValueError: for a concrete rate outside `[0, 1]`.
+      ValueError: for a concrete rate outside `[0, 1]`, or an axis that x has not.
       TypeError: if x is not floating.
     """
     require_floating("dropout", x=x)
-    if isinstance(rate, int | float) and not 0 <= rate <= 1:
-        raise ValueError(f"dropout: rate must be in [0, 1], got {rate}")
-    if key is None or (isinstance(rate, int | float) and rate == 0):
+    known = concrete(rate)
+    if known is not None and not 0 <= known <= 1:
+        raise ValueError(f"dropout: rate must be in [0, 1], got {known}")
+    if not all(-x.ndim <= axis < x.ndim for axis in shared_axes):
+        raise ValueError(f"dropout: shared_axes must be axes of x {x.shape}, got {shared_axes}")
+    if key is None or (known is not None and known == 0):
         return x
     shared = {axis % x.ndim for axis in shared_axes}
     shape = [1 if axis in shared else size for axis, size in enumerate(x.shape)]

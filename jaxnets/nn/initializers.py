@@ -8,19 +8,37 @@ A stack of layers `[depth, in, out]` would be read as a window: `vmap` the initi
 instead (`init_stack`).
 """
 
+import inspect
 import math
-from functools import cache
-from typing import Literal
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Literal, ParamSpec
 
 import jax
 import jax.numpy as jnp
 
 from jaxnets.types import Array, DTypeLike, Initializer, Key, Shape
 
+P = ParamSpec("P")
+
 Fan = Literal["fan_in", "fan_out", "fan_avg"]
 Distribution = Literal["uniform", "normal", "truncated_normal"]
 
 STDDEV_OF_NORMAL_WITHIN_2 = 0.87962566103423978
+
+
+def _cached(factory: Callable[P, Initializer]) -> Callable[P, Initializer]:
+    """One initializer for equal arguments, however they are passed."""
+    signature = inspect.signature(factory)
+    make = cache(factory)
+
+    @wraps(factory)
+    def cached(*args: P.args, **kwargs: P.kwargs) -> Initializer:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return make(*bound.args)
+
+    return cached
 
 
 def zeros(key: Key, shape: Shape, dtype: DTypeLike = jnp.float32) -> Array:
@@ -33,7 +51,7 @@ def ones(key: Key, shape: Shape, dtype: DTypeLike = jnp.float32) -> Array:
     return jnp.ones(shape, dtype)
 
 
-@cache
+@_cached
 def constant(value: float) -> Initializer:
     """`value` everywhere."""
 
@@ -53,9 +71,6 @@ def _draw(distribution: Distribution, key: Key, shape: Shape, dtype: DTypeLike) 
         case "truncated_normal":
             z = jax.random.truncated_normal(key, -2, 2, shape, dtype)
             return z / STDDEV_OF_NORMAL_WITHIN_2
-    raise ValueError(
-        f"distribution must be 'uniform', 'normal' or 'truncated_normal', got {distribution!r}"
-    )
 
 
 def _scaled_draw(
@@ -66,7 +81,7 @@ def _scaled_draw(
     return (stddev * _draw(distribution, key, shape, wide)).astype(dtype)
 
 
-@cache
+@_cached
 def normal(stddev: float = 1e-2) -> Initializer:
     """`N(0, stddev²)`."""
 
@@ -76,7 +91,7 @@ def normal(stddev: float = 1e-2) -> Initializer:
     return init
 
 
-@cache
+@_cached
 def truncated_normal(stddev: float = 1e-2) -> Initializer:
     """`N(0, stddev²)` cut at two standard deviations; what is left has `0.88 stddev`."""
 
@@ -87,7 +102,7 @@ def truncated_normal(stddev: float = 1e-2) -> Initializer:
     return init
 
 
-@cache
+@_cached
 def uniform(scale: float = 1e-2) -> Initializer:
     """`U[0, scale)`, as in `jax.nn.initializers`."""
 
@@ -110,7 +125,7 @@ def fans(shape: Shape) -> tuple[int, int]:
     return n_in * math.prod(window), n_out * math.prod(window)
 
 
-@cache
+@_cached
 def variance_scaling(scale: float, mode: Fan, distribution: Distribution) -> Initializer:
     """Mean 0, variance `scale / n`; `n` is the fan in, the fan out or the mean of both.
 
@@ -128,6 +143,12 @@ def variance_scaling(scale: float, mode: Fan, distribution: Distribution) -> Ini
     if mode not in ("fan_in", "fan_out", "fan_avg"):
         raise ValueError(
             f"variance_scaling: mode must be 'fan_in', 'fan_out' or 'fan_avg', got {mode!r}"
+        )
+
+    if distribution not in ("uniform", "normal", "truncated_normal"):
+        raise ValueError(
+            "variance_scaling: distribution must be 'uniform', 'normal' or 'truncated_normal', "
+            f"got {distribution!r}"
         )
 
     def init(key: Key, shape: Shape, dtype: DTypeLike = jnp.float32) -> Array:
@@ -178,7 +199,7 @@ def lecun_normal() -> Initializer:
     return variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
-@cache
+@_cached
 def orthogonal(scale: float = 1.0) -> Initializer:
     """A random (semi-)orthogonal matrix, `scale · Q` with `QᵀQ = I` or `QQᵀ = I`.
 

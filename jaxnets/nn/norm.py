@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnets.checks import require_floating
+from jaxnets.checks import require_real
 from jaxnets.types import Array, DTypeLike, Params
 
 
@@ -61,7 +61,9 @@ def _normalize(
     center: bool = True,
     axis_name: str | None = None,
 ) -> tuple[Array, Array, Array]:
-    require_floating(function, x=x)
+    require_real(function, x=x)
+    if x.ndim < 1:
+        raise ValueError(f"{function}: x must be [..., features], got a scalar")
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     y, mean, variance = _standardize(wide, axes, eps, center, axis_name)
     return _affine(function, params, y).astype(x.dtype), mean, variance
@@ -131,7 +133,7 @@ def group_norm(
     Raises:
       ValueError: if `groups` does not divide the channels, or x has too few axes.
     """
-    require_floating("group_norm", x=x)
+    require_real("group_norm", x=x)
     if x.ndim < spatial + 1:
         raise ValueError(
             f"group_norm: x must be [..., {'space, ' * spatial}channels] for spatial={spatial}, "
@@ -175,7 +177,9 @@ def batch_norm(
     `running ← momentum · running + (1 - momentum) · batch`, with the biased variance, as in Flax.
     In evaluation, the running ones; the state comes back as it was.
 
-    The only layer here that mixes examples: in training no example has a gradient of its own.
+    The only layer here that mixes examples: in training no example has a gradient of its own, and
+    under `vmap` over examples each would be normalized by itself. For per-example gradients use the
+    running moments.
 
     Args:
       params: `scale [features]`, `bias [features]` (`init_batch_norm`).
@@ -193,7 +197,7 @@ def batch_norm(
       ValueError: in training with a single value per feature, whose variance is 0; or if x's last
         axis is not the features.
     """
-    require_floating("batch_norm", x=x)
+    require_real("batch_norm", x=x)
     features = state["mean"].shape[0]
     if x.ndim < 1 or x.shape[-1] != features:
         raise ValueError(f"batch_norm: x must be [..., {features}], got {list(x.shape)}")
@@ -204,7 +208,7 @@ def batch_norm(
         )
         y = (wide - mean) * lax.rsqrt(var + eps)
         return _affine("batch_norm", params, y).astype(x.dtype), state
-    if x.size == features and axis_name is None:
+    if x.size <= features and axis_name is None:
         raise ValueError(
             "batch_norm: training needs more than one value per feature, "
             f"got x {list(x.shape)}; pass a batch, or train=False"
@@ -212,4 +216,8 @@ def batch_norm(
     axes = tuple(range(x.ndim - 1))
     y, mean, var = _normalize("batch_norm", params, x, axes, eps, axis_name=axis_name)
     batch = {"mean": mean.reshape(features), "var": var.reshape(features)}
-    return y, jax.tree.map(lambda old, new: momentum * old + (1 - momentum) * new, state, batch)
+
+    def move(running: Array, moment: Array) -> Array:
+        return (momentum * running + (1 - momentum) * moment).astype(running.dtype)
+
+    return y, jax.tree.map(move, state, batch)

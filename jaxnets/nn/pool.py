@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnets.checks import require_floating
+from jaxnets.checks import require_floating, require_real
 from jaxnets.nn.conv import Padding, per_axis, resolve_padding
 from jaxnets.types import Array
 
@@ -62,8 +62,11 @@ def _pool(
     stride = per_axis(function, "stride", stride, n)
     space = x.shape[-n - 1 : -1]
     pads = resolve_padding(function, padding, space, window, stride, (1,) * n)
-    if any(low < 0 or high < 0 for low, high in pads):
-        raise ValueError(f"{function}: padding must not be negative, got {padding!r}")
+    if any(not 0 <= side < w for pair, w in zip(pads, window, strict=True) for side in pair):
+        raise ValueError(
+            f"{function}: padding must not be negative, nor as large as the window {window}, "
+            f"got {padding!r}"
+        )
     if any(s + low + high < w for s, w, (low, high) in zip(space, window, pads, strict=True)):
         raise ValueError(f"{function}: window {window} is larger than x's space {space}")
     if any(low or high for low, high in pads):
@@ -76,6 +79,8 @@ def _pool(
 
 
 def _lowest(x: Array) -> float | int:
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        require_real("max_pool", x=x)
     return -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else int(np.iinfo(x.dtype).min)
 
 
@@ -142,12 +147,16 @@ def avg_pool(
 
 
 def global_max_pool(x: Array, *, spatial: int = 2) -> Array:
-    """The maximum over the spatial axes: `[..., *space, channels] -> [..., channels]`."""
+    """The maximum over the spatial axes: `[..., *space, channels] -> [..., channels]`.
+
+    Where values tie, the gradient is shared between them.
+    """
     return x.max(_spatial_axes("global_max_pool", x, spatial))
 
 
 def global_avg_pool(x: Array, *, spatial: int = 2) -> Array:
     """The mean over the spatial axes, in float32: `[..., *space, channels] -> [..., channels]`."""
+    require_floating("global_avg_pool", x=x)
     wide = jnp.promote_types(x.dtype, jnp.float32)
     return x.mean(_spatial_axes("global_avg_pool", x, spatial), dtype=wide).astype(x.dtype)
 

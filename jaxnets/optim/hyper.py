@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnets.checks import concrete
 from jaxnets.optim.transform import (
     GradientTransformation,
     State,
@@ -57,6 +58,9 @@ def _checked(function: str, name: str, value: Any, wanted: Range) -> Any:
             "to sweep it, jax.vmap a function that makes the optimizer from one value"
         )
     if isinstance(value, jax.Array):
+        known = concrete(value)
+        if known is not None and not wanted.holds(known.item()):
+            raise ValueError(f"{function}: {name} must be {wanted.text}, got {known}")
         return value
     # NumPy's scalars would make float32 leaves float64 where float64 is enabled; Python's do not
     number = value.item() if isinstance(value, np.generic | np.ndarray) else value

@@ -161,6 +161,12 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
       >>> updates, state = optimizer.update(gradients, state, params)
       >>> params = apply_updates(params, updates)
     """
+    for transformation in transformations:
+        if not (isinstance(transformation, tuple) and all(map(callable, transformation))):
+            raise TypeError(
+                "chain: every argument must be a transformation, an (init, update) pair, "
+                f"got {type(transformation).__name__}"
+            )
     inits = [init for init, _ in transformations]
     steps = [_accepting_any_extra(update) for _, update in transformations]
 

@@ -1,8 +1,15 @@
 """Training as pure functions: a step, whole epochs in one scan, runs, checkpoints."""
 
-from jaxnets.train.checkpoint import latest_checkpoint, restore_checkpoint, save_checkpoint
+from jaxnets.train.checkpoint import (
+    checkpoint_steps,
+    latest_checkpoint,
+    restore_checkpoint,
+    save_checkpoint,
+    verify_checkpoint,
+)
 from jaxnets.train.run import (
     History,
+    batch_indices,
     epoch,
     epoch_indices,
     evaluate,
@@ -10,13 +17,16 @@ from jaxnets.train.run import (
     steps_per_epoch,
 )
 from jaxnets.train.step import TrainState, batched, init_state, step
-from jaxnets.train.stopping import Stopping, init_stopping, update_stopping
+from jaxnets.train.stopping import Stopping, best, init_stopping, should_stop, update_stopping
 
 __all__ = [
     "History",
     "Stopping",
     "TrainState",
+    "batch_indices",
     "batched",
+    "best",
+    "checkpoint_steps",
     "epoch",
     "epoch_indices",
     "evaluate",
@@ -26,7 +36,9 @@ __all__ = [
     "restore_checkpoint",
     "run",
     "save_checkpoint",
+    "should_stop",
     "step",
     "steps_per_epoch",
     "update_stopping",
+    "verify_checkpoint",
 ]

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnets import tree as trees
 from jaxnets.types import PyTree
@@ -33,10 +34,12 @@ def _is_key(leaf: Any) -> bool:
 
 def _storable(tree: PyTree) -> dict[str, Any]:
     """The leaves by path, PRNG keys as the integers they are made of."""
-    leaves = trees.flatten_with_paths(tree)
+    leaves = {
+        path: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        for path, leaf in trees.flatten_with_paths(tree).items()
+    }
     return {
-        path: jax.random.key_data(leaf) if _is_key(leaf) else jnp.asarray(leaf)
-        for path, leaf in leaves.items()
+        path: jax.random.key_data(leaf) if _is_key(leaf) else leaf for path, leaf in leaves.items()
     }
 
 
@@ -49,19 +52,23 @@ def save_checkpoint(
       folder: made if it is missing.
       step: names the checkpoint; not negative.
       tree: a pytree of arrays, PRNG keys included.
-      keep: how many of the latest checkpoints to keep; `None` keeps all.
+      keep: how many of the latest checkpoints to keep, besides this one; `None` keeps all.
 
     Returns:
       The checkpoint's own folder.
 
     Raises:
       FileExistsError: if this step is saved already.
-      ValueError: if `step` is negative or `keep` below 1.
+      ValueError: if `step` is negative, `keep` below 1, or a leaf (or the tree) is empty.
     """
     import orbax.checkpoint as ocp
 
     if step < 0 or (keep is not None and keep < 1):
         raise ValueError(f"save_checkpoint: got step {step}, keep {keep}; want step ≥ 0, keep ≥ 1")
+    stored = _storable(tree)
+    empty = [path for path, leaf in stored.items() if leaf.size == 0] if stored else ["the tree"]
+    if empty:
+        raise ValueError(f"save_checkpoint: there is nothing to save in {', '.join(empty)}")
     folder = Path(folder).resolve()
     target, manifest = folder / f"{step:08d}", _manifest(folder, step)
     if manifest.exists():
@@ -69,14 +76,14 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)  # what an interrupted save left
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(target, _storable(tree))
+        checkpointer.save(target, stored)
     files = sorted(file for file in target.rglob("*") if file.is_file())
     lines = [f"{_digest(file)}  {file.relative_to(folder).as_posix()}\n" for file in files]
     partial = manifest.with_suffix(".partial")
     partial.write_text("".join(lines))
     partial.replace(manifest)
     if keep is not None:
-        for old in checkpoint_steps(folder)[:-keep]:
+        for old in set(checkpoint_steps(folder)[:-keep]) - {step}:
             _manifest(folder, old).unlink()
             shutil.rmtree(folder / f"{old:08d}")
     return target

@@ -1,7 +1,7 @@
 """Runs: whole epochs, and many of them, as one compiled program over data that stays on the device.
 
-The order of the data is a pure function of the run's key and the step, so a run that is cut at the
-end of an epoch and continued from its saved state is the same run, bit for bit.
+Which examples a step sees is a pure function of the run's key and the step, so a run that is cut
+anywhere and continued from its saved state sees the same batches.
 """
 
 from collections.abc import Callable
@@ -12,28 +12,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnets.train.shuffle import permutation
-from jaxnets.train.step import Metrics, TrainState, data_key
-from jaxnets.train.stopping import Stopping, update_stopping
+from jaxnets.train.step import Metrics, TrainState, data_key, leading_size
+from jaxnets.train.stopping import Stopping, require_patience, should_stop, update_stopping
 from jaxnets.types import Array, ArrayLike, Key, PyTree
 
 Step = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 Epoch = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 Evaluate = Callable[[TrainState, PyTree], Metrics]
-
-
-def _data_size(function: str, data: PyTree) -> int:
-    """The number of examples: the first axis that all leaves share.
-
-    Raises:
-      ValueError: if there is none, or it is 0.
-    """
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
-    sizes = {shape[:1] for shape in shapes}
-    if len(sizes) != 1 or not all(size and size[0] for size in sizes):
-        raise ValueError(
-            f"{function}: every leaf of data needs the same, non-zero first axis, got {shapes}"
-        )
-    return int(shapes[0][0])
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
@@ -54,15 +39,37 @@ def epoch_indices(key: Key, epoch: ArrayLike, n: int, batch_size: int) -> Array:
     return order[: steps * batch_size].reshape(steps, batch_size)
 
 
+def batch_indices(key: Key, step: ArrayLike, n: int, batch_size: int) -> Array:
+    """Which examples step `step` of a run sees: `[batch_size]`."""
+    steps = steps_per_epoch(n, batch_size)
+    return epoch_indices(key, jnp.asarray(step) // steps, n, batch_size)[jnp.asarray(step) % steps]
+
+
+def _indices_from(key: Key, step: Array, n: int, batch_size: int) -> Array:
+    """`batch_indices` of as many steps as an epoch has, from any step on."""
+    steps = steps_per_epoch(n, batch_size)
+    epoch, offset = step // steps, step % steps
+    here = epoch_indices(key, epoch, n, batch_size)
+    # a second permutation, only where the steps reach into the next epoch
+    following = lax.cond(
+        offset == 0,
+        lambda: jnp.zeros_like(here),
+        lambda: epoch_indices(key, epoch + 1, n, batch_size),
+    )
+    return lax.dynamic_slice_in_dim(jnp.concatenate([here, following]), offset, steps)
+
+
 def _take(data: PyTree, indices: Array) -> PyTree:
     """`data[indices]` for every leaf; the indices are trusted to be in range."""
-    return jax.tree.map(lambda leaf: leaf.at[indices].get(mode="promise_in_bounds"), data)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf).at[indices].get(mode="promise_in_bounds"), data
+    )
 
 
 def epoch(
     step: Step, batch_size: int, *, on_step: Callable[[TrainState, Metrics], None] | None = None
 ) -> Epoch:
-    """`(state, data) -> (state, metrics)`: one pass over shuffled data, one `lax.scan`.
+    """`(state, data) -> (state, metrics)`: an epoch's steps over shuffled data in one `lax.scan`.
 
     Args:
       step: from `train.step`.
@@ -71,13 +78,13 @@ def epoch(
         `jax.debug.callback`.
 
     Returns:
-      The epoch, to be jitted by the caller. The leaves of `data` share their first axis.
-      `state.step` must be a multiple of the steps per epoch. Metrics are stacked: `[steps]` each.
+      The epoch, to be jitted by the caller. The leaves of `data` share their first axis. From a
+      state in the middle of an epoch the steps go on there and into the next one. Metrics are
+      stacked: `[steps]` each.
     """
 
     def run_epoch(state: TrainState, data: PyTree) -> tuple[TrainState, Metrics]:
-        n = _data_size("epoch", data)
-        steps = steps_per_epoch(n, batch_size)
+        n = leading_size("epoch", data)
 
         def body(state: TrainState, indices: Array) -> tuple[TrainState, Metrics]:
             state, metrics = step(state, _take(data, indices))
@@ -85,7 +92,7 @@ def epoch(
                 on_step(state, metrics)
             return state, metrics
 
-        indices = epoch_indices(data_key(state), state.step // steps, n, batch_size)
+        indices = _indices_from(data_key(state), state.step, n, batch_size)
         return lax.scan(body, state, indices)
 
     return run_epoch
@@ -100,19 +107,25 @@ def evaluate(metrics: Callable[[Any, Any, PyTree], Metrics], batch_size: int) ->
       batch_size: how many examples at a time; the last, partial batch counts each example once.
 
     Raises:
-      ValueError: for a `batch_size` below 1.
+      ValueError: for a `batch_size` below 1; when traced, if a metric is not `[batch_size]`.
     """
     if batch_size < 1:
         raise ValueError(f"evaluate: batch_size must be at least 1, got {batch_size}")
 
     def run_evaluation(state: TrainState, data: PyTree) -> Metrics:
-        n = _data_size("evaluate", data)
+        n = leading_size("evaluate", data)
         size = min(batch_size, n)
         steps = -(-n // size)
 
         def batch_sums(indices: Array) -> Metrics:
             batch = _take(data, jnp.minimum(indices, n - 1))
             values = metrics(state.params, state.model_state, batch)
+            for name, v in values.items():
+                if v.shape != (size,):
+                    raise ValueError(
+                        f"evaluate: metric {name!r} must be one value for each example, [{size}], "
+                        f"got {list(v.shape)}"
+                    )
             valid = indices < n
             return {k: jnp.sum(v, where=valid, dtype=_wide(v)) for k, v in values.items()}
 
@@ -126,8 +139,13 @@ def _wide(values: Array) -> Any:
     return jnp.promote_types(values.dtype, jnp.float32)
 
 
+def _nothing(shape: jax.ShapeDtypeStruct) -> Array:
+    value = jnp.nan if jnp.issubdtype(shape.dtype, jnp.inexact) else 0
+    return jnp.full(shape.shape, value, shape.dtype)
+
+
 class History(NamedTuple):
-    """What a run recorded; after an early stop the remaining entries are NaN."""
+    """What a run recorded; after an early stop the remaining entries are NaN (0 for integers)."""
 
     train: Metrics
     """`[epochs, steps]` each."""
@@ -154,17 +172,19 @@ def run(
       evaluate: from `train.evaluate`.
       epochs: how many at most.
       monitor: which of `evaluate`'s metrics early stopping watches (smaller is better).
-      patience: stop after this many epochs in a row without improvement; `None` never stops.
+      patience: stop once there were this many epochs in a row without improvement, those of the
+        `Stopping` that is handed in included; `None` never stops.
 
     Returns:
-      The run, to be jitted by the caller. Its `Stopping` (at first `init_stopping(state)`) holds
-      the best parameters seen, whether or not it stops.
+      The run, to be jitted by the caller. The state is the last; its `Stopping` (at first
+      `init_stopping(state)`) holds the best seen, whether or not it stops: see `best`.
 
     Raises:
       ValueError: for `epochs` below 1, or a `monitor` that `evaluate` does not give.
     """
     if epochs < 1:
         raise ValueError(f"run: epochs must be at least 1, got {epochs}")
+    require_patience(patience)
 
     def one_epoch(
         carry: tuple[TrainState, Stopping], data: PyTree, held_out: PyTree
@@ -174,7 +194,7 @@ def run(
         measured = evaluate(state, held_out)
         if monitor not in measured:
             raise ValueError(f"run: monitor must be one of {sorted(measured)}, got {monitor!r}")
-        stopping = update_stopping(stopping, measured[monitor], state, patience=patience)
+        stopping = update_stopping(stopping, measured[monitor], state)
         return (state, stopping), (train, measured)
 
     def run_epochs(
@@ -186,10 +206,10 @@ def run(
         shapes = jax.eval_shape(go, (state, stopping))[1]
 
         def skip(carry: tuple[TrainState, Stopping]) -> tuple[Any, Any]:
-            return carry, jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan).astype(s.dtype), shapes)
+            return carry, jax.tree.map(_nothing, shapes)
 
         def body(carry: tuple[TrainState, Stopping], _: None) -> tuple[Any, History]:
-            ran = ~carry[1].stopped
+            ran = ~should_stop(carry[1], patience)
             carry, (train, measured) = lax.cond(ran, go, skip, carry)
             return carry, History(train, measured, ran)
 

@@ -38,7 +38,7 @@ def permutation(key: Key, n: int) -> Array:
       n: how many, from 1 to 2³¹ - 1.
     """
     if n < SORTED_BELOW:
-        return jax.random.permutation(key, n)
+        return jax.random.permutation(key, jnp.arange(n, dtype=jnp.int32))
     bits = (n - 1).bit_length()
     low_bits = bits // 2
     low_mask = np.uint32((1 << low_bits) - 1)

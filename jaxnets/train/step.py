@@ -56,22 +56,49 @@ def model_key(state: TrainState) -> Key:
     return jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
 
 
-def batched(loss: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., Any]:
-    """A batch's loss from one example's: `vmap` and the mean (of `aux` too).
+def batched(loss: Callable[..., Any], *, has_key: bool = False) -> Callable[..., Any]:
+    """A batch's loss from one example's: `vmap` and the mean.
+
+    Not for a model with batch norm in training, which needs the batch as a whole.
 
     Args:
-      loss: `loss(params, *example) -> scalar`, or `-> (scalar, aux)` with `has_aux`.
-      has_aux: as above.
+      loss: `loss(params, example)`, or `loss(params, example, key)` with `has_key`; a scalar, or a
+        scalar and a dict of further metrics.
+      has_key: gives each example a key of its own.
 
     Returns:
-      `f(params, *batch)` with the mean over the batch of all that `loss` returns.
+      `f(params, batch)`, or `f(params, batch, key)`: the mean over the batch of all that `loss`
+      returns.
     """
 
-    def mean_loss(params: Params, *batch: PyTree) -> Any:
-        losses = jax.vmap(loss, (None, *(0 for _ in batch)))(params, *batch)
+    def mean_loss(params: Params, batch: PyTree, *key: Key) -> Any:
+        size = leading_size("batched", batch)
+        keys = [jax.random.split(key[0], size)] if has_key else []
+        losses = jax.vmap(loss, (None, 0, *(0 for _ in keys)))(params, batch, *keys)
         return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), losses)
 
     return mean_loss
+
+
+def leading_size(function: str, data: PyTree) -> int:
+    """The number of examples: the first axis that all leaves share.
+
+    Raises:
+      ValueError: if there is none, or it is 0.
+    """
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
+    sizes = {shape[:1] for shape in shapes}
+    if len(sizes) != 1 or not all(size and size[0] for size in sizes):
+        raise ValueError(
+            f"{function}: every leaf of data needs the same, non-zero first axis, got {shapes}"
+        )
+    return int(shapes[0][0])
+
+
+def _pair(out: Any, wants: str) -> Any:
+    if not isinstance(out, tuple) or len(out) != 2:
+        raise ValueError(f"step: by its flags, loss must return {wants}, got {type(out).__name__}")
+    return out
 
 
 def step(
@@ -98,23 +125,33 @@ def step(
       The step, to be jitted or scanned by the caller. Its metrics are `{"loss": …}` and `loss`'s.
 
     Raises:
-      ValueError: (when traced) if `loss` does not return a scalar.
+      ValueError: (when traced) if `loss` does not return what the flags say.
     """
 
     def full(params: Params, state: TrainState, batch: PyTree) -> tuple[Array, tuple[PyTree, Any]]:
         args = (params, state.model_state, batch) if has_state else (params, batch)
         out = loss(*args, model_key(state)) if has_key else loss(*args)
+        value: Any
         model_state, metrics = state.model_state, {}
         if has_state and has_aux:
-            value, (model_state, metrics) = out
+            value, (model_state, metrics) = _pair(out, "(scalar, (state, metrics))")
         elif has_state:
-            value, model_state = out
+            value, model_state = _pair(out, "(scalar, state)")
         elif has_aux:
-            value, metrics = out
+            value, metrics = _pair(out, "(scalar, metrics)")
         else:
             value = out
+        if isinstance(value, tuple):
+            raise ValueError(
+                "step: loss must return a scalar, got a tuple; pass has_aux=True or has_state=True"
+            )
         if jnp.shape(value) != ():
             raise ValueError(f"step: loss must return a scalar, got shape {jnp.shape(value)}")
+        if not isinstance(metrics, dict) or "loss" in metrics:
+            raise ValueError(
+                "step: metrics must be a dict without the name 'loss', which is the step's own, "
+                f"got {list(metrics) if isinstance(metrics, dict) else type(metrics).__name__}"
+            )
         return value, (model_state, metrics)
 
     def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:

@@ -148,6 +148,35 @@ def test_factors_cross_jit_and_scan():
     assert isinstance(stacked, gradients.Factors)
 
 
+@pytest.mark.parametrize("size", [1e20, 1e-23])
+def test_clipping_holds_where_squares_over_or_underflow(size):
+    def linear(params, x):
+        return jnp.dot(params, x)
+
+    x = jnp.array([[size, 0.0], [0.0, -size]])
+    gradient, metrics = gradients.clipped_grad(linear, size / 100)(jnp.ones(2), x)
+    np.testing.assert_allclose(metrics.norms, [size, size], rtol=1e-6)
+    np.testing.assert_allclose(gradient, [size / 200, -size / 200], rtol=1e-6)
+
+
+def test_second_moments_of_half_precision_do_not_overflow():
+    _, factors = gradients.per_example_grad(lambda p, x: jnp.sum(p) * x)(
+        jnp.ones(2, jnp.float16), jnp.full(3, 300, jnp.float16)
+    )
+    np.testing.assert_allclose(gradients.second_moment(factors), [9e4, 9e4], rtol=1e-3)
+
+
+def test_directional_derivatives_of_complex_parameters():
+    def modulus(params, x):
+        return jnp.sum(jnp.abs(params * x) ** 2)
+
+    params, tangent = jnp.array([1 + 2j, 3 - 1j]), jnp.array([0.5 - 1j, 2 + 1j])
+    x = jnp.array([1.0, 2.0])
+    _, factors = gradients.per_example_grad(modulus)(params, x)
+    want = [jax.jvp(lambda p, s=s: modulus(p, s), (params,), (tangent,))[1] for s in x]
+    np.testing.assert_allclose(gradients.dot(factors, tangent), want, rtol=1e-6)
+
+
 def test_half_precision_norms_accumulate_in_float32():
     params = jnp.ones(4096, jnp.bfloat16)
     norms = gradients.per_example_norms(lambda p, x: jnp.sum(p) * x)(
@@ -180,3 +209,13 @@ def test_other_refusals():
     factors = gradients.per_example_grad(loss)(PARAMS, X, Y)[1]
     with pytest.raises(ValueError, match=r"weights must be \[5\]"):
         gradients.weighted_sum(factors, jnp.ones(4))
+    for bad in (jnp.float32(-1), np.float32(-1)):
+        with pytest.raises(ValueError, match="clip_norm must be positive"):
+            gradients.clipped_grad(loss, bad)
+    with pytest.raises(ValueError, match=r"clip_norm must be a scalar, got \(2,\)"):
+        gradients.clipped_grad(loss, jnp.ones(2))
+    turned = jax.tree.map(jnp.transpose, PARAMS)
+    with pytest.raises(ValueError, match=r"tangent must be shaped as params; 'layers/0/kernel'"):
+        gradients.dot(factors, turned)
+    with pytest.raises(ValueError, match="params has no leaves"):
+        gradients.per_example_grad(lambda p, x: x)({}, jnp.ones(3))

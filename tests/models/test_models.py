@@ -1,3 +1,5 @@
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -93,7 +95,11 @@ def test_bad_shapes_are_named():
     with pytest.raises(
         ValueError, match=r"image must be \(height, width, channels\), got \(8, 8\)"
     ):
-        models.init_cnn(KEY, models.CNNConfig((8, 8), 4))
+        models.CNNConfig((8, 8), 4)
+    with pytest.raises(ValueError, match="MLPConfig: every size must be positive"):
+        models.MLPConfig(4, -2)
+    with pytest.raises(ValueError, match="CNNConfig: every size must be positive"):
+        models.CNNConfig((8, 8, 1), 4, pool=0)
     with pytest.raises(ValueError, match="leave nothing of an image"):
         models.init_cnn(KEY, models.CNNConfig((8, 8, 1), 4, channels=(2, 2, 2, 2)))
 
@@ -105,12 +111,13 @@ def test_summary_lists_every_leaf_and_counts():
     assert any(line.split() == ["layers/0/kernel", "6×8", "float32", "48"] for line in lines)
     total = 6 * 8 + 8 + 8 * 5 + 5 + 5 * 4 + 4
     assert lines[-2].split() == ["total", f"{total}"]
-    assert lines[-1].startswith("FLOPs")
+    assert re.fullmatch(r"FLOPs  [\d,]+", lines[-1])
 
 
 def test_flops_of_a_matrix_product_are_counted():
     count = models.flops(jnp.dot, jnp.ones((32, 64)), jnp.ones((64, 16)))
-    assert count is None or count == 2 * 32 * 64 * 16
+    reported = jax.default_backend() == "cpu" or count is not None
+    assert count == 2 * 32 * 64 * 16 if reported else count is None
 
 
 def test_summary_of_shapes_allocates_nothing():

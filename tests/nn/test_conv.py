@@ -123,6 +123,11 @@ def test_pooling_propagates_nan():
         (lambda p, x: nn.conv(p, x, stride=(1, 2, 3)), "stride must be a positive integer or 2"),
         (lambda p, x: nn.conv(p, x, dilation=-1), "dilation must be a positive integer"),
         (lambda p, x: nn.conv(p, x, groups=3), "groups must divide the 4 output channels, got 3"),
+        (lambda p, x: nn.conv(p, x, groups=0), "groups must divide the 4 output channels, got 0"),
+        (lambda p, x: nn.conv(p, x, padding=((1, 2, 3), (1, 1))), "padding must be"),
+        (lambda p, x: nn.conv(p, x, padding=(1.5, 1)), "padding must be"),
+        (lambda p, x: nn.conv(p, x, stride=1.5), "stride must be a positive integer"),
+        (lambda p, x: nn.max_pool(x, 2, 2, 2), "nor as large as the window"),
         (lambda p, x: nn.conv(p, x, groups=2), r"x must be \[..., space, space, 4\]"),
         (lambda p, x: nn.conv(p, x, padding=((1, 1),)), "padding must be"),
         (lambda p, x: nn.conv_transpose(p, x, padding="CAUSAL"), "conv_transpose: padding must be"),
@@ -139,7 +144,14 @@ def test_bad_input_is_named(call, message):
         jax.eval_shape(call, params, x)
 
 
+def test_numpy_integers_are_integers():
+    params, x = nn.init_conv(KEY, (3, 3), 2, 4), jnp.zeros((1, 6, 6, 2))
+    assert nn.conv(params, x, stride=np.int64(2)).shape == (1, 3, 3, 4)
+
+
 def test_bad_construction_is_named():
+    with pytest.raises(ValueError, match="window must be 1 to 3 positive integers, got 3"):
+        nn.init_conv(KEY, 3, 2, 4)
     with pytest.raises(ValueError, match="window must be 1 to 3 positive integers"):
         nn.init_conv(KEY, (3, 0), 2, 4)
     with pytest.raises(ValueError, match="groups must divide n_in 3 and n_out 4, got 2"):
@@ -152,3 +164,7 @@ def test_integer_images_are_refused():
         nn.conv(params, jnp.zeros((6, 6, 2), jnp.uint8))
     with pytest.raises(TypeError, match="avg_pool: x must be of a floating dtype"):
         nn.avg_pool(jnp.zeros((6, 6, 2), jnp.uint8), 2, 2)
+    with pytest.raises(TypeError, match="global_avg_pool: x must be of a floating dtype"):
+        nn.global_avg_pool(jnp.zeros((6, 6, 2), jnp.uint8))
+    with pytest.raises(TypeError, match="max_pool: x must be of a real floating dtype, got bool"):
+        nn.max_pool(jnp.zeros((6, 6, 2), bool), 2, 2)

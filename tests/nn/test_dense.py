@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,15 @@ def test_dense_accumulates_half_precision_in_float32():
     """4,096 terms of 1/64 each: bfloat16 partial sums would stop growing at 4."""
     params = {"kernel": jnp.full((4096, 1), 1 / 64, jnp.bfloat16)}
     np.testing.assert_array_equal(nn.dense(params, jnp.ones(4096, jnp.bfloat16)), [64.0])
+
+
+@pytest.mark.parametrize(
+    "init", [nn.init_dense, lambda k, *a, **kw: nn.init_conv(k, (1,), *a, **kw)]
+)
+def test_kernel_and_bias_are_drawn_independently(init):
+    draw = nn.initializers.normal(1.0)
+    params = init(KEY, 1, 8, kernel_init=draw, bias_init=draw)
+    assert not np.allclose(params["kernel"].ravel(), params["bias"])
 
 
 def test_dense_computes_in_the_dtype_of_x():
@@ -55,6 +66,52 @@ def test_gelu_is_exact_and_its_approximation_has_its_own_name():
     exact = x * jax.scipy.stats.norm.cdf(x)
     np.testing.assert_allclose(nn.gelu(x), exact, atol=2e-7)
     assert 1e-5 < float(jnp.abs(nn.gelu_tanh(x) - exact).max()) < 1e-3
+
+
+def phi(x):
+    return 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def logistic(x):
+    return 1 / (1 + np.exp(-x))
+
+
+LAMBDA, ALPHA = 1.0507009873554805, 1.6732632423543772
+FORMULAS = {
+    "identity": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "relu_squared": lambda x: np.maximum(x, 0) ** 2,
+    "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
+    "elu": lambda x: np.where(x > 0, x, np.expm1(x)),
+    "celu": lambda x: np.where(x > 0, x, np.expm1(x)),
+    "selu": lambda x: LAMBDA * np.where(x > 0, x, ALPHA * np.expm1(x)),
+    "gelu": lambda x: x * phi(x),
+    "gelu_tanh": lambda x: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "silu": lambda x: x * logistic(x),
+    "swish": lambda x: x * logistic(x),
+    "mish": lambda x: x * np.tanh(np.log1p(np.exp(x))),
+    "sigmoid": logistic,
+    "log_sigmoid": lambda x: np.log(logistic(x)),
+    "hard_sigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
+    "hard_silu": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "hard_swish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "hard_tanh": lambda x: np.clip(x, -1, 1),
+    "tanh": np.tanh,
+    "soft_sign": lambda x: x / (1 + np.abs(x)),
+    "softplus": lambda x: np.log1p(np.exp(x)),
+    "squareplus": lambda x: (x + np.sqrt(x**2 + 4)) / 2,
+    "softmax": lambda x: np.exp(x) / np.exp(x).sum(),
+    "log_softmax": lambda x: x - np.log(np.exp(x).sum()),
+    "glu": lambda x: x[:8] * logistic(x[8:]),
+}
+
+
+@pytest.mark.parametrize("name", nn.activations.__all__)
+def test_activations_are_their_formulas(name):
+    x = np.linspace(-7, 7, 16)
+    got = getattr(nn, name)(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(got, FORMULAS[name](x), rtol=2e-6, atol=2e-7)
 
 
 @pytest.mark.parametrize("name", nn.activations.__all__)

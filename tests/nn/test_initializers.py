@@ -1,3 +1,5 @@
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +48,9 @@ def test_the_same_draws_as_jax(name):
 def test_factories_are_cached_so_that_configs_stay_equal(name):
     factory = getattr(ours, name)
     assert factory() is factory()
+    for parameter in list(inspect.signature(factory).parameters.values())[:1]:
+        assert factory() is factory(parameter.default)
+        assert factory() is factory(**{parameter.name: parameter.default})
     assert hash(factory()) == hash(factory())
 
 
@@ -99,7 +104,7 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="scale must be positive, got 0"):
         ours.variance_scaling(0.0, "fan_in", "normal")
     with pytest.raises(ValueError, match="distribution must be"):
-        ours.variance_scaling(1.0, "fan_in", "cauchy")(KEY, (2, 2), jnp.float32)
+        ours.variance_scaling(1.0, "fan_in", "cauchy")
     with pytest.raises(ValueError, match=r"shape \(3,\) has no fan"):
         ours.he_normal()(KEY, (3,), jnp.float32)
     with pytest.raises(ValueError, match="two axes"):

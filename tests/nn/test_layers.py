@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxnets import gradients, nn
+from jaxnets import gradients, models, nn
 from tests.catalogue import LAYERS, MODELS
 from tests.numerics import assert_trees_close, relative_error
 
@@ -70,6 +70,15 @@ def test_jit_equals_eager_and_traces_once(case):
     assert relative_error(compiled, case.apply(params, x)) <= 1e-6
 
 
+def test_every_layer_and_model_has_a_row():
+    rows = {case.name.split("/")[0] for case in CASES}
+    not_layers = {"activations", "initializers", "scan_layers", *nn.activations.__all__}
+    layers = {n for n in nn.__all__ if not n.startswith("init_")} - not_layers
+    assert layers <= rows
+    functions = {n.removeprefix("init_") for n in models.__all__ if n.startswith("init_")}
+    assert functions <= rows
+
+
 @each(SEPARATE)
 def test_vmap_is_the_batch(case):
     params, x = params_and_input(case)
@@ -111,7 +120,15 @@ def test_derivatives_agree_with_finite_differences_in_float64(case, x64):
     check_grads(loss, (wrt,), order=1, modes=("fwd", "rev"), atol=1e-6, rtol=1e-6, eps=1e-5)
 
 
-HAND_DERIVED = ["conv/2d", "conv/2d_strided", "conv/2d_depthwise", "layer_norm", "rms_norm"]
+HAND_DERIVED = [
+    "conv/2d",
+    "conv/2d_strided",
+    "conv/2d_depthwise",
+    "layer_norm",
+    "rms_norm",
+    "group_norm",
+    "instance_norm",
+]
 
 
 @each([case for case in CASES if case.name in [*HAND_DERIVED, "batch_norm/train", "cnn/train"]])
@@ -141,8 +158,15 @@ def test_half_precision_in_and_out(case, dtype):
     x = x.astype(dtype)
     y = case.apply(params, x)
     assert y.dtype == dtype
-    tolerance = 4 * float(jnp.finfo(dtype).eps)
-    assert relative_error(y, case.apply(params, x.astype(jnp.float32))) <= tolerance
+    eps = float(jnp.finfo(dtype).eps)
+    assert relative_error(y, case.apply(params, x.astype(jnp.float32))) <= 4 * eps
+
+    gradient = jax.jit(jax.grad(pairing(case, case.apply)))
+    got, want = gradient((params, x)), gradient((params, x.astype(jnp.float32)))
+    assert got[1].dtype == dtype
+    assert {g.dtype for g in jax.tree.leaves(got[0])} <= {np.dtype("float32")}
+    # a few roundings a layer; a maximum may fall to another of two close values
+    assert_trees_close(got, jax.tree.map(lambda g: g, want), 64 * eps)
 
 
 def keeps_shape(case):

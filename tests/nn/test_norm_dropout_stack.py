@@ -91,6 +91,23 @@ def test_bad_input_is_named(call, message):
         jax.eval_shape(call, params, state, jnp.zeros((2, 3, 6)))
 
 
+def test_norms_refuse_what_they_cannot_normalize():
+    params, state = nn.init_batch_norm(6)
+    with pytest.raises(ValueError, match="more than one value per feature"):
+        nn.batch_norm(params, state, jnp.zeros((0, 6)), train=True)
+    with pytest.raises(TypeError, match="layer_norm: x must be of a real floating dtype, got comp"):
+        nn.layer_norm({}, jnp.zeros((2, 6), jnp.complex64))
+    with pytest.raises(ValueError, match="got a scalar"):
+        nn.layer_norm({}, jnp.float32(1))
+
+
+def test_batch_norms_moments_keep_their_dtype(x64):
+    params, state = nn.init_batch_norm(3)
+    state = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), state)
+    _, after = nn.batch_norm(params, state, jnp.ones((4, 3)), train=True)
+    assert {leaf.dtype for leaf in after.values()} == {np.dtype("float32")}
+
+
 def test_dropout_keeps_the_mean_and_drops_at_its_rate():
     x = jnp.ones((200, 100))
     y = nn.dropout(x, 0.3, key=KEY)
@@ -131,6 +148,11 @@ def test_spatial_dropout_drops_whole_channels():
 def test_dropout_refuses_bad_rates_and_integers():
     with pytest.raises(ValueError, match=r"rate must be in \[0, 1\], got 1.5"):
         nn.dropout(jnp.ones(3), 1.5, key=KEY)
+    for rate in (np.float32(1.5), jnp.float32(-1)):
+        with pytest.raises(ValueError, match=r"rate must be in \[0, 1\]"):
+            nn.dropout(jnp.ones(3), rate, key=KEY)
+    with pytest.raises(ValueError, match="shared_axes must be axes of x"):
+        nn.dropout(jnp.ones(3), 0.5, key=KEY, shared_axes=(9,))
     with pytest.raises(TypeError, match="dropout: x must be of a floating dtype"):
         nn.dropout(jnp.ones(3, jnp.int32), 0.5, key=KEY)
     with pytest.raises(ValueError, match="spatial_dropout: x must be"):

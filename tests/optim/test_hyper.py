@@ -227,6 +227,17 @@ def test_bad_values(build, message):
         build()
 
 
+@pytest.mark.parametrize("rate", [jnp.float32(-1), np.float32(-1), jnp.float32(np.nan)])
+def test_bad_values_of_arrays_that_are_not_traced(rate):
+    with pytest.raises(ValueError, match=r"adam: learning_rate must be finite and >= 0, got"):
+        optim.adam(rate)
+
+
+def test_a_list_is_no_transformation():
+    with pytest.raises(TypeError, match=r"must be a transformation, .* got list"):
+        optim.chain([optim.adam(0.1), optim.clip(1.0)])
+
+
 def test_bad_value_of_a_schedule():
     optimizer = optim.adam(0.1, b1=lambda step: 1.0)
     with pytest.raises(ValueError, match=r"scale_by_adam: b1 must be in \[0, 1\), got 1.0"):

@@ -122,6 +122,29 @@ def test_what_does_not_fit_is_named(tmp_path, like, message):
         train.restore_checkpoint(tmp_path, like)
 
 
+def test_the_checkpoint_just_saved_is_kept_whatever_its_step(tmp_path):
+    for step in (100, 5):
+        train.save_checkpoint(tmp_path, step, {"x": jnp.full(1, step)}, keep=1)
+    assert train.checkpoint_steps(tmp_path) == [5, 100]
+    assert train.restore_checkpoint(tmp_path, {"x": jnp.zeros(1, int)}, step=5)["x"] == 5
+
+
+def test_what_would_be_lost_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="two leaves have the path 'a/b'"):
+        train.save_checkpoint(tmp_path, 1, {"a/b": jnp.ones(1), "a": {"b": jnp.ones(1)}})
+    with pytest.raises(ValueError, match="there is nothing to save in x"):
+        train.save_checkpoint(tmp_path, 1, {"x": jnp.ones(0)})
+    with pytest.raises(ValueError, match="there is nothing to save in the tree"):
+        train.save_checkpoint(tmp_path, 1, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_numpy_leaves_keep_their_dtype(tmp_path):
+    saved = {"x": np.array([1 + 1e-12])}
+    train.save_checkpoint(tmp_path, 1, saved)
+    assert np.asarray(train.restore_checkpoint(tmp_path, saved)["x"]) == 1 + 1e-12
+
+
 def test_missing_folders_and_bad_steps(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint in"):
         train.restore_checkpoint(tmp_path / "none", {})

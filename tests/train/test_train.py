@@ -85,13 +85,27 @@ def test_every_form_of_loss(has_aux, has_state, has_key):
 
 
 def test_batched_turns_an_examples_loss_into_a_batchs():
-    def example_loss(params, x, y):
+    def example_loss(params, example):
+        x, y = example["x"], example["y"]
         return losses.squared_error(predict(params, x), y), {"x": x[0]}
 
     params = models.init_mlp(KEY, CONFIG)
-    value, aux = train.batched(example_loss, has_aux=True)(params, DATA["x"], DATA["y"])
+    value, aux = train.batched(example_loss)(params, DATA)
     assert relative_error(value, batch_loss(params, DATA, None)) <= 1e-6
     assert relative_error(aux["x"], DATA["x"][:, 0].mean()) <= 1e-6
+
+
+def test_batched_gives_each_example_a_key_of_its_own():
+    def example_loss(params, example, key):
+        return jax.random.uniform(key) * params, {"key": jax.random.uniform(key)}
+
+    optimizer = optim.sgd(0.1)
+    state = train.init_state(jnp.ones(()), optimizer, KEY)
+    step = train.step(
+        train.batched(example_loss, has_key=True), optimizer, has_key=True, has_aux=True
+    )
+    _, metrics = step(state, jnp.zeros(1000))
+    assert abs(float(metrics["key"]) - 0.5) < 5 / np.sqrt(12 * 1000)
 
 
 def test_an_epoch_sees_every_example_at_most_once_and_others_each_epoch():
@@ -103,6 +117,27 @@ def test_an_epoch_sees_every_example_at_most_once_and_others_each_epoch():
     assert len(left_out) > 1
     assert not np.array_equal(epochs[0], epochs[1])
     np.testing.assert_array_equal(epochs[3], train.epoch_indices(KEY, 3, N, BATCH))
+
+
+def test_batches_are_a_function_of_key_and_step_from_anywhere():
+    optimizer = optim.sgd(0.0)
+    seen = []
+
+    def loss(params, batch):
+        jax.debug.callback(lambda y: seen.append(np.array(y)), batch["y"], ordered=True)
+        return jnp.mean(params * batch["y"])
+
+    epoch = jax.jit(train.epoch(train.step(loss, optimizer), BATCH))
+    state = train.init_state(jnp.ones(()), optimizer, KEY)._replace(step=jnp.int32(3))
+    state, _ = epoch(state, DATA)
+    epoch(state, DATA)
+    jax.effects_barrier()
+    key = jax.random.fold_in(KEY, 0)
+    want = [DATA["y"][train.batch_indices(key, step, N, BATCH)] for step in range(3, 13)]
+    np.testing.assert_array_equal(seen, want)
+    whole = np.concatenate([train.epoch_indices(key, e, N, BATCH) for e in range(3)])
+    each = [train.batch_indices(key, step, N, BATCH) for step in range(15)]
+    np.testing.assert_array_equal(each, whole)
 
 
 def test_an_epoch_in_a_scan_is_its_steps_one_by_one():
@@ -179,14 +214,14 @@ def test_early_stopping_restores_the_best_and_skips_the_rest():
     state, stopping, history = jax.jit(run)(initial, train.init_stopping(initial), DATA, HELD_OUT)
     ran = int(history.ran.sum())
     assert 2 < ran < 40
-    assert stopping.stopped
+    assert train.should_stop(stopping, 2)
     test_loss = np.asarray(history.held_out["loss"])
     best = int(np.argmin(test_loss[:ran]))
     assert best == ran - 1 - 2
     assert np.isnan(test_loss[ran:]).all()
     assert stopping.best_value == test_loss[best]
     assert int(stopping.best_step) == (best + 1) * 5
-    restored = state._replace(params=stopping.best_params)
+    restored = train.best(state, stopping)
     again = train.evaluate(measure, 8)(restored, HELD_OUT)["loss"]
     assert relative_error(again, test_loss[best]) <= 1e-6
     assert int(state.step) == ran * 5
@@ -196,20 +231,52 @@ def test_nan_is_never_better():
     state = fresh(optim.sgd(0.1))
     stopping = train.init_stopping(state)
     for value in (1.0, jnp.nan, jnp.nan):
-        stopping = train.update_stopping(stopping, jnp.asarray(value), state, patience=2)
+        stopping = train.update_stopping(stopping, value, state)
     assert stopping.best_value == 1
-    assert stopping.stopped
+    assert train.should_stop(stopping, 2)
+    assert not train.should_stop(stopping, 3)
+    assert not train.should_stop(stopping, None)
+
+
+def test_small_improvements_count_in_float64(x64):
+    state = fresh(optim.sgd(0.1))
+    stopping = train.init_stopping(state)
+    for value in (1.0, 1.0 - 1e-9):
+        stopping = train.update_stopping(stopping, value, state)
+    assert stopping.since_best == 0
+
+
+def test_a_stopped_run_goes_on_with_more_patience():
+    run, initial = make_run(40, patience=1, learning_rate=0.5)
+    state, stopping, history = jax.jit(run)(initial, train.init_stopping(initial), DATA, HELD_OUT)
+    assert not history.ran.all()
+    again, _ = make_run(2, patience=None, learning_rate=0.5)
+    _, _, more = jax.jit(again)(state, stopping, DATA, HELD_OUT)
+    assert more.ran.all()
+
+
+def test_state_and_stopping_can_be_donated():
+    run, initial = make_run(1)
+    jax.jit(run, donate_argnums=(0, 1))(initial, train.init_stopping(initial), DATA, HELD_OUT)
+
+
+def test_the_best_state_has_the_moments_it_was_measured_with():
+    state = fresh(optim.sgd(0.1))._replace(model_state={"mean": jnp.zeros(2)})
+    stopping = train.update_stopping(train.init_stopping(state), 1.0, state)
+    later = state._replace(model_state={"mean": jnp.ones(2)}, step=jnp.int32(9))
+    stopping = train.update_stopping(stopping, 2.0, later)
+    restored = train.best(later, stopping)
+    np.testing.assert_array_equal(restored.model_state["mean"], [0, 0])
+    assert restored.step == 9
 
 
 def test_min_delta():
     state = fresh(optim.sgd(0.1))
     stopping = train.init_stopping(state)
     for value in (1.0, 0.95):
-        stopping = train.update_stopping(
-            stopping, jnp.float32(value), state, patience=None, min_delta=0.1
-        )
+        stopping = train.update_stopping(stopping, value, state, min_delta=0.1)
     assert stopping.best_value == 1
-    assert not stopping.stopped
+    assert stopping.since_best == 1
 
 
 def test_optaxs_optimizer_in_our_run():
@@ -290,7 +357,15 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="epochs must be at least 1"):
         make_run(0)
     with pytest.raises(ValueError, match="patience must be at least 1"):
-        train.update_stopping(train.init_stopping(state), jnp.float32(1), state, patience=0)
+        make_run(1, patience=0)
+    with pytest.raises(ValueError, match=r"metric 'l' must be one value for each example, \[4\]"):
+        train.evaluate(lambda p, m, b: {"l": jnp.mean(b["y"])}, 4)(state, DATA)
+    with pytest.raises(ValueError, match="got a tuple; pass has_aux=True"):
+        train.step(lambda p, b: (jnp.ones(()), {}), optimizer)(state, DATA)
+    with pytest.raises(ValueError, match=r"must return \(scalar, metrics\), got"):
+        train.step(lambda p, b: jnp.ones(()), optimizer, has_aux=True)(state, DATA)
+    with pytest.raises(ValueError, match="without the name 'loss'"):
+        train.step(lambda p, b: (jnp.ones(()), {"loss": 1}), optimizer, has_aux=True)(state, DATA)
     epoch, evaluation = train.epoch(step, 4), train.evaluate(measure, 4)
     run = train.run(epoch, evaluation, 1, monitor="accuracy")
     with pytest.raises(ValueError, match=r"monitor must be one of \['loss'\], got 'accuracy'"):
