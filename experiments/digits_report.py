@@ -112,8 +112,10 @@ def write_report(
 ) -> Path:
     """The plots as PNG files and `report.html`; returns the report's path."""
     described = read_config(run)
+    # without patience, the test images themselves are watched, and nothing is chosen by them
+    held_out = "test" if config.patience is None else "held-out"
     sections = [
-        Section("Training", _training(run, curves, difference)),
+        Section("Training", _training(run, curves, difference, held_out)),
         Section("The hardest images", _examples(run, data, examples)),
         Section("The net", [Code(_summary(curves[0], model))]),
         Section("Settings", [config_table(described["config"])]),
@@ -160,25 +162,35 @@ def _pair(curves: Sequence[Curve], difference: Difference | None) -> list[Curve]
     return [curves[0]] if difference is None else [curves[0], curves[-1]]
 
 
-def _training(run: Run, curves: Sequence[Curve], difference: Difference | None) -> list[Block]:
+def _running_mean(values: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The last step of each window, and the window's mean."""
+    means = np.convolve(values, np.full(width, 1 / width), mode="valid")
+    return np.arange(width, len(values) + 1), means
+
+
+def _training(
+    run: Run, curves: Sequence[Curve], difference: Difference | None, held_out: str
+) -> list[Block]:
     pair = _pair(curves, difference)
     epochs = len(pair[0].held_out["loss"])
     at = (np.arange(epochs) + 1) * len(pair[0].train_loss) // max(epochs, 1)
-    loss = [plots.Curve(c.label, np.arange(len(c.train_loss)) + 1, c.train_loss) for c in pair]
-    loss += [plots.Curve(c.label, at, c.held_out["loss"], "test") for c in pair]
-    accuracy = [plots.Curve(c.label, at, c.held_out["accuracy"], "test") for c in curves]
+    width = max(1, len(pair[0].train_loss) // 200)
+    loss = [plots.Curve(c.label, *_running_mean(c.train_loss, width)) for c in pair]
+    loss += [plots.Curve(c.label, at, c.held_out["loss"], held_out) for c in pair]
+    accuracy = [plots.Curve(c.label, at, c.held_out["accuracy"], held_out) for c in curves]
     blocks: list[Block] = [
         _picture(
             run,
             "loss.png",
             plots.loss_curves(loss),
-            "Cross-entropy of each training batch, and of the held-out images after each epoch.",
+            f"Cross-entropy of the training batches (running mean of {width} steps), and of the "
+            f"{held_out} images after each epoch.",
         ),
         _picture(
             run,
             "accuracy.png",
             plots.accuracy_curves(accuracy),
-            "Accuracy on held-out images after each epoch, every run.",
+            f"Accuracy on the {held_out} images after each epoch, every run.",
         ),
     ]
     rows = [

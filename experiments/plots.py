@@ -55,7 +55,7 @@ class Curve(NamedTuple):
     steps: ArrayLike
     values: ArrayLike
     split: str = "train"
-    """`"train"` is drawn solid, `"test"` dashed with markers."""
+    """`"train"` is drawn solid, others (`"test"`, `"held out"`) dashed with markers."""
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def _draw(axes: "Axes", curves: Sequence[Curve], x_label: str, y_label: str) -> 
     runs = list(dict.fromkeys(curve.run for curve in curves))
     for curve in curves:
         index = runs.index(curve.run)
-        test = curve.split == "test"
+        test = curve.split != "train"
         axes.plot(
             np.asarray(curve.steps),
             np.asarray(curve.values),
@@ -123,6 +123,7 @@ def gradient_norms(norms: ArrayLike, labels: ArrayLike, classes: Sequence[str]) 
     values = np.maximum(values, floor if np.isfinite(floor) else 1e-12)
     low, high = np.log10(values.min()), np.log10(values.max())
     bins = np.logspace(low, max(high, low + 0.1), 41)
+    bins[0], bins[-1] = min(bins[0], values.min()), max(bins[-1], values.max())  # despite rounding
     counts = [np.histogram(values[of == index], bins)[0] for index in range(len(classes))]
     tallest = max(1, *(int(count.max()) for count in counts))
     with _figure(7.2, 1.0 + 0.38 * len(classes)) as figure:
@@ -183,7 +184,9 @@ def hardest_examples(
     order = np.argsort(-sizes, kind="stable")[:count]
     columns = min(columns, len(order))
     rows = -(-len(order) // columns)
-    with _figure(1.15 * columns, 1.55 * rows) as figure:
+    # names that would run into their neighbours' take two lines
+    arrow = " → " if max(map(len, classes)) < 6 else " →\n"
+    with _figure(1.15 * columns, (1.55 if arrow == " → " else 1.75) * rows) as figure:
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat[len(order) :]:
             axes.axis("off")
@@ -196,7 +199,7 @@ def hardest_examples(
             for spine in axes.spines.values():
                 spine.set(visible=True, color=color, linewidth=2.5 if wrong else 0.8)
             axes.set_title(
-                f"{classes[of[index]]} → {classes[said[index]]}",
+                f"{classes[of[index]]}{arrow}{classes[said[index]]}",
                 fontsize=8,
                 fontweight="bold" if wrong else "normal",
                 color=VERMILLION if wrong else "#333333",

@@ -63,6 +63,14 @@ def test_the_hardest_come_first():
     np.testing.assert_allclose(shown, np.sort(NORMS)[::-1][:5], rtol=5e-3)
 
 
+def test_no_example_is_left_out_of_the_histograms():
+    for seed in range(20):
+        norms = np.random.default_rng(seed).lognormal(size=30)
+        figure = plots.gradient_norms(norms, LABELS, CLASSES)
+        written = {text.get_text() for text in figure.axes[0].texts}
+        assert written == {"n = 10"}
+
+
 def test_plots_refuse_what_cannot_be_drawn():
     with pytest.raises(ValueError, match="one norm and one label per example"):
         plots.gradient_norms(NORMS, LABELS[:5], CLASSES)
