@@ -57,6 +57,11 @@ class _Saved(NamedTuple):
     """Of all epochs; those to come are not marked as run."""
 
 
+def held_out_size(examples: int, patience: int | None) -> int:
+    """How many training examples are held out: with patience, a tenth."""
+    return 0 if patience is None else max(1, examples // 10)
+
+
 def split(data: Dataset, patience: int | None, dtype: Any) -> tuple[Batch, Batch]:
     """Training and held-out data: with patience, a fixed tenth of the training data.
 
@@ -66,7 +71,7 @@ def split(data: Dataset, patience: int | None, dtype: Any) -> tuple[Batch, Batch
     if patience is None:
         return batch_of(x, y, dtype), batch_of(data.test_x, data.test_y, dtype)
     order = np.random.default_rng(0).permutation(len(y))
-    held, kept = np.split(order, [max(1, len(order) // 10)])
+    held, kept = np.split(order, [held_out_size(len(order), patience)])
     return batch_of(x[kept], y[kept], dtype), batch_of(x[held], y[held], dtype)
 
 

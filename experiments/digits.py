@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments import optimizers
 from experiments.classification import batch_of, examine, model_config
-from experiments.curves import Training, train_curves
+from experiments.curves import Training, held_out_size, train_curves
 from experiments.data import load, standardize
 from experiments.digits_report import compare, print_results, write_report
 from experiments.errors import UsageError
@@ -112,10 +112,10 @@ def _main(config: Config) -> int:
         checkpoint_every=config.checkpoint_every,
         resume=config.resume,
     )
-    if training.batch_size > len(data.train_y):
+    kept = len(data.train_y) - held_out_size(len(data.train_y), config.patience)
+    if training.batch_size > kept:
         raise UsageError(
-            f"--batch-size must be at most the {len(data.train_y)} training images, "
-            f"got {config.batch_size}"
+            f"--batch-size must be at most the {kept} training images, got {config.batch_size}"
         )
     may_differ = {"folder", "resume", "runs", "data_folder"}
     run = open_run(

@@ -134,6 +134,8 @@ def one_line(capsys):
         (["--learning-rate", "nan"], "--learning-rate must be positive, got nan"),
         (["--epochs", "0"], "--epochs must be positive, got 0"),
         (["--batch-size", "97"], "--batch-size must be at most the 96 training images"),
+        (["--batch-size", "90", "--patience", "2"], "at most the 87 training images, got 90"),
+        (["--resume"], "is not a run folder"),
         (["--dropout", "1.5"], "--dropout must be from 0 to 1"),
         (["--data", "imagenet"], "unknown data set 'imagenet'"),
         (["--data", "none.npz"], "none.npz"),
