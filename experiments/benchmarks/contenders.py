@@ -7,6 +7,7 @@ device.
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -77,10 +78,10 @@ def jaxnets_step(problem: Problem, prepared: list[Any]) -> Epoch:
     return epoch
 
 
-def jaxnets_epoch(problem: Problem) -> Epoch:
+def jaxnets_epoch(problem: Problem, unroll: int = 1) -> Epoch:
     """A whole epoch in one scan, shuffling included."""
     state, step = _jaxnets(problem)
-    jitted = jax.jit(train.epoch(step, problem.batch_size), donate_argnums=0)
+    jitted = jax.jit(train.epoch(step, problem.batch_size, unroll=unroll), donate_argnums=0)
     everything = jax.tree.map(jnp.asarray, data(problem))
 
     def epoch() -> int:
@@ -277,4 +278,5 @@ CONTENDERS: dict[str, Callable[[Problem], Epoch]] = {
     "jaxnets, step by step": from_host(jaxnets_step),
     "jaxnets, step by step, data on the device": on_device(jaxnets_step),
     "jaxnets, epoch in one scan": jaxnets_epoch,
+    "jaxnets, epoch in one scan, unroll=2": partial(jaxnets_epoch, unroll=2),
 }

@@ -14,7 +14,8 @@ from jax import lax
 
 from jaxnets.types import Array, Key
 
-ROUNDS = 12
+ROUNDS = 8
+"""Luby and Rackoff need four."""
 
 SORTED_BELOW = 512
 """Few elements are sorted as fast, and get every permutation with exactly equal probability."""
@@ -30,7 +31,7 @@ def _scramble(x: Array) -> Array:
 def permutation(key: Key, n: int) -> Array:
     """A random permutation of `0 … n - 1`: `[n]`, int32.
 
-    From `SORTED_BELOW` elements on it is pseudo-random: one of at most 2³⁸⁴ permutations, spread as
+    From `SORTED_BELOW` elements on it is pseudo-random: one of at most 2²⁵⁶ permutations, spread as
     evenly as the round function is good.
 
     Args:

@@ -155,6 +155,15 @@ def test_an_epoch_in_a_scan_is_its_steps_one_by_one():
     assert state.step == 5
 
 
+def test_an_unrolled_epoch_is_the_epoch():
+    optimizer = optim.adam(1e-2)
+    step = train.step(batch_loss, optimizer, has_key=True)
+    want, _ = jax.jit(train.epoch(step, BATCH))(fresh(optimizer), DATA)
+    got, metrics = jax.jit(train.epoch(step, BATCH, unroll=2))(fresh(optimizer), DATA)
+    assert metrics["loss"].shape == (5,)
+    assert_trees_close(got.params, want.params, 1e-5)
+
+
 def test_dropout_differs_by_step_and_seed_and_repeats_with_the_same():
     optimizer = optim.sgd(0.0)
     epoch = jax.jit(train.epoch(train.step(batch_loss, optimizer, has_key=True), N))
