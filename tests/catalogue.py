@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnets import losses, models, nn, optim
+from jaxnets import losses, models, nn
 from tests.losses import references
+from tests.optim.cases import core
 
 
 class LayerCase(NamedTuple):
@@ -47,12 +48,6 @@ class LossCase(NamedTuple):
     """The same in Optax."""
     logits: bool = False
     """Whether the first input is logits or scores, which may be of any size, ±∞ included."""
-
-
-class OptimizerCase(NamedTuple):
-    name: str
-    ours: "Callable[[], optim.GradientTransformation]"
-    theirs: Callable[[], optax.GradientTransformation]
 
 
 def _linen(module: linen.Module) -> Callable[[Any, jax.Array], jax.Array]:
@@ -455,61 +450,4 @@ LOSSES = [
 ]
 
 
-def _optimizer(name: str, build: Callable[[Any], Any]) -> OptimizerCase:
-    """The same call in both libraries: `build(optim)` and `build(optax)`."""
-    return OptimizerCase(name, lambda: build(optim), lambda: build(optax))
-
-
-def _decays(params: Any) -> Any:
-    return jax.tree.map(lambda x: x.ndim != 1, params)
-
-
-OPTIMIZERS: list[OptimizerCase] = [
-    _optimizer("sgd", lambda lib: lib.sgd(0.1)),
-    _optimizer("sgd momentum", lambda lib: lib.sgd(0.1, momentum=0.9)),
-    _optimizer("sgd nesterov", lambda lib: lib.sgd(0.1, momentum=0.9, nesterov=True)),
-    _optimizer(
-        "sgd cosine",
-        lambda lib: lib.sgd(lib.warmup_cosine_decay_schedule(0.0, 0.1, 10, 80), momentum=0.8),
-    ),
-    _optimizer(
-        "sgd after decay, an L2 penalty",
-        lambda lib: lib.chain(lib.add_decayed_weights(0.01), lib.sgd(0.1, momentum=0.9)),
-    ),
-    _optimizer("adagrad", lambda lib: lib.adagrad(0.1)),
-    _optimizer("adagrad from 0", lambda lib: lib.adagrad(0.1, 0.0, 1e-10)),
-    _optimizer("rmsprop", lambda lib: lib.rmsprop(0.01)),
-    _optimizer("rmsprop eps outside", lambda lib: lib.rmsprop(0.01, 0.99, eps_in_sqrt=False)),
-    _optimizer(
-        "rmsprop momentum",
-        lambda lib: lib.rmsprop(0.01, initial_scale=1.0, momentum=0.9, nesterov=True),
-    ),
-    _optimizer("rmsprop corrected", lambda lib: lib.rmsprop(0.01, bias_correction=True)),
-    _optimizer("rmsprop centered", lambda lib: lib.rmsprop(0.01, centered=True)),
-    _optimizer(
-        "rmsprop centered corrected",
-        lambda lib: lib.rmsprop(0.01, centered=True, bias_correction=True, initial_scale=0.1),
-    ),
-    _optimizer("adam", lambda lib: lib.adam(0.01)),
-    _optimizer("adam constants", lambda lib: lib.adam(0.01, b1=0.8, b2=0.95, eps=1e-3)),
-    _optimizer("adam eps_root", lambda lib: lib.adam(0.01, eps_root=1e-6)),
-    _optimizer("adam nesterov", lambda lib: lib.adam(0.01, nesterov=True)),
-    _optimizer(
-        "adam step decay",
-        lambda lib: lib.adam(lib.piecewise_constant_schedule(0.01, {20: 0.1, 50: 0.5})),
-    ),
-    _optimizer("adamw", lambda lib: lib.adamw(0.01)),
-    _optimizer("adamw masked", lambda lib: lib.adamw(0.01, weight_decay=0.1, mask=_decays)),
-    _optimizer(
-        "adamw scheduled",
-        lambda lib: lib.adamw(
-            lib.exponential_decay(0.01, 30, 0.5),
-            weight_decay=lib.linear_schedule(0.1, 0.0, 60),
-            nesterov=True,
-        ),
-    ),
-    _optimizer("clip adam", lambda lib: lib.chain(lib.clip(0.5), lib.adam(0.01))),
-    _optimizer(
-        "clip by norm adamw", lambda lib: lib.chain(lib.clip_by_global_norm(1.0), lib.adamw(0.01))
-    ),
-]
+OPTIMIZERS = core.CASES

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-STEPS = 120
+STEPS = 300
+
+
+def make_matrices(dtype=jnp.float32):
+    """For optimizers of matrices."""
+    params = make_params(dtype)
+    return {"dense": params["dense"], "stack": params["stack"][0], "still": params["still"]}
 
 
 def make_params(dtype=jnp.float32):
@@ -13,7 +19,7 @@ def make_params(dtype=jnp.float32):
     rng = np.random.default_rng(0)
 
     def normal(*shape):
-        return jnp.asarray(rng.normal(size=shape), dtype)
+        return jnp.asarray(np.float32(rng.normal(size=shape)), dtype)
 
     return {
         "dense": {"kernel": normal(5, 3)},
@@ -25,25 +31,38 @@ def make_params(dtype=jnp.float32):
 
 
 def gradients(params, step):
-    """Deterministic gradients of changing sign; tiny for `tiny`, 0 for `still`."""
-    grads = jax.tree.map(lambda p: jnp.sin(3 + 7 * p + 0.7 * step) + 0.3 * p, params)
-    if "tiny" in params:
-        grads["tiny"] = (1e-6 * grads["tiny"]).astype(params["tiny"].dtype)
-    grads["still"] = jnp.zeros_like(params["still"])
+    """Deterministic gradients of changing sign; tiny for `tiny`, 0 for `still`.
+
+    Those of wider parameters are the same numbers.
+    """
+
+    def gradient(p):
+        x = p.astype(jnp.float32)
+        return (jnp.sin(3 + 7 * x + jnp.float32(0.7) * step) + jnp.float32(0.3) * x).astype(p.dtype)
+
+    grads = jax.tree.map(gradient, params)
+    for name, factor in {"tiny": 1e-6, "still": 0}.items():
+        if name in params:
+            grads[name] = (factor * grads[name]).astype(params[name].dtype)
     return grads
 
 
-def run(optimizer, params, steps=STEPS, grad_dtype=None):
-    """Params and state after a run in one scan, and all its updates."""
+def run(optimizer, params, steps=STEPS, grad_dtype=None, extra=None):
+    """Params and state after a run in one scan, and all its updates.
+
+    The gradients are the same whatever the optimizer does, so that two runs compare the optimizers
+    and not how chaotic a loss is.
+    """
 
     def step(carry, t):
-        params, state = carry
+        moved, state = carry
         grads = gradients(params, t)
         if grad_dtype is not None:
             grads = jax.tree.map(lambda g: g.astype(grad_dtype), grads)
-        updates, state = optimizer.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), updates
+        keywords = {} if extra is None else extra(moved, grads)
+        updates, state = optimizer.update(grads, state, moved, **keywords)
+        return (optax.apply_updates(moved, updates), state), updates
 
     scan = jax.jit(lambda carry: jax.lax.scan(step, carry, jnp.arange(steps)))
-    (params, state), updates = scan((params, optimizer.init(params)))
-    return params, state, updates
+    (moved, state), updates = scan((params, optimizer.init(params)))
+    return moved, state, updates
