@@ -33,6 +33,7 @@ from jaxnets.optim.adaptive import (
 from jaxnets.optim.clip import clip, clip_by_global_norm
 from jaxnets.optim.decay import add_decayed_weights
 from jaxnets.optim.descent import TraceState, sgd, trace
+from jaxnets.optim.flat import FlatState, flat
 from jaxnets.optim.hyper import ScheduledState
 from jaxnets.optim.scale import (
     ScaleByScheduleState,
@@ -61,6 +62,7 @@ from jaxnets.optim.transform import (
 
 __all__ = [
     "EmptyState",
+    "FlatState",
     "GradientTransformation",
     "ScaleByAdamState",
     "ScaleByRStdDevState",
@@ -82,6 +84,7 @@ __all__ = [
     "constant_schedule",
     "cosine_decay_schedule",
     "exponential_decay",
+    "flat",
     "identity",
     "join_schedules",
     "linear_schedule",

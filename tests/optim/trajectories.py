@@ -50,19 +50,19 @@ def gradients(params, step):
 def run(optimizer, params, steps=STEPS, grad_dtype=None, extra=None):
     """Params and state after a run in one scan, and all its updates.
 
-    The gradients are the same whatever the optimizer does, so that two runs compare the optimizers
-    and not how chaotic a loss is.
+    The gradients are the same bits whatever the optimizer does, so that two runs compare the
+    optimizers, and neither how chaotic a loss is nor how a compiler rounds its gradient.
     """
+    all_grads = jax.vmap(lambda t: gradients(params, t))(jnp.arange(steps))
+    if grad_dtype is not None:
+        all_grads = jax.tree.map(lambda g: g.astype(grad_dtype), all_grads)
 
-    def step(carry, t):
+    def step(carry, grads):
         moved, state = carry
-        grads = gradients(params, t)
-        if grad_dtype is not None:
-            grads = jax.tree.map(lambda g: g.astype(grad_dtype), grads)
         keywords = {} if extra is None else extra(moved, grads)
         updates, state = optimizer.update(grads, state, moved, **keywords)
         return (optax.apply_updates(moved, updates), state), updates
 
-    scan = jax.jit(lambda carry: jax.lax.scan(step, carry, jnp.arange(steps)))
-    (moved, state), updates = scan((params, optimizer.init(params)))
+    scan = jax.jit(lambda carry, all_grads: jax.lax.scan(step, carry, all_grads))
+    (moved, state), updates = scan((params, optimizer.init(params)), all_grads)
     return moved, state, updates

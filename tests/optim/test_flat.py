@@ -1,0 +1,153 @@
+"""Buffers instead of leaves."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnets import optim
+from tests.catalogue import OPTIMIZERS
+from tests.numerics import assert_trees_close, assert_trees_equal
+from tests.optim.trajectories import gradients, make_params, run
+
+EACH_ELEMENT = {
+    case.name: case
+    for case in OPTIMIZERS
+    if case.name
+    in {"sgd nesterov", "adagrad", "rmsprop centered", "adam", "adam step decay", "adamw scheduled"}
+}
+
+
+@pytest.mark.parametrize("name", EACH_ELEMENT)
+@pytest.mark.parametrize("largest", [None, 0, 10])
+def test_as_on_leaves(name, largest, x64):
+    params = make_params(jnp.float64)
+    optimizer = EACH_ELEMENT[name].ours()
+    got, _, updates = run(optim.flat(optimizer, largest=largest), params, steps=20)
+    want, _, want_updates = run(optimizer, params, steps=20)
+    assert_trees_close(got, want, 1e-13)
+    assert_trees_close(updates, want_updates, 1e-13)
+
+
+def test_one_buffer_for_each_dtype_and_large_leaf():
+    params = {
+        "a": jnp.ones((2, 3)),
+        "b": [jnp.ones(()), jnp.ones((0,)), jnp.ones(4, jnp.bfloat16)],
+        "c": jnp.ones((4, 4)),
+    }
+    state = optim.flat(optim.adam(0.1), largest=10).init(params)
+    assert jax.tree.map(jnp.shape, state.inner_state[0].mu) == {
+        "float32": (7,),
+        "bfloat16": (4,),
+        "c": (4, 4),
+    }
+
+
+def test_mixed_dtypes():
+    params = {"a": jnp.ones(3), "b": jnp.full(2, 2, jnp.bfloat16)}
+    grads = {"a": jnp.full(3, 0.1, jnp.bfloat16), "b": jnp.full(2, -0.1)}
+    optimizer = optim.adamw(0.1, weight_decay=0.1)
+    flat = optim.flat(optimizer)
+    got, _ = flat.update(grads, flat.init(params), params)
+    want, _ = optimizer.update(grads, optimizer.init(params), params)
+    assert_trees_equal(got, want)
+    assert jax.tree.map(jnp.result_type, got) == jax.tree.map(jnp.result_type, want)
+
+
+def test_groups_carry_path_rules():
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    optimizer = optim.adamw(0.1, weight_decay=0.5, mask="kernel$")
+    flat = optim.flat(optimizer, groups={"kernel$": "kernel", ".*": "rest"})
+    got = run(flat, params | {"still": jnp.ones(2)}, steps=3)[0]
+    want = run(optimizer, params | {"still": jnp.ones(2)}, steps=3)[0]
+    assert_trees_close(got, want, 1e-6)
+    with pytest.raises(ValueError, match="no rule covers leaf 'bias'"):
+        optim.flat(optimizer, groups={"kernel$": "kernel"}).init(params)
+    with pytest.raises(ValueError, match=r"'kernel\$' matches no leaf"):
+        optim.flat(optimizer).init(params)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        lambda: optim.clip_by_global_norm(1.0),
+        lambda: optim.chain(optim.adam(0.1), optim.clip_by_global_norm(1.0)),
+        lambda: optim.GradientTransformation(
+            lambda params: (), lambda u, s, p=None: (jax.tree.map(jnp.sort, u), s)
+        ),
+        lambda: optim.GradientTransformation(
+            lambda params: (), lambda u, s, p=None: (jax.tree.map(lambda x: x - x.mean(), u), s)
+        ),
+    ],
+)
+def test_what_mixes_elements_is_refused(inner):
+    params = make_params()
+    optimizer = optim.flat(inner())
+    with pytest.raises(ValueError, match="each element on its own, got one that uses"):
+        optimizer.update(params, optimizer.init(params), params)
+
+
+def test_other_leaves_are_refused():
+    params = make_params()
+    optimizer = optim.flat(optim.adam(0.1))
+    state = optimizer.init(params)
+    with pytest.raises(ValueError, match=r"lack \['still'\]"):
+        optimizer.update(params | {"still": None}, state, params)
+    with pytest.raises(ValueError, match=r"add \['more'\]"):
+        optimizer.update(params | {"more": jnp.ones(1)}, state, params)
+    with pytest.raises(ValueError, match=r"got \(3,\) for \(4,\) at 'tiny'"):
+        optimizer.update(params | {"tiny": jnp.ones(3)}, state, params)
+    with pytest.raises(ValueError, match="largest must be >= 0"):
+        optim.flat(optim.adam(0.1), largest=-1)
+
+
+SPLIT = """
+import jax, jax.numpy as jnp
+from jaxnets import optim
+
+mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+def put(x, *axes):
+    return jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.P(*axes)))
+flat = optim.flat(optim.adam(0.1))
+flat.init({"w": put(jnp.ones(4))})
+try:
+    flat.init({"w": put(jnp.ones(4), "data")})
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_split_parameters_are_refused():
+    """In a process of its own, with two devices; copies on both are taken."""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    out = subprocess.run(
+        [sys.executable, "-c", SPLIT], env=os.environ | flags, capture_output=True, text=True
+    )
+    assert "'w' is split over 2 devices" in out.stdout, out.stderr
+
+
+def test_crosses_jit_and_is_hashable():
+    params = make_params()
+    optimizer = optim.flat(optim.adam(0.1))
+    assert optimizer == optim.flat(optim.adam(0.1))
+    assert hash(optimizer) == hash(optim.flat(optim.adam(0.1)))
+    state = jax.jit(optimizer.init)(params)
+    updates, after = jax.jit(optimizer.update)(gradients(params, 0), state, params)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+
+
+def test_sweeps_by_vmap():
+    params = make_params()
+
+    def moved(rate):
+        optimizer = optim.flat(optim.adam(rate))
+        return optimizer.update(gradients(params, 0), optimizer.init(params), params)[0]
+
+    swept = jax.vmap(moved)(jnp.array([0.1, 0.2]))
+    np.testing.assert_allclose(swept["tiny"][1], 2 * swept["tiny"][0], rtol=1e-6)
+    assert_trees_close(jax.tree.map(lambda x: x[0], swept), moved(0.1), 1e-6)
