@@ -35,6 +35,7 @@ from jaxnets.optim.decay import add_decayed_weights
 from jaxnets.optim.descent import TraceState, sgd, trace
 from jaxnets.optim.flat import FlatState, flat
 from jaxnets.optim.hyper import ScheduledState
+from jaxnets.optim.packing import Packed, pack, unpack
 from jaxnets.optim.scale import (
     ScaleByScheduleState,
     scale,
@@ -64,6 +65,7 @@ __all__ = [
     "EmptyState",
     "FlatState",
     "GradientTransformation",
+    "Packed",
     "ScaleByAdamState",
     "ScaleByRStdDevState",
     "ScaleByRStdDevWithCountState",
@@ -88,6 +90,7 @@ __all__ = [
     "identity",
     "join_schedules",
     "linear_schedule",
+    "pack",
     "piecewise_constant_schedule",
     "polynomial_schedule",
     "rmsprop",
@@ -100,6 +103,7 @@ __all__ = [
     "scale_by_stddev",
     "sgd",
     "trace",
+    "unpack",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
 ]

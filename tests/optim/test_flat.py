@@ -33,6 +33,32 @@ def test_as_on_leaves(name, largest, x64):
     assert_trees_close(updates, want_updates, 1e-13)
 
 
+@pytest.mark.parametrize("largest", [None, 10])
+def test_kept_packed(largest, x64):
+    """A loss of many leaves, whose gradient arrives packed."""
+    params = make_params(jnp.float64)
+    optimizer = optim.adamw(0.01, weight_decay=0.1)
+
+    def loss(params, t):
+        return sum(jnp.sum(jnp.sin(p + t) ** 3) for p in jax.tree.leaves(params))
+
+    def train(params, optimizer, loss):
+        def step(carry, t):
+            params, state = carry
+            grads = jax.grad(loss)(params, t)
+            updates, state = optimizer.update(grads, state, params)
+            return (optim.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(20.0))[0][0]
+
+    packed = optim.pack(params, largest=largest)
+    assert len(jax.tree.leaves(packed)) == (1 if largest is None else 3)
+    assert_trees_equal(optim.unpack(packed), params)
+    got = train(packed, optim.flat(optimizer), lambda packed, t: loss(optim.unpack(packed), t))
+    assert isinstance(got, optim.Packed)
+    assert_trees_close(optim.unpack(got), train(params, optimizer, loss), 1e-12)
+
+
 def test_one_buffer_for_each_dtype_and_large_leaf():
     params = {
         "a": jnp.ones((2, 3)),
@@ -101,8 +127,10 @@ def test_other_leaves_are_refused():
         optimizer.update(params | {"more": jnp.ones(1)}, state, params)
     with pytest.raises(ValueError, match=r"got \(3,\) for \(4,\) at 'tiny'"):
         optimizer.update(params | {"tiny": jnp.ones(3)}, state, params)
+    with pytest.raises(ValueError, match="packed otherwise"):
+        optimizer.update(optim.pack(params, largest=3), state, params)
     with pytest.raises(ValueError, match="largest must be >= 0"):
-        optim.flat(optim.adam(0.1), largest=-1)
+        optim.pack(params, largest=-1)
 
 
 SPLIT = """
