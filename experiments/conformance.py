@@ -25,8 +25,8 @@ ROOT = Path(__file__).parent.parent
 TESTED = (
     "_src/alias_test.py", "_src/combine_test.py", "_src/factorized_test.py",
     "_src/float64_test.py", "_src/linesearch_test.py", "_src/lookahead_test.py",
-    "_src/sharding_test.py", "_src/transform_test.py", "_src/update_test.py", "contrib/",
-    "schedules/", "transforms/", "tree_utils/_state_utils_test.py",
+    "_src/sharding_test.py", "_src/transform_test.py", "_src/update_test.py", "contrib/*_test.py",
+    "schedules/*_test.py", "transforms/*_test.py", "tree_utils/_state_utils_test.py",
 )  # fmt: skip
 """Of Optax's tests, those of what `jaxnets.optim` has."""
 
@@ -102,14 +102,8 @@ def main(config: Config) -> None:
     import optax
 
     package = Path(optax.__path__[0])
-    tests = [
-        str(path)
-        for place in TESTED
-        for path in (
-            [package / place] if place.endswith(".py") else package.glob(f"{place}*_test.py")
-        )
-        if config.only in str(path)
-    ]
+    files = [f for place in TESTED for f in sorted(package.glob(place))]
+    tests = [str(f) for f in files if config.only in str(f)]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(config.folder or scratch)
         folder.mkdir(parents=True, exist_ok=True)
