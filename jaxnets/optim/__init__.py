@@ -14,10 +14,17 @@ Where they differ from Optax, it is on purpose:
 - Centered RMSProp stays finite where rounding makes the variance negative.
 - Second moments of complex parameters are real.
 - Any hyper-parameter may be a schedule, not only learning rate and weight decay.
+- `rprop` returns the step of this gradient; Optax's returns that of the one before.
+- Keywords give PyTorch's exact steps where Optax's are others: `eps_in_sqrt` (rmsprop, adagrad),
+  `momentum_decay` (nadam), `correct_before_max` (amsgrad), `eps_before_correction` (radam).
 - Numbers out of range, masks that match nothing and mismatched trees are errors.
 """
 
+from jaxnets.optim.adabelief import ScaleByBeliefState, adabelief, scale_by_belief
+from jaxnets.optim.adadelta import ScaleByAdaDeltaState, adadelta, scale_by_adadelta
 from jaxnets.optim.adam import ScaleByAdamState, adam, adamw, scale_by_adam
+from jaxnets.optim.adamax import adamax, adamaxw, scale_by_adamax
+from jaxnets.optim.adan import ScaleByAdanState, adan, scale_by_adan
 from jaxnets.optim.adaptive import (
     ScaleByRmsState,
     ScaleByRmsWithCountState,
@@ -30,10 +37,15 @@ from jaxnets.optim.adaptive import (
     scale_by_rss,
     scale_by_stddev,
 )
+from jaxnets.optim.amsgrad import ScaleByAmsgradState, amsgrad, scale_by_amsgrad
 from jaxnets.optim.clip import clip, clip_by_global_norm
 from jaxnets.optim.decay import add_decayed_weights
 from jaxnets.optim.descent import TraceState, sgd, trace
 from jaxnets.optim.hyper import ScheduledState
+from jaxnets.optim.nadam import ScaleByNadamState, nadam, nadamw, scale_by_nadam
+from jaxnets.optim.novograd import ScaleByNovogradState, novograd, scale_by_novograd
+from jaxnets.optim.radam import radam, scale_by_radam
+from jaxnets.optim.rprop import ScaleByRpropState, rprop, scale_by_rprop
 from jaxnets.optim.scale import (
     ScaleByScheduleState,
     scale,
@@ -58,23 +70,37 @@ from jaxnets.optim.transform import (
     chain,
     identity,
 )
+from jaxnets.optim.yogi import scale_by_yogi, yogi
 
 __all__ = [
     "EmptyState",
     "GradientTransformation",
+    "ScaleByAdaDeltaState",
     "ScaleByAdamState",
+    "ScaleByAdanState",
+    "ScaleByAmsgradState",
+    "ScaleByBeliefState",
+    "ScaleByNadamState",
+    "ScaleByNovogradState",
     "ScaleByRStdDevState",
     "ScaleByRStdDevWithCountState",
     "ScaleByRmsState",
     "ScaleByRmsWithCountState",
+    "ScaleByRpropState",
     "ScaleByRssState",
     "ScaleByScheduleState",
     "ScheduledState",
     "TraceState",
+    "adabelief",
+    "adadelta",
     "adagrad",
     "adam",
+    "adamax",
+    "adamaxw",
     "adamw",
+    "adan",
     "add_decayed_weights",
+    "amsgrad",
     "apply_updates",
     "chain",
     "clip",
@@ -85,18 +111,34 @@ __all__ = [
     "identity",
     "join_schedules",
     "linear_schedule",
+    "nadam",
+    "nadamw",
+    "novograd",
     "piecewise_constant_schedule",
     "polynomial_schedule",
+    "radam",
     "rmsprop",
+    "rprop",
     "scale",
+    "scale_by_adadelta",
     "scale_by_adam",
+    "scale_by_adamax",
+    "scale_by_adan",
+    "scale_by_amsgrad",
+    "scale_by_belief",
     "scale_by_learning_rate",
+    "scale_by_nadam",
+    "scale_by_novograd",
+    "scale_by_radam",
     "scale_by_rms",
+    "scale_by_rprop",
     "scale_by_rss",
     "scale_by_schedule",
     "scale_by_stddev",
+    "scale_by_yogi",
     "sgd",
     "trace",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
+    "yogi",
 ]

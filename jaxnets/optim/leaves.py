@@ -64,6 +64,16 @@ def _flatten(updates: Updates) -> tuple[list[Any], Any]:
     return leaves, structure
 
 
+def require_real_leaves(function: str, params: Params) -> None:
+    """Raise `ValueError` naming the first complex leaf, for optimizers that go by signs."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if jnp.iscomplexobj(leaf):
+            raise ValueError(
+                f"{function}: parameters must be real, got {jnp.result_type(leaf)} "
+                f"at {path_string(path)!r}"
+            )
+
+
 def _flatten_like(updates: Updates, other: PyTree, what: str) -> list[Any]:
     """The leaves of `other` in the order of those of `updates`, which it must match."""
     gradients, structure = _flatten(updates)
@@ -93,6 +103,8 @@ def map_moments(
     updates: Updates,
     *moments: PyTree,
     params: Params | None = None,
+    reads_params: bool = False,
+    statistics: tuple[PyTree, ...] = (),
 ) -> tuple[PyTree, ...]:
     """Run the equation of one leaf, `step(g, *moments) -> (update, *new_moments)`, over trees.
 
@@ -101,26 +113,30 @@ def map_moments(
       updates: the gradients.
       moments: trees of the same structure.
       params: for the dtypes of the updates only.
+      reads_params: whether `step` gets the parameter too, after the gradient.
+      statistics: further moments, whose leaves have shapes of their own.
 
     Returns:
-      The tree of updates and one tree for each of `moments`.
+      The tree of updates and one tree for each of `moments` and `statistics`.
 
     Raises:
       ValueError: if the trees, or the shapes of two leaves, do not match.
     """
     gradients, structure = _flatten(updates)
-    columns = [_flatten_like(updates, tree, "the optimizer's state") for tree in moments]
     references = gradients if params is None else _flatten_like(updates, params, "params")
+    columns = [_flatten_like(updates, tree, "the optimizer's state") for tree in moments]
+    columns += [structure.flatten_up_to(tree) for tree in statistics]
 
     def run(g: Any, reference: Any, *leaves: Any) -> tuple[Any, ...]:
         if g is None:
             return (None, *leaves)
-        update, *new = step(*map(_widened, (g, *leaves)))
+        read = (g, reference) if reads_params else (g,)
+        update, *new = step(*map(_widened, (*read, *leaves)))
         stored = (x.astype(leaf.dtype) for x, leaf in zip(new, leaves, strict=True))
         return (update.astype(_update_dtype(g, reference)), *stored)
 
     rows = [run(*row) for row in zip(gradients, references, *columns, strict=True)]
-    return tuple(structure.unflatten([row[i] for row in rows]) for i in range(1 + len(moments)))
+    return tuple(structure.unflatten([row[i] for row in rows]) for i in range(1 + len(columns)))
 
 
 def map_with_params(
