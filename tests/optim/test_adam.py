@@ -1,0 +1,403 @@
+"""Adam's and Adagrad's families once more: their papers' equations in NumPy and float64.
+
+Constants are large and gradients change their size, so that no term of an equation is idle.
+"""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from jaxnets import optim
+
+START = np.array([1.0, -2.0, 3.0])
+GRADIENTS = np.array(
+    [
+        [0.5, -1.0, 2e-3],
+        [-0.25, 0.75, 1e-3],
+        [1.5, 0.125, -4e-3],
+        [0.1, -0.3, 0.02],
+        [0.2, 0.4, 0.0],
+        [0.3, -0.2, 0.01],
+    ]
+)
+
+
+def final(optimizer):
+    params = jnp.asarray(START)
+    state = optimizer.init(params)
+    for g in GRADIENTS:
+        updates, state = optimizer.update(jnp.asarray(g), state, params)
+        params = optim.apply_updates(params, updates)
+    return params
+
+
+def momentum(t, g, m, b1, nesterov):
+    if nesterov:
+        return b1 * m / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t)
+    return m / (1 - b1**t)
+
+
+def nadam(lr, b1, b2, eps, eps_root, decay, psi):
+    theta, m, v, product = START, 0, 0, 1
+    for t, g in enumerate(GRADIENTS, 1):
+        now, following = (b1 * (1 - 0.5 * 0.96 ** (s * psi)) for s in (t, t + 1))
+        product = product * now
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        m_hat = following * m / (1 - product * following) + (1 - now) * g / (1 - product)
+        step = m_hat / (np.sqrt(v / (1 - b2**t) + eps_root) + eps)
+        theta = theta - lr * (step + decay * theta)
+    return theta
+
+
+def amsgrad(lr, b1, b2, eps, eps_root, correct_m=True, correct_v=True, before=True):
+    theta, m, v, largest = START, 0, 0, 0
+    for t, g in enumerate(GRADIENTS, 1):
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        m_hat = m / (1 - b1**t) if correct_m else m
+        correction = 1 - b2**t if correct_v else 1
+        largest = np.maximum(largest, v / correction if before else v)
+        v_hat = largest if before else largest / correction
+        theta = theta - lr * m_hat / (np.sqrt(v_hat + eps_root) + eps)
+    return theta
+
+
+def adamax(lr, b1, b2, eps, decay=0.0):
+    theta, m, v = START, 0, 0
+    for t, g in enumerate(GRADIENTS, 1):
+        m, v = b1 * m + (1 - b1) * g, np.maximum(b2 * v, np.abs(g) + eps)
+        theta = theta - lr * (m / (1 - b1**t) / v + decay * theta)
+    return theta
+
+
+def adabelief(lr, b1, b2, eps, eps_root, nesterov):
+    theta, m, s = START, 0, 0
+    for t, g in enumerate(GRADIENTS, 1):
+        m = b1 * m + (1 - b1) * g
+        s = b2 * s + (1 - b2) * (g - m) ** 2 + eps_root
+        step = momentum(t, g, m, b1, nesterov) / (np.sqrt(s / (1 - b2**t)) + eps)
+        theta = theta - lr * step
+    return theta
+
+
+def radam(lr, b1, b2, eps, eps_root, nesterov=False, eps_first=False):
+    theta, m, v = START, 0, 0
+    limit = 2 / (1 - b2) - 1
+    kinds = set()
+    for t, g in enumerate(GRADIENTS, 1):
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        step = momentum(t, g, m, b1, nesterov)
+        length = limit - 2 * t * b2**t / (1 - b2**t)
+        kinds.add(length >= 5)
+        if length >= 5:
+            over = (length - 4) * (length - 2) * limit
+            step = step * np.sqrt(over / ((limit - 4) * (limit - 2) * length))
+            if eps_first:
+                step = step * np.sqrt(1 - b2**t) / (np.sqrt(v + eps_root) + eps)
+            else:
+                step = step / (np.sqrt(v / (1 - b2**t) + eps_root) + eps)
+        theta = theta - lr * step
+    assert kinds == {True, False}
+    return theta
+
+
+def adan(lr, b1, b2, b3, eps, eps_root, decay):
+    theta, m, v, n, last = START, 0, 0, 0, GRADIENTS[0]
+    for t, g in enumerate(GRADIENTS, 1):
+        d, last = g - last, g
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * d
+        n = b3 * n + (1 - b3) * (g + (1 - b2) * d) ** 2
+        ahead = m / (1 - b1**t) + (1 - b2) * v / (1 - b2**t)
+        step = ahead / (np.sqrt(n / (1 - b3**t) + eps_root) + eps)
+        theta = theta - lr * (step + decay * theta)
+    return theta
+
+
+def yogi(lr, b1, b2, eps, eps_root, start):
+    theta, m, v = START, start, start
+    for t, g in enumerate(GRADIENTS, 1):
+        m, v = b1 * m + (1 - b1) * g, v - (1 - b2) * np.sign(v - g * g) * g * g
+        theta = theta - lr * m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t) + eps_root) + eps)
+    return theta
+
+
+def adadelta(lr, rho, eps, decay):
+    theta, v, x = START, 0, 0
+    for g in GRADIENTS:
+        g = g + decay * theta
+        v = rho * v + (1 - rho) * g * g
+        u = g * np.sqrt((x + eps) / (v + eps))
+        x = rho * x + (1 - rho) * u * u
+        theta = theta - lr * u
+    return theta
+
+
+def rprop(size, shrink, grow, least, most):
+    theta, size, last = START, np.full(3, size), np.zeros(3)
+    for g in GRADIENTS:
+        for i in range(3):
+            g_i = g[i]
+            if g_i * last[i] > 0:
+                size[i] = min(size[i] * grow, most)
+            elif g_i * last[i] < 0:
+                size[i] = max(size[i] * shrink, least)
+                g_i = 0
+            theta = theta - size[i] * np.sign(g_i) * np.eye(3)[i]
+            last[i] = g_i
+    return theta
+
+
+def novograd(lr, b1, b2, eps, eps_root, decay):
+    theta, m, v = START, 0, None
+    for g in GRADIENTS:
+        v = g @ g if v is None else b2 * v + (1 - b2) * (g @ g)
+        m = b1 * m + g / (np.sqrt(v + eps_root) + eps) + decay * theta
+        theta = theta - lr * m
+    return theta
+
+
+def adagrad_outside(lr, s, eps):
+    theta = START
+    for g in GRADIENTS:
+        s = s + g * g
+        theta = theta - lr * g / (np.sqrt(s) + eps)
+    return theta
+
+
+def scaled(transformation):
+    return optim.chain(transformation, optim.scale(-0.1))
+
+
+ORACLES = {
+    "nadam": (
+        lambda: optim.nadam(0.1, 0.8, 0.9, 1e-3, 1e-4, momentum_decay=0.5),
+        nadam(0.1, 0.8, 0.9, 1e-3, 1e-4, 0.0, 0.5),
+    ),
+    "nadamw": (
+        lambda: optim.nadamw(0.1, weight_decay=0.1, momentum_decay=4e-3),
+        nadam(0.1, 0.9, 0.999, 1e-8, 0.0, 0.1, 4e-3),
+    ),
+    "amsgrad": (
+        lambda: optim.amsgrad(0.1, 0.8, 0.9, 1e-3, 1e-4),
+        amsgrad(0.1, 0.8, 0.9, 1e-3, 1e-4),
+    ),
+    "amsgrad m as it is": (
+        lambda: optim.amsgrad(0.1, b2=0.9, bias_correction_mu=False),
+        amsgrad(0.1, 0.9, 0.9, 1e-8, 0.0, correct_m=False),
+    ),
+    "amsgrad v as it is": (
+        lambda: optim.amsgrad(0.1, b2=0.9, bias_correction_nu=False),
+        amsgrad(0.1, 0.9, 0.9, 1e-8, 0.0, correct_v=False),
+    ),
+    "amsgrad corrected last": (
+        lambda: optim.amsgrad(0.1, 0.8, 0.9, 1e-3, 1e-4, correct_before_max=False),
+        amsgrad(0.1, 0.8, 0.9, 1e-3, 1e-4, before=False),
+    ),
+    "adamax": (lambda: optim.adamax(0.1, 0.8, 0.7, 1e-3), adamax(0.1, 0.8, 0.7, 1e-3)),
+    "adamaxw": (
+        lambda: optim.adamaxw(0.1, b2=0.7, weight_decay=0.1),
+        adamax(0.1, 0.9, 0.7, 1e-8, 0.1),
+    ),
+    "adabelief": (
+        lambda: optim.adabelief(0.1, 0.8, 0.9, 1e-3, 1e-4),
+        adabelief(0.1, 0.8, 0.9, 1e-3, 1e-4, False),
+    ),
+    "adabelief nesterov": (
+        lambda: optim.adabelief(0.1, nesterov=True),
+        adabelief(0.1, 0.9, 0.999, 1e-16, 1e-16, True),
+    ),
+    "radam": (
+        lambda: optim.radam(0.1, 0.8, 0.9, 1e-3, 1e-4),
+        radam(0.1, 0.8, 0.9, 1e-3, 1e-4),
+    ),
+    "radam nesterov": (
+        lambda: optim.radam(0.1, nesterov=True),
+        radam(0.1, 0.9, 0.999, 1e-8, 0.0, nesterov=True),
+    ),
+    "radam eps first": (
+        lambda: optim.radam(0.1, 0.8, 0.9, 1e-3, 1e-4, eps_before_correction=True),
+        radam(0.1, 0.8, 0.9, 1e-3, 1e-4, eps_first=True),
+    ),
+    "adan": (
+        lambda: optim.adan(0.1, 0.9, 0.8, 0.7, 1e-3, 1e-4, 0.1),
+        adan(0.1, 0.9, 0.8, 0.7, 1e-3, 1e-4, 0.1),
+    ),
+    "yogi": (lambda: optim.yogi(0.1, 0.8, 0.9), yogi(0.1, 0.8, 0.9, 1e-3, 0.0, 1e-6)),
+    "scale_by_yogi": (
+        lambda: scaled(optim.scale_by_yogi(0.8, 0.9, 1e-2, 1e-4, 1e-2)),
+        yogi(0.1, 0.8, 0.9, 1e-2, 1e-4, 1e-2),
+    ),
+    "adadelta": (
+        lambda: optim.adadelta(0.5, 0.8, 1e-3, 0.1),
+        adadelta(0.5, 0.8, 1e-3, 0.1),
+    ),
+    "rprop": (lambda: optim.rprop(0.1), rprop(0.1, 0.5, 1.2, 1e-6, 50.0)),
+    "rprop bounds": (
+        lambda: optim.rprop(0.1, 0.4, 1.5, 0.07, 0.12),
+        rprop(0.1, 0.4, 1.5, 0.07, 0.12),
+    ),
+    "novograd": (
+        lambda: optim.novograd(0.1, 0.8, 0.7, 1e-2, 1e-3, 0.1),
+        novograd(0.1, 0.8, 0.7, 1e-2, 1e-3, 0.1),
+    ),
+    "adagrad eps outside": (
+        lambda: optim.adagrad(0.1, 0.0, 1e-2, eps_in_sqrt=False),
+        adagrad_outside(0.1, 0.0, 1e-2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_numpy(name, x64):
+    build, want = ORACLES[name]
+    np.testing.assert_allclose(final(build()), want, rtol=1e-12)
+
+
+MU = [optim.scale_by_adam, optim.scale_by_nadam, optim.scale_by_amsgrad, optim.scale_by_novograd]
+NU = [optim.scale_by_adam, optim.scale_by_nadam, optim.scale_by_amsgrad]
+
+
+@pytest.mark.parametrize(
+    ("build", "moment"),
+    [(build, "mu") for build in MU] + [(build, "nu") for build in NU],
+    ids=lambda x: x if isinstance(x, str) else x.__name__,
+)
+def test_moments_are_stored_rounded_and_used_unrounded(build, moment):
+    params = {"w": jnp.float32(START)}
+    rounding = build(b2=0.9, **{f"{moment}_dtype": jnp.bfloat16})
+    plain = build(b2=0.9)
+    state = rounding.init(params)
+    for g in GRADIENTS:
+        grads = {"w": jnp.float32(g)}
+        # from the same stored moments, the step is that of float32
+        wide = jax.tree.map(lambda x, y: x.astype(y.dtype), state, plain.init(params))
+        want, wide = plain.update(grads, wide, params)
+        updates, state = rounding.update(grads, state, params)
+        np.testing.assert_allclose(updates["w"], want["w"], rtol=1e-6)
+        stored = np.asarray(getattr(state, moment)["w"])
+        assert stored.dtype == ml_dtypes.bfloat16
+        np.testing.assert_array_equal(
+            stored, np.asarray(getattr(wide, moment)["w"]).astype(ml_dtypes.bfloat16)
+        )
+        other = "nu" if moment == "mu" else "mu"
+        assert getattr(state, other)["w"].dtype == jnp.float32
+
+
+ALIASES = [optim.adam, optim.adamw, optim.nadam, optim.nadamw, optim.amsgrad]
+
+
+@pytest.mark.parametrize("alias", ALIASES, ids=lambda alias: alias.__name__)
+def test_aliases_hand_on_the_dtypes(alias):
+    state = alias(0.1, mu_dtype=jnp.float16, nu_dtype=jnp.bfloat16).init(jnp.ones(2))[0]
+    assert state.mu.dtype == jnp.float16
+    assert state.nu.dtype == jnp.bfloat16
+    assert inspect.signature(alias).parameters["nu_dtype"].kind == inspect.Parameter.KEYWORD_ONLY
+
+
+def test_constant_momentum_of_nadam_is_adams():
+    assert optim.nadam(0.1) != optim.nadam(0.1, momentum_decay=0.0)
+    g = jnp.float32(START)
+    got, want = optim.nadam(0.1), optim.adam(0.1, nesterov=True)
+    np.testing.assert_array_equal(got.update(g, got.init(g))[0], want.update(g, want.init(g))[0])
+    with pytest.raises(ValueError, match="momentum_decay is of Nesterov momentum"):
+        optim.nadam(0.1, nesterov=False, momentum_decay=4e-3)
+
+
+def test_rprop_is_not_late():
+    """The first step is that of the first gradient; Optax's is 0."""
+    g = jnp.array([3.0, -1e-30])
+    optimizer = optim.rprop(0.1)
+    updates, state = optimizer.update(g, optimizer.init(g))
+    np.testing.assert_allclose(updates, [-0.1, 0.1], rtol=1e-6)
+    updates, state = optimizer.update(g, state)
+    np.testing.assert_allclose(updates, [-0.12, 0.12], rtol=1e-6)
+    updates, state = optimizer.update(-g, state)
+    np.testing.assert_array_equal(updates, 0.0)
+    updates, _ = optimizer.update(-g, state)
+    np.testing.assert_allclose(updates, [0.06, -0.06], rtol=1e-6)
+
+
+def test_rprop_refuses_what_has_no_sign_and_schedules():
+    with pytest.raises(ValueError, match=r"rprop: .* must be real, got complex64 at 'a/b'"):
+        optim.rprop(0.1).init({"a": {"b": jnp.ones(2, jnp.complex64)}})
+    with pytest.raises(ValueError, match="rprop: learning_rate is the first step size only"):
+        optim.rprop(optim.constant_schedule(0.1))
+
+
+def test_novograd_needs_params():
+    optimizer = optim.novograd(0.1)
+    g = jnp.ones(2)
+    with pytest.raises(ValueError, match=r"scale_by_novograd: .* needs the parameters"):
+        optimizer.update(g, optimizer.init(g))
+
+
+def test_derivative_through_radam_is_finite():
+    """Where the rectification is not used, its root is of a negative number."""
+    g = jnp.float32(START)
+
+    def loss(b2):
+        optimizer = optim.radam(0.1, b2=b2)
+        return jnp.sum(optimizer.update(g, optimizer.init(g))[0])
+
+    assert np.isfinite(jax.grad(loss)(0.9))
+
+
+COMPLEX = {
+    "nadam": lambda: optim.nadam(0.1, momentum_decay=4e-3),
+    "amsgrad": lambda: optim.amsgrad(0.1),
+    "adamax": lambda: optim.adamax(0.1),
+    "adabelief": lambda: optim.adabelief(0.1),
+    "radam": lambda: optim.radam(0.1, b2=0.9),
+    "adan": lambda: optim.adan(0.1),
+    "adadelta": lambda: optim.adadelta(1.0),
+    "novograd": lambda: optim.novograd(0.1),
+    "scale_by_yogi": lambda: optim.scale_by_yogi(initial_accumulator_value=0.0),
+}
+
+
+@pytest.mark.parametrize("name", COMPLEX)
+def test_complex_parameters(name, x64):
+    """Second moments are of `|g|²`: turning all gradients in the plane turns all updates."""
+    optimizer = COMPLEX[name]()
+    turn = np.exp(0.7j)
+    zero = jnp.zeros(3, jnp.complex128)
+    real, turned = optimizer.init(zero), optimizer.init(zero)
+    step = jax.jit(optimizer.update)
+    for g in GRADIENTS:
+        want, real = step(jnp.asarray(g + 0j), real, zero)
+        got, turned = step(jnp.asarray(turn * g), turned, zero)
+        np.testing.assert_allclose(got, turn * np.asarray(want), rtol=1e-9, atol=1e-15)
+    # beside complex ones, the state's real leaves are as wide
+    assert {x.dtype for x in jax.tree.leaves(real) if x.ndim} <= {
+        jnp.dtype("complex128"),
+        jnp.dtype("float64"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: optim.nadam(0.1, momentum_decay=-1.0), "nadam: momentum_decay must be finite"),
+        (lambda: optim.nadamw(0.1, weight_decay=-1.0), "nadamw: weight_decay"),
+        (lambda: optim.amsgrad(0.1, b2=1.0), r"amsgrad: b2 must be in \[0, 1\), got 1.0"),
+        (lambda: optim.adamax(-0.1), "adamax: learning_rate must be finite and >= 0"),
+        (lambda: optim.adamaxw(0.1, weight_decay=-0.1), "adamaxw: weight_decay"),
+        (lambda: optim.adabelief(0.1, eps_root=-1.0), "adabelief: eps_root"),
+        (lambda: optim.radam(0.1, threshold=float("nan")), "radam: threshold must be a number"),
+        (lambda: optim.adan(0.1, b3=1.0), r"adan: b3 must be in \[0, 1\)"),
+        (lambda: optim.yogi(0.1, eps=-1.0), "yogi: eps"),
+        (lambda: optim.scale_by_yogi(initial_accumulator_value=-1.0), "initial_accumulator_value"),
+        (lambda: optim.adadelta(1.0, rho=1.0), r"adadelta: rho must be in \[0, 1\)"),
+        (lambda: optim.rprop(-0.1), "rprop: learning_rate"),
+        (lambda: optim.rprop(0.1, eta_minus=1.5), r"rprop: eta_minus must be in \[0, 1\]"),
+        (lambda: optim.rprop(0.1, eta_plus=0.5), "rprop: eta_plus must be finite and >= 1"),
+        (lambda: optim.rprop(0.1, max_step_size=0.0), "rprop: max_step_size must be > 0"),
+        (lambda: optim.novograd(0.1, b1=1.0), r"novograd: b1 must be in \[0, 1\)"),
+    ],
+)
+def test_bad_values(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
