@@ -47,10 +47,17 @@ def moments_like(
       value: the initial value, a scalar.
       dtype: of the moments; by default that of each parameter, at least float32.
       real: whether moments of complex parameters are real, as those of `|g|²` are.
+
+    Raises:
+      ValueError: if `dtype` would drop the imaginary parts of moments.
     """
 
     def moment(p: Any) -> Array:
         own = dtype or _at_least_float32(jnp.result_type(p))
+        if jnp.iscomplexobj(p) and not real and not jnp.issubdtype(own, jnp.complexfloating):
+            raise ValueError(
+                f"moments of {jnp.result_type(p)} parameters cannot be stored in {jnp.dtype(own)}"
+            )
         # `full_like` rather than `full`: a moment is sharded as its parameter
         if real:
             own = jnp.finfo(own).dtype  # type: ignore[no-untyped-call]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import optax
 import pytest
 
 from jaxnets import optim
@@ -286,6 +287,12 @@ def test_moments_are_stored_rounded_and_used_unrounded(build, moment):
         assert getattr(state, other)["w"].dtype == jnp.float32
 
 
+def test_moments_of_complex_parameters_are_not_stored_as_real_numbers():
+    optimizer = optim.adam(0.1, mu_dtype=jnp.bfloat16)
+    with pytest.raises(ValueError, match=r"moments of complex64 .* cannot be stored in bfloat16"):
+        optimizer.init(jnp.ones(2, jnp.complex64))
+
+
 ALIASES = [optim.adam, optim.adamw, optim.nadam, optim.nadamw, optim.amsgrad]
 
 
@@ -318,6 +325,32 @@ def test_rprop_is_not_late():
     np.testing.assert_array_equal(updates, 0.0)
     updates, _ = optimizer.update(-g, state)
     np.testing.assert_allclose(updates, [0.06, -0.06], rtol=1e-6)
+
+
+def test_rprop_keeps_the_state_of_optax(x64):
+    """Which returns the updates one step late, and not those that a change of sign undoes."""
+    ours, theirs = optim.rprop(0.1), optax.rprop(0.1)
+    params = jnp.asarray(START)
+    state, their_state = ours.init(params), theirs.init(params)
+    before = jnp.zeros(3)
+    for g in map(jnp.asarray, GRADIENTS):
+        got, state = ours.update(g, state)
+        want, their_state = theirs.update(g, their_state)
+        np.testing.assert_array_equal(jnp.where(g * before > 0, 0, before), want)
+        for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(their_state), strict=True):
+            np.testing.assert_array_equal(a, b)
+        before = got
+
+
+def test_first_step_sizes_of_rprop_are_swept_by_vmap():
+    g = jnp.float32(START)
+
+    def first(learning_rate):
+        optimizer = optim.rprop(learning_rate)
+        return optimizer.update(g, optimizer.init(g))[0]
+
+    swept = jax.vmap(first)(jnp.array([0.1, 0.2]))
+    np.testing.assert_allclose(swept, [-0.1 * jnp.sign(g), -0.2 * jnp.sign(g)], rtol=1e-6)
 
 
 def test_rprop_refuses_what_has_no_sign_and_schedules():

@@ -10,7 +10,7 @@ from tests.optim.cases.case import OptimizerCase, same_call
 
 
 def _decays(params: Any) -> Any:
-    return jax.tree.map(lambda x: x.ndim != 1, params)
+    return jax.tree.map(lambda x: jnp.ndim(x) != 1, params)
 
 
 NAMES = [
