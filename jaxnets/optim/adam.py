@@ -99,7 +99,8 @@ def adam(
     With Nesterov momentum, `m̂ = β₁ m / (1 - β₁ᵗ⁺¹) + (1 - β₁) g / (1 - β₁ᵗ)`; see `nadam`.
 
     For half-precision parameters the moments are float32, where Optax's are of the parameters'
-    dtype; so zero gradients in float16 give zero updates and not NaN.
+    dtype; so zero gradients in float16 give zero updates and not NaN. Stored in another dtype, they
+    are used as computed, before they are rounded.
 
     Args:
       learning_rate: `η ≥ 0`, a number, an array or a schedule.
@@ -111,8 +112,6 @@ def adam(
       nesterov: whether to use Nesterov momentum.
       nu_dtype: dtype in which `v` is stored; by default the parameters', at least float32. In
         bfloat16 it cannot decay where `β₂ > 0.996`: it has 8 bits, and `β₂ v` rounds back to `v`.
-
-    Both moments are used as computed, before they are rounded to the dtypes they are stored in.
 
     Raises:
       ValueError: for a number outside its range.

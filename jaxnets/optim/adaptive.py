@@ -187,12 +187,7 @@ def adagrad(
 
       PyTorch's `Adagrad(lr=0.1, lr_decay=0.01)`:
 
-      >>> optimizer = adagrad(
-      ...     lambda step: 0.1 / (1 + 0.01 * step),
-      ...     initial_accumulator_value=0.0,
-      ...     eps=1e-10,
-      ...     eps_in_sqrt=False,
-      ... )
+      >>> optimizer = adagrad(lambda t: 0.1 / (1 + 0.01 * t), 0.0, 1e-10, eps_in_sqrt=False)
 
     References:
       Duchi et al., [Adaptive subgradient methods for online learning and stochastic
