@@ -119,7 +119,7 @@ def map_moments(
       step: gets the gradient and its moments in float32 at least.
       updates: the gradients.
       moments: trees of the same structure.
-      params: for the dtypes of the updates only.
+      params: for the dtypes of the updates, and for `step` where it reads them.
       reads_params: whether `step` gets the parameter too, after the gradient.
       statistics: further moments, whose leaves have shapes of their own.
 

@@ -86,9 +86,9 @@ def novograd(
         m ← β₁ m + g / (√(v + ε̄) + ε) + λ θ
         θ ← θ - η m
 
-    Nothing is corrected for its start: `v` has none, and `m` is a sum, not an average. A stacked leaf
-    counts as one layer. `scale_by_novograd` has a `mu_dtype` too, in which `m` is stored; unlike
-    Optax's, the update is `m` before it is rounded.
+    Nothing is corrected for its start: `v` starts at a gradient, and `m` is a sum, not an average.
+    A stacked leaf counts as one layer. `scale_by_novograd` has a `mu_dtype` too, in which `m` is
+    stored; unlike Optax's, the update is `m` before it is rounded.
 
     Args:
       learning_rate: `η ≥ 0`, a number, an array or a schedule; it scales the decay too.
