@@ -1,5 +1,6 @@
 """Adam and AdamW."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -20,6 +21,20 @@ class ScaleByAdamState(NamedTuple):
     nu: Params
 
 
+def corrected_momentum(b1: Any, t: Array, nesterov: bool = False) -> Callable[..., Any]:
+    """`m̂(g, m)` at step `t`: momentum corrected for its start at 0, in Nesterov's form if asked."""
+    correction = 1 - b1**t
+    # the momentum of Nesterov's form is that of the step to come
+    correction_next = 1 - b1 ** increment(t)
+
+    def m_hat(g: Array, m: Array) -> Any:
+        if nesterov:
+            return b1 * (m / correction_next) + (1 - b1) * (g / correction)
+        return m / correction
+
+    return m_hat
+
+
 @transformation(b1=DECAY_RATE, b2=DECAY_RATE, eps=NON_NEGATIVE, eps_root=NON_NEGATIVE)
 def scale_by_adam(
     b1: Hyper = 0.9,
@@ -29,6 +44,7 @@ def scale_by_adam(
     mu_dtype: DTypeLike | None = None,
     *,
     nesterov: bool = False,
+    nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     """`u = m̂ / (√(v̂ + ε̄) + ε)`, the direction of Adam; see `adam`."""
 
@@ -36,26 +52,19 @@ def scale_by_adam(
         return ScaleByAdamState(
             count=jnp.zeros((), jnp.int32),
             mu=moments_like(params, dtype=mu_dtype),
-            nu=moments_like(params, real=True),
+            nu=moments_like(params, dtype=nu_dtype, real=True),
         )
 
     def update(
         updates: Updates, state: ScaleByAdamState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, ScaleByAdamState]:
         t = increment(state.count)
-        correction1, correction2 = 1 - b1**t, 1 - b2**t
-        # the momentum of Nesterov's form is that of the step to come
-        correction_next = 1 - b1 ** increment(t)
+        m_hat, correction = corrected_momentum(b1, t, nesterov), 1 - b2**t
 
         def step(g: Array, m: Array, v: Array) -> tuple[Array, Array, Array]:
             m = (1 - b1) * g + b1 * m
             v = (1 - b2) * abs_sq(g) + b2 * v
-            if nesterov:
-                m_hat = b1 * (m / correction_next) + (1 - b1) * (g / correction1)
-            else:
-                m_hat = m / correction1
-            v_hat = v / correction2
-            return m_hat / (jnp.sqrt(v_hat + eps_root) + eps), m, v
+            return m_hat(g, m) / (jnp.sqrt(v / correction + eps_root) + eps), m, v
 
         updates, mu, nu = map_moments(step, updates, state.mu, state.nu, params=params)
         return updates, ScaleByAdamState(t, mu, nu)
@@ -79,6 +88,7 @@ def adam(
     mu_dtype: DTypeLike | None = None,
     *,
     nesterov: bool = False,
+    nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     """Adam: momentum, divided by a moving root mean square, both corrected for their start at 0.
 
@@ -86,10 +96,11 @@ def adam(
         v ← β₂ v + (1 - β₂) g²          v̂ = v / (1 - β₂ᵗ)
         θ ← θ - η m̂ / (√(v̂ + ε̄) + ε)
 
-    With Nesterov momentum (NAdam), `m̂ = β₁ m / (1 - β₁ᵗ⁺¹) + (1 - β₁) g / (1 - β₁ᵗ)`.
+    With Nesterov momentum, `m̂ = β₁ m / (1 - β₁ᵗ⁺¹) + (1 - β₁) g / (1 - β₁ᵗ)`; see `nadam`.
 
     For half-precision parameters the moments are float32, where Optax's are of the parameters'
-    dtype; so zero gradients in float16 give zero updates and not NaN.
+    dtype; so zero gradients in float16 give zero updates and not NaN. Stored in another dtype, they
+    are used as computed, before they are rounded.
 
     Args:
       learning_rate: `η ≥ 0`, a number, an array or a schedule.
@@ -99,6 +110,8 @@ def adam(
       eps_root: `ε̄ ≥ 0`, inside the root; positive where one differentiates through the optimizer.
       mu_dtype: dtype in which `m` is stored; by default the parameters', at least float32.
       nesterov: whether to use Nesterov momentum.
+      nu_dtype: dtype in which `v` is stored; by default the parameters', at least float32. In
+        bfloat16 it cannot decay where `β₂ > 0.996`: it has 8 bits, and `β₂ v` rounds back to `v`.
 
     Raises:
       ValueError: for a number outside its range.
@@ -117,7 +130,7 @@ def adam(
       Adam](https://openreview.net/pdf?id=OM0jvwB8jIp57ZJjtNEZ), 2016.
     """
     return chain(
-        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype),
         scale_by_learning_rate(learning_rate),
     )
 
@@ -141,6 +154,7 @@ def adamw(
     mask: Mask | None = None,
     *,
     nesterov: bool = False,
+    nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     """Adam with decoupled weight decay: `θ ← θ - η (m̂ / (√(v̂ + ε̄) + ε) + λ θ)`; see `adam`.
 
@@ -155,6 +169,7 @@ def adamw(
       mask: which parameters decay; a path rule such as `"kernel$"`, or Optax's masks, see
         `add_decayed_weights`.
       nesterov: whether to use Nesterov momentum.
+      nu_dtype: dtype in which `v` is stored; see `adam`.
 
     Raises:
       ValueError: for a number outside its range, or an update without params.
@@ -167,7 +182,7 @@ def adamw(
       regularization](https://arxiv.org/abs/1711.05101), 2017.
     """
     return chain(
-        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

@@ -27,9 +27,13 @@ class ScaleByRssState(NamedTuple):
     sum_of_squares: Params
 
 
+def _inverse_root(v: Array, eps: Any, eps_in_sqrt: bool) -> Array:
+    return rsqrt(v + eps) if eps_in_sqrt else 1 / (jnp.sqrt(v) + eps)
+
+
 @transformation(initial_accumulator_value=NON_NEGATIVE, eps=NON_NEGATIVE)
 def scale_by_rss(
-    initial_accumulator_value: Hyper = 0.1, eps: Hyper = 1e-7
+    initial_accumulator_value: Hyper = 0.1, eps: Hyper = 1e-7, *, eps_in_sqrt: bool = True
 ) -> GradientTransformation:
     """`s ← s + g²`; `u = g / √(s + ε)`, and 0 where `s` is 0. See `adagrad`."""
 
@@ -41,7 +45,7 @@ def scale_by_rss(
     ) -> tuple[Updates, ScaleByRssState]:
         def step(g: Array, s: Array) -> tuple[Array, Array]:
             s = abs_sq(g) + s
-            return jnp.where(s > 0, rsqrt(s + eps), 0.0) * g, s
+            return jnp.where(s > 0, _inverse_root(s, eps, eps_in_sqrt), 0.0) * g, s
 
         updates, sums = map_moments(step, updates, state.sum_of_squares, params=params)
         return updates, ScaleByRssState(sums)
@@ -60,10 +64,6 @@ class ScaleByRmsWithCountState(NamedTuple):
 
     count: Array  # type: ignore[assignment]
     nu: Params
-
-
-def _inverse_root(v: Array, eps: Any, eps_in_sqrt: bool) -> Array:
-    return rsqrt(v + eps) if eps_in_sqrt else 1 / (jnp.sqrt(v) + eps)
 
 
 @transformation(decay=DECAY_RATE, eps=NON_NEGATIVE, initial_scale=NON_NEGATIVE)
@@ -165,6 +165,8 @@ def adagrad(
     learning_rate: ScalarOrSchedule,
     initial_accumulator_value: ScalarOrSchedule = 0.1,
     eps: ScalarOrSchedule = 1e-7,
+    *,
+    eps_in_sqrt: bool = True,
 ) -> GradientTransformation:
     """Adagrad: each parameter's rate falls with the squared gradients it has seen.
 
@@ -174,7 +176,8 @@ def adagrad(
     Args:
       learning_rate: `η ≥ 0`, a number, an array or a schedule.
       initial_accumulator_value: `s` before the first step, at least 0.
-      eps: `ε ≥ 0`, inside the root. (PyTorch adds it outside, and starts `s` at 0.)
+      eps: `ε ≥ 0`.
+      eps_in_sqrt: False for `√s + ε`, which is PyTorch's form.
 
     Raises:
       ValueError: for a number outside its range.
@@ -182,12 +185,17 @@ def adagrad(
     Example:
       >>> optimizer = adagrad(0.1)
 
+      PyTorch's `Adagrad(lr=0.1, lr_decay=0.01)`:
+
+      >>> optimizer = adagrad(lambda t: 0.1 / (1 + 0.01 * t), 0.0, 1e-10, eps_in_sqrt=False)
+
     References:
       Duchi et al., [Adaptive subgradient methods for online learning and stochastic
       optimization](https://jmlr.org/papers/v12/duchi11a.html), 2011.
     """
     return chain(
-        scale_by_rss(initial_accumulator_value, eps), scale_by_learning_rate(learning_rate)
+        scale_by_rss(initial_accumulator_value, eps, eps_in_sqrt=eps_in_sqrt),
+        scale_by_learning_rate(learning_rate),
     )
 
 

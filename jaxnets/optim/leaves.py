@@ -47,10 +47,17 @@ def moments_like(
       value: the initial value, a scalar.
       dtype: of the moments; by default that of each parameter, at least float32.
       real: whether moments of complex parameters are real, as those of `|g|²` are.
+
+    Raises:
+      ValueError: if `dtype` would drop the imaginary parts of moments.
     """
 
     def moment(p: Any) -> Array:
         own = dtype or _at_least_float32(jnp.result_type(p))
+        if jnp.iscomplexobj(p) and not real and not jnp.issubdtype(own, jnp.complexfloating):
+            raise ValueError(
+                f"moments of {jnp.result_type(p)} parameters cannot be stored in {jnp.dtype(own)}"
+            )
         # `full_like` rather than `full`: a moment is sharded as its parameter
         if real:
             own = jnp.finfo(own).dtype  # type: ignore[no-untyped-call]
@@ -62,6 +69,16 @@ def moments_like(
 def _flatten(updates: Updates) -> tuple[list[Any], Any]:
     leaves, structure = jax.tree.flatten(updates, is_leaf=_is_none)
     return leaves, structure
+
+
+def require_real_leaves(function: str, params: Params) -> None:
+    """Raise `ValueError` naming the first complex leaf, for optimizers that go by signs."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if jnp.iscomplexobj(leaf):
+            raise ValueError(
+                f"{function}: parameters must be real, got {jnp.result_type(leaf)} "
+                f"at {path_string(path)!r}"
+            )
 
 
 def _flatten_like(updates: Updates, other: PyTree, what: str) -> list[Any]:
@@ -93,6 +110,8 @@ def map_moments(
     updates: Updates,
     *moments: PyTree,
     params: Params | None = None,
+    reads_params: bool = False,
+    statistics: tuple[PyTree, ...] = (),
 ) -> tuple[PyTree, ...]:
     """Run the equation of one leaf, `step(g, *moments) -> (update, *new_moments)`, over trees.
 
@@ -100,27 +119,31 @@ def map_moments(
       step: gets the gradient and its moments in float32 at least.
       updates: the gradients.
       moments: trees of the same structure.
-      params: for the dtypes of the updates only.
+      params: for the dtypes of the updates, and for `step` where it reads them.
+      reads_params: whether `step` gets the parameter too, after the gradient.
+      statistics: further moments, whose leaves have shapes of their own.
 
     Returns:
-      The tree of updates and one tree for each of `moments`.
+      The tree of updates and one tree for each of `moments` and `statistics`.
 
     Raises:
       ValueError: if the trees, or the shapes of two leaves, do not match.
     """
     gradients, structure = _flatten(updates)
-    columns = [_flatten_like(updates, tree, "the optimizer's state") for tree in moments]
     references = gradients if params is None else _flatten_like(updates, params, "params")
+    columns = [_flatten_like(updates, tree, "the optimizer's state") for tree in moments]
+    columns += [structure.flatten_up_to(tree) for tree in statistics]
 
     def run(g: Any, reference: Any, *leaves: Any) -> tuple[Any, ...]:
         if g is None:
             return (None, *leaves)
-        update, *new = step(*map(_widened, (g, *leaves)))
+        read = (g, reference) if reads_params else (g,)
+        update, *new = step(*map(_widened, (*read, *leaves)))
         stored = (x.astype(leaf.dtype) for x, leaf in zip(new, leaves, strict=True))
         return (update.astype(_update_dtype(g, reference)), *stored)
 
     rows = [run(*row) for row in zip(gradients, references, *columns, strict=True)]
-    return tuple(structure.unflatten([row[i] for row in rows]) for i in range(1 + len(moments)))
+    return tuple(structure.unflatten([row[i] for row in rows]) for i in range(1 + len(columns)))
 
 
 def map_with_params(

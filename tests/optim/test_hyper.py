@@ -11,6 +11,7 @@ import pytest
 
 from jaxnets import optim
 from tests.numerics import assert_trees_close, assert_trees_equal
+from tests.optim.cases import adam
 from tests.optim.trajectories import gradients, make_params, run
 
 # each numeric hyper-parameter with a range to sweep, and a constructor that takes only it
@@ -35,6 +36,7 @@ SWEEPS = {
     "max_delta": (lambda x: optim.clip(x), [0.1, 1.0]),
     "max_norm": (lambda x: optim.clip_by_global_norm(x), [0.1, 1.0]),
 }
+SWEEPS |= adam.SWEEPS
 sweeps = pytest.mark.parametrize(("build", "values"), SWEEPS.values(), ids=SWEEPS)
 
 
@@ -72,7 +74,7 @@ def test_constant_schedule_is_the_number(build, values):
 @sweeps
 def test_schedule_takes_effect_at_its_step(build, values):
     """The first step sees 0, the next one 1, under jit too."""
-    if build in (SWEEPS["initial_accumulator_value"][0], SWEEPS["initial_scale"][0]):
+    if build in [build for name, (build, _) in SWEEPS.items() if "initial" in name]:
         pytest.skip("is used at init only")
     params = make_params()
     assert values[0] != values[1]
@@ -254,10 +256,14 @@ def test_no_learning_rate():
     np.testing.assert_array_equal(up.update(jnp.ones(2), up.init(None))[0], 0.5)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adagrad", "rmsprop", "adam", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "rmsprop", "adam", "adamw", *adam.NAMES])
 def test_signatures_are_those_of_optax(name):
-    ours = inspect.signature(getattr(optim, name)).parameters.values()
-    theirs = inspect.signature(getattr(optax, name)).parameters.values()
-    assert [(p.name, p.kind, p.default) for p in ours] == [
-        (p.name, p.kind, p.default) for p in theirs
+    """What ours have besides are keywords with a default."""
+    ours = inspect.signature(getattr(optim, name)).parameters
+    theirs = inspect.signature(getattr(optax, name)).parameters
+    shared = [ours[name] for name in ours if name in theirs]
+    assert [(p.name, p.kind, p.default) for p in shared] == [
+        (p.name, p.kind, p.default) for p in theirs.values()
     ]
+    more = [ours[name] for name in ours if name not in theirs]
+    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in more)

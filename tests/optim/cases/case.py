@@ -30,6 +30,8 @@ class OptimizerCase(NamedTuple):
     """`params(dtype)`, for optimizers of matrices only."""
     same_state: bool = True
     """Whether the states have the same leaves in the same order as Optax's."""
+    moves_at_zero: bool = False
+    """Whether a gradient of 0 moves its parameter: as with decay, whose rows say so by name."""
 
 
 def same_call(name: str, build: Callable[[Any], Any], **keywords: Any) -> OptimizerCase:
