@@ -17,6 +17,12 @@ Where they differ from Optax, it is on purpose:
 - Numbers out of range, masks that match nothing and mismatched trees are errors.
 """
 
+from jaxnets.optim.accumulate import (
+    ApplyEvery,
+    EmaState,
+    apply_every,
+    ema,
+)
 from jaxnets.optim.adam import ScaleByAdamState, adam, adamw, scale_by_adam
 from jaxnets.optim.adaptive import (
     ScaleByRmsState,
@@ -30,10 +36,50 @@ from jaxnets.optim.adaptive import (
     scale_by_rss,
     scale_by_stddev,
 )
+from jaxnets.optim.blocks import (
+    centralize,
+    normalize_by_update_norm,
+    scale_by_param_block_norm,
+    scale_by_param_block_rms,
+)
 from jaxnets.optim.clip import clip, clip_by_global_norm
+from jaxnets.optim.clip_blocks import (
+    adaptive_grad_clip,
+    clip_by_block_rms,
+    clip_per_leaf,
+    unitwise_clip,
+    unitwise_norm,
+)
+from jaxnets.optim.constrain import (
+    NonNegativeParamsState,
+    ZeroNansState,
+    keep_params_nonnegative,
+    zero_nans,
+)
 from jaxnets.optim.decay import add_decayed_weights
 from jaxnets.optim.descent import TraceState, sgd, trace
+from jaxnets.optim.factored import (
+    FactoredState,
+    adafactor,
+    scale_by_factored_rms,
+)
 from jaxnets.optim.hyper import ScheduledState
+from jaxnets.optim.noise import (
+    AddNoiseState,
+    add_noise,
+    noisy_sgd,
+)
+from jaxnets.optim.optimistic import (
+    ScaleByOptimisticGradientState,
+    optimistic_adam,
+    optimistic_adam_v2,
+    optimistic_gradient_descent,
+    scale_by_optimistic_gradient,
+)
+from jaxnets.optim.polyak import (
+    polyak_sgd,
+    scale_by_polyak,
+)
 from jaxnets.optim.scale import (
     ScaleByScheduleState,
     scale,
@@ -51,6 +97,24 @@ from jaxnets.optim.schedules import (
     warmup_constant_schedule,
     warmup_cosine_decay_schedule,
 )
+from jaxnets.optim.sign import (
+    ScaleByLionState,
+    lion,
+    scale_by_lion,
+    scale_by_sign,
+    sign_sgd,
+    signum,
+)
+from jaxnets.optim.sm3 import (
+    ScaleBySM3State,
+    scale_by_sm3,
+    sm3,
+)
+from jaxnets.optim.stateless import (
+    set_to_zero,
+    stateless,
+    stateless_with_tree_map,
+)
 from jaxnets.optim.transform import (
     EmptyState,
     GradientTransformation,
@@ -58,45 +122,99 @@ from jaxnets.optim.transform import (
     chain,
     identity,
 )
+from jaxnets.optim.trust_ratio import (
+    fromage,
+    lamb,
+    lars,
+    scale_by_trust_ratio,
+)
+from jaxnets.tree import global_norm
 
 __all__ = [
+    "AddNoiseState",
+    "ApplyEvery",
+    "EmaState",
     "EmptyState",
+    "FactoredState",
     "GradientTransformation",
+    "NonNegativeParamsState",
     "ScaleByAdamState",
+    "ScaleByLionState",
+    "ScaleByOptimisticGradientState",
     "ScaleByRStdDevState",
     "ScaleByRStdDevWithCountState",
     "ScaleByRmsState",
     "ScaleByRmsWithCountState",
     "ScaleByRssState",
+    "ScaleBySM3State",
     "ScaleByScheduleState",
     "ScheduledState",
     "TraceState",
+    "ZeroNansState",
+    "adafactor",
     "adagrad",
     "adam",
     "adamw",
+    "adaptive_grad_clip",
     "add_decayed_weights",
+    "add_noise",
+    "apply_every",
     "apply_updates",
+    "centralize",
     "chain",
     "clip",
+    "clip_by_block_rms",
     "clip_by_global_norm",
+    "clip_per_leaf",
     "constant_schedule",
     "cosine_decay_schedule",
+    "ema",
     "exponential_decay",
+    "fromage",
+    "global_norm",
     "identity",
     "join_schedules",
+    "keep_params_nonnegative",
+    "lamb",
+    "lars",
     "linear_schedule",
+    "lion",
+    "noisy_sgd",
+    "normalize_by_update_norm",
+    "optimistic_adam",
+    "optimistic_adam_v2",
+    "optimistic_gradient_descent",
     "piecewise_constant_schedule",
+    "polyak_sgd",
     "polynomial_schedule",
     "rmsprop",
     "scale",
     "scale_by_adam",
+    "scale_by_factored_rms",
     "scale_by_learning_rate",
+    "scale_by_lion",
+    "scale_by_optimistic_gradient",
+    "scale_by_param_block_norm",
+    "scale_by_param_block_rms",
+    "scale_by_polyak",
     "scale_by_rms",
     "scale_by_rss",
     "scale_by_schedule",
+    "scale_by_sign",
+    "scale_by_sm3",
     "scale_by_stddev",
+    "scale_by_trust_ratio",
+    "set_to_zero",
     "sgd",
+    "sign_sgd",
+    "signum",
+    "sm3",
+    "stateless",
+    "stateless_with_tree_map",
     "trace",
+    "unitwise_clip",
+    "unitwise_norm",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
+    "zero_nans",
 ]

@@ -64,16 +64,23 @@ def _flatten(updates: Updates) -> tuple[list[Any], Any]:
     return leaves, structure
 
 
-def _flatten_like(updates: Updates, other: PyTree, what: str) -> list[Any]:
-    """The leaves of `other` in the order of those of `updates`, which it must match."""
-    gradients, structure = _flatten(updates)
+def _flatten_up_to(updates: Updates, other: PyTree, what: str) -> list[Any]:
+    """The subtrees of `other` that stand where `updates` has its leaves."""
+    _, structure = _flatten(updates)
     try:
-        leaves: list[Any] = structure.flatten_up_to(other)
+        subtrees: list[Any] = structure.flatten_up_to(other)
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"updates and {what} must be trees of the same structure, "
             f"got {structure} and {_flatten(other)[1]}"
         ) from error
+    return subtrees
+
+
+def _flatten_like(updates: Updates, other: PyTree, what: str) -> list[Any]:
+    """The leaves of `other` in the order of those of `updates`, which it must match."""
+    gradients, _ = _flatten(updates)
+    leaves = _flatten_up_to(updates, other, what)
 
     def shape(leaf: Any) -> Any:
         return jnp.shape(leaf) if jax.tree_util.all_leaves([leaf]) else _flatten(leaf)[1]
@@ -93,6 +100,7 @@ def map_moments(
     updates: Updates,
     *moments: PyTree,
     params: Params | None = None,
+    shaped_otherwise: tuple[PyTree, ...] = (),
 ) -> tuple[PyTree, ...]:
     """Run the equation of one leaf, `step(g, *moments) -> (update, *new_moments)`, over trees.
 
@@ -101,26 +109,30 @@ def map_moments(
       updates: the gradients.
       moments: trees of the same structure.
       params: for the dtypes of the updates only.
+      shaped_otherwise: further moments, which have any arrays in place of each leaf, such as the
+        sums of its rows and columns.
 
     Returns:
-      The tree of updates and one tree for each of `moments`.
+      The tree of updates and one tree for each of the moments.
 
     Raises:
       ValueError: if the trees, or the shapes of two leaves, do not match.
     """
     gradients, structure = _flatten(updates)
-    columns = [_flatten_like(updates, tree, "the optimizer's state") for tree in moments]
+    what = "the optimizer's state"
+    columns = [_flatten_like(updates, tree, what) for tree in moments]
+    columns += [_flatten_up_to(updates, tree, what) for tree in shaped_otherwise]
     references = gradients if params is None else _flatten_like(updates, params, "params")
 
     def run(g: Any, reference: Any, *leaves: Any) -> tuple[Any, ...]:
         if g is None:
             return (None, *leaves)
-        update, *new = step(*map(_widened, (g, *leaves)))
-        stored = (x.astype(leaf.dtype) for x, leaf in zip(new, leaves, strict=True))
+        update, *new = step(*jax.tree.map(_widened, (g, *leaves)))
+        stored = jax.tree.map(lambda leaf, x: x.astype(leaf.dtype), leaves, tuple(new))
         return (update.astype(_update_dtype(g, reference)), *stored)
 
     rows = [run(*row) for row in zip(gradients, references, *columns, strict=True)]
-    return tuple(structure.unflatten([row[i] for row in rows]) for i in range(1 + len(moments)))
+    return tuple(structure.unflatten([row[i] for row in rows]) for i in range(1 + len(columns)))
 
 
 def map_with_params(
@@ -158,3 +170,24 @@ def map_updates(step: Callable[[Array], Any], updates: Updates) -> Updates:
 def abs_sq(x: Array) -> Array:
     """`|x|²`, real also for complex `x`."""
     return x**2 if jnp.isrealobj(x) else (x.conj() * x).real
+
+
+def norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """The Euclidean norm `√Σ|x|²` over `axis` (which stays, with size 1), or else of all of `x`.
+
+    Neither overflows nor underflows while the norm itself is a normal number, and its gradient at 0
+    is 0.
+    """
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis, keepdims=True, initial=0)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    squares = jnp.sum(abs_sq(x / scale), axis, keepdims=True)
+    # the root of 0 has no derivative
+    root = scale * jnp.sqrt(jnp.where(squares == 0, 1, squares))
+    norms: Array = jnp.where(squares == 0, 0, root)
+    return jnp.squeeze(norms) if axis is None else norms
+
+
+def rms(x: Array) -> Array:
+    """The root mean square of all of `x`, see `norm`; 0 where `x` is empty."""
+    mean: Array = norm(x) / max(x.size, 1) ** 0.5
+    return mean

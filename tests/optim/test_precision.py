@@ -40,7 +40,7 @@ def test_half_precision_steps(case, dtype):
         wide_grads = jax.tree.map(lambda x: x.astype(jnp.float32), grads)
         extra = case.extra(wide, wide_grads)
         want, wide_state = optimizer.update(wide_grads, wide_state, wide, **extra)
-        if "decay" not in case.name and "adamw" not in case.name:
+        if case.rests and "decay" not in case.name and "adamw" not in case.name:
             np.testing.assert_array_equal(updates["still"], 0)
         assert_trees_close(updates, want, 3e-2)
         assert_trees_close(new_state, wide_state, 1e-2)

@@ -28,6 +28,8 @@ class OptimizerCase(NamedTuple):
     """`extra(params, gradients)`: the keyword arguments that `update` needs besides."""
     params: Callable[..., Any] = make_params
     """`params(dtype)`, for optimizers of matrices only."""
+    rests: bool = True
+    """Whether zero gradients give zero updates."""
     same_state: bool = True
     """Whether the states have the same leaves in the same order as Optax's."""
 
