@@ -17,12 +17,6 @@ Where they differ from Optax, it is on purpose:
 - Numbers out of range, masks that match nothing and mismatched trees are errors.
 """
 
-from jaxnets.optim.accumulate import (
-    ApplyEvery,
-    EmaState,
-    apply_every,
-    ema,
-)
 from jaxnets.optim.adam import ScaleByAdamState, adam, adamw, scale_by_adam
 from jaxnets.optim.adaptive import (
     ScaleByRmsState,
@@ -35,6 +29,12 @@ from jaxnets.optim.adaptive import (
     scale_by_rms,
     scale_by_rss,
     scale_by_stddev,
+)
+from jaxnets.optim.averages import (
+    ApplyEvery,
+    EmaState,
+    apply_every,
+    ema,
 )
 from jaxnets.optim.blocks import (
     centralize,

@@ -8,14 +8,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxnets.optim.hyper import NON_NEGATIVE, NUMBER, Hyper, transformation
-from jaxnets.optim.leaves import map_updates, map_with_params, norm, rms
+from jaxnets.optim.leaves import map_updates, map_with_params, norm, require_params, rms
 from jaxnets.optim.transform import (
     GradientTransformation,
     State,
     Updates,
     by_value,
     empty_state,
-    require_params,
 )
 from jaxnets.tree import global_norm
 from jaxnets.types import Array, Params
@@ -35,7 +34,7 @@ def scale_by_param_block_norm(min_scale: Hyper = 1e-3) -> GradientTransformation
     def update(
         updates: Updates, state: State, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, State]:
-        params = require_params("scale_by_param_block_norm", params)
+        require_params("scale_by_param_block_norm", params)
 
         def step(g: Array, p: Array) -> Array:
             return g * jnp.maximum(norm(p), min_scale)
@@ -59,7 +58,7 @@ def scale_by_param_block_rms(min_scale: Hyper = 1e-3) -> GradientTransformation:
     def update(
         updates: Updates, state: State, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, State]:
-        params = require_params("scale_by_param_block_rms", params)
+        require_params("scale_by_param_block_rms", params)
 
         def step(g: Array, p: Array) -> Array:
             return g * jnp.maximum(rms(p), min_scale)

@@ -6,14 +6,13 @@ import jax.numpy as jnp
 
 from jaxnets.optim.decay import Mask, mask_tree
 from jaxnets.optim.hyper import NON_NEGATIVE, POSITIVE, Hyper, transformation
-from jaxnets.optim.leaves import map_updates, map_with_params, norm, rms
+from jaxnets.optim.leaves import map_updates, map_with_params, norm, require_params, rms
 from jaxnets.optim.transform import (
     EmptyState,
     GradientTransformation,
     State,
     Updates,
     empty_state,
-    require_params,
 )
 from jaxnets.types import Array, ArrayLike, Params
 
@@ -153,7 +152,7 @@ def adaptive_grad_clip(
     def update(
         updates: Updates, state: State, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, State]:
-        params = require_params("adaptive_grad_clip", params)
+        require_params("adaptive_grad_clip", params)
 
         def step(g: Array, p: Array) -> Array:
             max_norm = clipping * jnp.maximum(unitwise_norm(p, axis), eps)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from jaxnets.optim.leaves import map_moments, map_with_params
+from jaxnets.optim.leaves import map_moments, map_with_params, require_params
 from jaxnets.optim.transform import (
     EmptyState,
     GradientTransformation,
@@ -13,7 +13,6 @@ from jaxnets.optim.transform import (
     Updates,
     by_value,
     empty_state,
-    require_params,
 )
 from jaxnets.types import Array, Params
 
@@ -36,7 +35,7 @@ def keep_params_nonnegative() -> GradientTransformation:
     def update(
         updates: Updates, state: State, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, State]:
-        params = require_params("keep_params_nonnegative", params)
+        require_params("keep_params_nonnegative", params)
         return map_with_params(step, updates, params), state
 
     return GradientTransformation(empty_state, update)
@@ -62,9 +61,7 @@ def zero_nans() -> GradientTransformation:
             missing = jnp.isnan(g)
             return jnp.where(missing, 0, g), missing.any()
 
-        updates, found = map_moments(
-            step, updates, params=params, shaped_otherwise=(state.found_nan,)
-        )
+        updates, found = map_moments(step, updates, params=params, factors=(state.found_nan,))
         return updates, ZeroNansState(found)
 
     return GradientTransformation(init, update)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.optim.accumulate import ema
+from jaxnets.optim.averages import ema
 from jaxnets.optim.blocks import scale_by_param_block_rms
 from jaxnets.optim.clip_blocks import clip_by_block_rms
 from jaxnets.optim.decay import Mask, add_decayed_weights
@@ -138,7 +138,7 @@ def scale_by_factored_rms(
             return g * _inverse_root(relative) * _inverse_root(wide), row, column, v
 
         old = (state.v_row, state.v_col, state.v)
-        updates, *new = map_moments(step, updates, params=params, shaped_otherwise=old)
+        updates, *new = map_moments(step, updates, params=params, factors=old)
         return updates, FactoredState(increment(state.count), *new)
 
     return GradientTransformation(init, update)

@@ -59,6 +59,12 @@ def moments_like(
     return jax.tree.map(moment, params)
 
 
+def require_params(function: str, params: Params | None) -> None:
+    """Raise `ValueError` where an `update` that needs the parameters gets none."""
+    if params is None:
+        raise ValueError(f"{function}: needs the parameters; call update(gradients, state, params)")
+
+
 def _flatten(updates: Updates) -> tuple[list[Any], Any]:
     leaves, structure = jax.tree.flatten(updates, is_leaf=_is_none)
     return leaves, structure
@@ -100,20 +106,20 @@ def map_moments(
     updates: Updates,
     *moments: PyTree,
     params: Params | None = None,
-    shaped_otherwise: tuple[PyTree, ...] = (),
+    factors: tuple[PyTree, ...] = (),
 ) -> tuple[PyTree, ...]:
     """Run the equation of one leaf, `step(g, *moments) -> (update, *new_moments)`, over trees.
 
     Args:
-      step: gets the gradient and its moments in float32 at least.
+      step: gets the gradient and its moments in float32 at least; then its factors, as
+        `step(g, *moments, *factors) -> (update, *new_moments, *new_factors)`.
       updates: the gradients.
       moments: trees of the same structure.
       params: for the dtypes of the updates only.
-      shaped_otherwise: further moments, which have any arrays in place of each leaf, such as the
-        sums of its rows and columns.
+      factors: trees that hold a tree of arrays, of any shapes, in the place of each gradient.
 
     Returns:
-      The tree of updates and one tree for each of the moments.
+      The tree of updates and one tree for each of `moments` and `factors`.
 
     Raises:
       ValueError: if the trees, or the shapes of two leaves, do not match.
@@ -121,7 +127,7 @@ def map_moments(
     gradients, structure = _flatten(updates)
     what = "the optimizer's state"
     columns = [_flatten_like(updates, tree, what) for tree in moments]
-    columns += [_flatten_up_to(updates, tree, what) for tree in shaped_otherwise]
+    columns += [_flatten_up_to(updates, tree, what) for tree in factors]
     references = gradients if params is None else _flatten_like(updates, params, "params")
 
     def run(g: Any, reference: Any, *leaves: Any) -> tuple[Any, ...]:

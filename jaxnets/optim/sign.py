@@ -4,7 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxnets.optim.accumulate import ema
+from jaxnets.optim.averages import ema
 from jaxnets.optim.decay import Mask, add_decayed_weights
 from jaxnets.optim.hyper import (
     DECAY_RATE,

@@ -73,9 +73,7 @@ def scale_by_sm3(b1: Hyper = 0.9, b2: Hyper = 1.0, eps: Hyper = 1e-8) -> Gradien
             m = (1 - b1) * scaled + b1 * m
             return m, m, [jnp.max(s, axis, initial=0) for axis in axes]
 
-        updates, nu, mu = map_moments(
-            step, updates, state.nu, params=params, shaped_otherwise=(state.mu,)
-        )
+        updates, nu, mu = map_moments(step, updates, state.nu, params=params, factors=(state.mu,))
         return updates, ScaleBySM3State(mu, nu)
 
     return GradientTransformation(init, update)

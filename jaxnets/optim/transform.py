@@ -58,13 +58,6 @@ def empty_state(params: Params) -> EmptyState:
     return EmptyState()
 
 
-def require_params(function: str, params: Params | None) -> Params:
-    """`params`, without which the update of the transformation named `function` cannot do."""
-    if params is None:
-        raise ValueError(f"{function}: needs the parameters; call update(gradients, state, params)")
-    return params
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Named:
     """A function that is equal to another if both were made by the same call."""

@@ -15,7 +15,7 @@ from jaxnets.optim.hyper import (
     checked,
     transformation,
 )
-from jaxnets.optim.leaves import map_with_params, norm
+from jaxnets.optim.leaves import map_with_params, norm, require_params
 from jaxnets.optim.scale import scale_by_learning_rate
 from jaxnets.optim.transform import (
     EmptyState,
@@ -25,7 +25,6 @@ from jaxnets.optim.transform import (
     by_value,
     chain,
     empty_state,
-    require_params,
 )
 from jaxnets.types import Array, ArrayLike, Params, ScalarOrSchedule, Schedule
 
@@ -60,7 +59,7 @@ def scale_by_trust_ratio(
     def update(
         updates: Updates, state: State, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, State]:
-        params = require_params("scale_by_trust_ratio", params)
+        require_params("scale_by_trust_ratio", params)
 
         def step(g: Array, p: Array, scales: bool = True) -> Array:
             if not scales:
@@ -199,7 +198,7 @@ def _shrink(learning_rate: Hyper) -> GradientTransformation:
     def update(
         updates: Updates, state: State, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, State]:
-        params = require_params("fromage", params)
+        require_params("fromage", params)
         root = _hypotenuse(learning_rate)
         # 1 / root - 1 without its cancellation at small rates
         factor = -(learning_rate**2) / (root * (1 + root))

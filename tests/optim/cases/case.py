@@ -28,10 +28,10 @@ class OptimizerCase(NamedTuple):
     """`extra(params, gradients)`: the keyword arguments that `update` needs besides."""
     params: Callable[..., Any] = make_params
     """`params(dtype)`, for optimizers of matrices only."""
-    rests: bool = True
-    """Whether zero gradients give zero updates."""
     same_state: bool = True
     """Whether the states have the same leaves in the same order as Optax's."""
+    moves_at_zero: bool = False
+    """Whether a gradient of 0 moves its parameter: as with decay, whose rows say so by name."""
 
 
 def same_call(name: str, build: Callable[[Any], Any], **keywords: Any) -> OptimizerCase:
