@@ -11,6 +11,9 @@ Where they differ from Optax, it is on purpose:
   in float16 give NaN, and in bfloat16 the second moment cannot decay.
 - States keep their dtypes from step to step, whatever the gradients' dtype.
 - `clip_by_global_norm` does not overflow, and its derivative at 0 is finite.
+- Nor do trust ratios, clipping by block or unit, and Polyak's step.
+- SM3 takes scalars and empty leaves; `apply_every` forgets a NaN with its sum; factored moments of
+  zero gradients, and before their offset, give no NaN; `monitor` can be scanned from the start.
 - Centered RMSProp stays finite where rounding makes the variance negative.
 - Second moments of complex parameters are real.
 - Any hyper-parameter may be a schedule, not only learning rate and weight decay.
@@ -64,6 +67,13 @@ from jaxnets.optim.factored import (
     scale_by_factored_rms,
 )
 from jaxnets.optim.hyper import ScheduledState
+from jaxnets.optim.monitor import (
+    MonitorState,
+    SnapshotState,
+    measure_with_ema,
+    monitor,
+    snapshot,
+)
 from jaxnets.optim.noise import (
     AddNoiseState,
     add_noise,
@@ -105,6 +115,10 @@ from jaxnets.optim.sign import (
     sign_sgd,
     signum,
 )
+from jaxnets.optim.slow_copies import (
+    incremental_update,
+    periodic_update,
+)
 from jaxnets.optim.sm3 import (
     ScaleBySM3State,
     scale_by_sm3,
@@ -137,6 +151,7 @@ __all__ = [
     "EmptyState",
     "FactoredState",
     "GradientTransformation",
+    "MonitorState",
     "NonNegativeParamsState",
     "ScaleByAdamState",
     "ScaleByLionState",
@@ -149,6 +164,7 @@ __all__ = [
     "ScaleBySM3State",
     "ScaleByScheduleState",
     "ScheduledState",
+    "SnapshotState",
     "TraceState",
     "ZeroNansState",
     "adafactor",
@@ -173,17 +189,21 @@ __all__ = [
     "fromage",
     "global_norm",
     "identity",
+    "incremental_update",
     "join_schedules",
     "keep_params_nonnegative",
     "lamb",
     "lars",
     "linear_schedule",
     "lion",
+    "measure_with_ema",
+    "monitor",
     "noisy_sgd",
     "normalize_by_update_norm",
     "optimistic_adam",
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
+    "periodic_update",
     "piecewise_constant_schedule",
     "polyak_sgd",
     "polynomial_schedule",
@@ -209,6 +229,7 @@ __all__ = [
     "sign_sgd",
     "signum",
     "sm3",
+    "snapshot",
     "stateless",
     "stateless_with_tree_map",
     "trace",
