@@ -4,9 +4,14 @@ import jax
 import numpy as np
 
 
+def _numbers(x):
+    is_key = isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(x) if is_key else x
+
+
 def relative_error(got, want):
     """The largest difference over the largest magnitude of `want`, in float64."""
-    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    got, want = (np.asarray(_numbers(x), np.float64) for x in (got, want))
     assert got.shape == want.shape, f"shapes {got.shape} and {want.shape}"
     if want.size == 0:
         return 0.0

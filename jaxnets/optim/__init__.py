@@ -35,14 +35,45 @@ from jaxnets.optim.adaptive import (
     scale_by_stddev,
 )
 from jaxnets.optim.amsgrad import ScaleByAmsgradState, amsgrad, scale_by_amsgrad
+from jaxnets.optim.averages import ApplyEvery, EmaState, apply_every, ema
+from jaxnets.optim.blocks import (
+    centralize,
+    normalize_by_update_norm,
+    scale_by_param_block_norm,
+    scale_by_param_block_rms,
+)
 from jaxnets.optim.clip import clip, clip_by_global_norm
+from jaxnets.optim.clip_blocks import (
+    adaptive_grad_clip,
+    clip_by_block_rms,
+    clip_per_leaf,
+    unitwise_clip,
+    unitwise_norm,
+)
+from jaxnets.optim.constrain import (
+    NonNegativeParamsState,
+    ZeroNansState,
+    keep_params_nonnegative,
+    zero_nans,
+)
 from jaxnets.optim.decay import add_decayed_weights
 from jaxnets.optim.descent import TraceState, sgd, trace
+from jaxnets.optim.factored import FactoredState, adafactor, scale_by_factored_rms
 from jaxnets.optim.flat import FlatState, flat
 from jaxnets.optim.hyper import ScheduledState
+from jaxnets.optim.monitor import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
 from jaxnets.optim.nadam import ScaleByNadamState, nadam, nadamw, scale_by_nadam
+from jaxnets.optim.noise import AddNoiseState, add_noise, noisy_sgd
 from jaxnets.optim.novograd import ScaleByNovogradState, novograd, scale_by_novograd
+from jaxnets.optim.optimistic import (
+    ScaleByOptimisticGradientState,
+    optimistic_adam,
+    optimistic_adam_v2,
+    optimistic_gradient_descent,
+    scale_by_optimistic_gradient,
+)
 from jaxnets.optim.packing import Packed, pack, unpack
+from jaxnets.optim.polyak import polyak_sgd, scale_by_polyak
 from jaxnets.optim.radam import radam, scale_by_radam
 from jaxnets.optim.rprop import ScaleByRpropState, rprop, scale_by_rprop
 from jaxnets.optim.scale import (
@@ -62,6 +93,17 @@ from jaxnets.optim.schedules import (
     warmup_constant_schedule,
     warmup_cosine_decay_schedule,
 )
+from jaxnets.optim.sign import (
+    ScaleByLionState,
+    lion,
+    scale_by_lion,
+    scale_by_sign,
+    sign_sgd,
+    signum,
+)
+from jaxnets.optim.slow_copies import incremental_update, periodic_update
+from jaxnets.optim.sm3 import ScaleBySM3State, scale_by_sm3, sm3
+from jaxnets.optim.stateless import set_to_zero, stateless, stateless_with_tree_map
 from jaxnets.optim.transform import (
     EmptyState,
     GradientTransformation,
@@ -69,55 +111,92 @@ from jaxnets.optim.transform import (
     chain,
     identity,
 )
+from jaxnets.optim.trust_ratio import fromage, lamb, lars, scale_by_trust_ratio
 from jaxnets.optim.yogi import scale_by_yogi, yogi
+from jaxnets.tree import global_norm
 
 __all__ = [
+    "AddNoiseState",
+    "ApplyEvery",
+    "EmaState",
     "EmptyState",
+    "FactoredState",
     "FlatState",
     "GradientTransformation",
+    "MonitorState",
+    "NonNegativeParamsState",
     "Packed",
     "ScaleByAdaDeltaState",
     "ScaleByAdamState",
     "ScaleByAdanState",
     "ScaleByAmsgradState",
     "ScaleByBeliefState",
+    "ScaleByLionState",
     "ScaleByNadamState",
     "ScaleByNovogradState",
+    "ScaleByOptimisticGradientState",
     "ScaleByRStdDevState",
     "ScaleByRStdDevWithCountState",
     "ScaleByRmsState",
     "ScaleByRmsWithCountState",
     "ScaleByRpropState",
     "ScaleByRssState",
+    "ScaleBySM3State",
     "ScaleByScheduleState",
     "ScheduledState",
+    "SnapshotState",
     "TraceState",
+    "ZeroNansState",
     "adabelief",
     "adadelta",
+    "adafactor",
     "adagrad",
     "adam",
     "adamax",
     "adamaxw",
     "adamw",
     "adan",
+    "adaptive_grad_clip",
     "add_decayed_weights",
+    "add_noise",
     "amsgrad",
+    "apply_every",
     "apply_updates",
+    "centralize",
     "chain",
     "clip",
+    "clip_by_block_rms",
     "clip_by_global_norm",
+    "clip_per_leaf",
     "constant_schedule",
     "cosine_decay_schedule",
+    "ema",
     "exponential_decay",
     "flat",
+    "fromage",
+    "global_norm",
     "identity",
+    "incremental_update",
     "join_schedules",
+    "keep_params_nonnegative",
+    "lamb",
+    "lars",
     "linear_schedule",
+    "lion",
+    "measure_with_ema",
+    "monitor",
     "nadam",
     "nadamw",
+    "noisy_sgd",
+    "normalize_by_update_norm",
     "novograd",
+    "optimistic_adam",
+    "optimistic_adam_v2",
+    "optimistic_gradient_descent",
     "pack",
+    "periodic_update",
     "piecewise_constant_schedule",
+    "polyak_sgd",
     "polynomial_schedule",
     "radam",
     "rmsprop",
@@ -129,20 +208,39 @@ __all__ = [
     "scale_by_adan",
     "scale_by_amsgrad",
     "scale_by_belief",
+    "scale_by_factored_rms",
     "scale_by_learning_rate",
+    "scale_by_lion",
     "scale_by_nadam",
     "scale_by_novograd",
+    "scale_by_optimistic_gradient",
+    "scale_by_param_block_norm",
+    "scale_by_param_block_rms",
+    "scale_by_polyak",
     "scale_by_radam",
     "scale_by_rms",
     "scale_by_rprop",
     "scale_by_rss",
     "scale_by_schedule",
+    "scale_by_sign",
+    "scale_by_sm3",
     "scale_by_stddev",
+    "scale_by_trust_ratio",
     "scale_by_yogi",
+    "set_to_zero",
     "sgd",
+    "sign_sgd",
+    "signum",
+    "sm3",
+    "snapshot",
+    "stateless",
+    "stateless_with_tree_map",
     "trace",
+    "unitwise_clip",
+    "unitwise_norm",
     "unpack",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
     "yogi",
+    "zero_nans",
 ]

@@ -66,6 +66,12 @@ def moments_like(
     return jax.tree.map(moment, params)
 
 
+def require_params(function: str, params: Params | None) -> None:
+    """Raise `ValueError` where an `update` that needs the parameters gets none."""
+    if params is None:
+        raise ValueError(f"{function}: needs the parameters; call update(gradients, state, params)")
+
+
 def _flatten(updates: Updates) -> tuple[list[Any], Any]:
     leaves, structure = jax.tree.flatten(updates, is_leaf=_is_none)
     return leaves, structure
@@ -81,16 +87,23 @@ def require_real_leaves(function: str, params: Params) -> None:
             )
 
 
-def _flatten_like(updates: Updates, other: PyTree, what: str) -> list[Any]:
-    """The leaves of `other` in the order of those of `updates`, which it must match."""
-    gradients, structure = _flatten(updates)
+def _flatten_up_to(updates: Updates, other: PyTree, what: str) -> list[Any]:
+    """The subtrees of `other` that stand where `updates` has its leaves."""
+    _, structure = _flatten(updates)
     try:
-        leaves: list[Any] = structure.flatten_up_to(other)
+        subtrees: list[Any] = structure.flatten_up_to(other)
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"updates and {what} must be trees of the same structure, "
             f"got {structure} and {_flatten(other)[1]}"
         ) from error
+    return subtrees
+
+
+def _flatten_like(updates: Updates, other: PyTree, what: str) -> list[Any]:
+    """The leaves of `other` in the order of those of `updates`, which it must match."""
+    gradients, _ = _flatten(updates)
+    leaves = _flatten_up_to(updates, other, what)
 
     def shape(leaf: Any) -> Any:
         return jnp.shape(leaf) if jax.tree_util.all_leaves([leaf]) else _flatten(leaf)[1]
@@ -116,12 +129,13 @@ def map_moments(
     """Run the equation of one leaf, `step(g, *moments) -> (update, *new_moments)`, over trees.
 
     Args:
-      step: gets the gradient and its moments in float32 at least.
+      step: gets the gradient and its moments in float32 at least; then its statistics, as
+        `step(g, *moments, *statistics) -> (update, *new_moments, *new_statistics)`.
       updates: the gradients.
       moments: trees of the same structure.
       params: for the dtypes of the updates, and for `step` where it reads them.
       reads_params: whether `step` gets the parameter too, after the gradient.
-      statistics: further moments, whose leaves have shapes of their own.
+      statistics: trees that hold a tree of arrays, of any shapes, in the place of each gradient.
 
     Returns:
       The tree of updates and one tree for each of `moments` and `statistics`.
@@ -131,15 +145,16 @@ def map_moments(
     """
     gradients, structure = _flatten(updates)
     references = gradients if params is None else _flatten_like(updates, params, "params")
-    columns = [_flatten_like(updates, tree, "the optimizer's state") for tree in moments]
-    columns += [structure.flatten_up_to(tree) for tree in statistics]
+    what = "the optimizer's state"
+    columns = [_flatten_like(updates, tree, what) for tree in moments]
+    columns += [_flatten_up_to(updates, tree, what) for tree in statistics]
 
     def run(g: Any, reference: Any, *leaves: Any) -> tuple[Any, ...]:
         if g is None:
             return (None, *leaves)
         read = (g, reference) if reads_params else (g,)
-        update, *new = step(*map(_widened, (*read, *leaves)))
-        stored = (x.astype(leaf.dtype) for x, leaf in zip(new, leaves, strict=True))
+        update, *new = step(*jax.tree.map(_widened, (*read, *leaves)))
+        stored = jax.tree.map(lambda leaf, x: x.astype(leaf.dtype), leaves, tuple(new))
         return (update.astype(_update_dtype(g, reference)), *stored)
 
     rows = [run(*row) for row in zip(gradients, references, *columns, strict=True)]
@@ -181,3 +196,24 @@ def map_updates(step: Callable[[Array], Any], updates: Updates) -> Updates:
 def abs_sq(x: Array) -> Array:
     """`|x|²`, real also for complex `x`."""
     return x**2 if jnp.isrealobj(x) else (x.conj() * x).real
+
+
+def norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """The Euclidean norm `√Σ|x|²` over `axis` (which stays, with size 1), or else of all of `x`.
+
+    Neither overflows nor underflows while the norm itself is a normal number, and its gradient at 0
+    is 0.
+    """
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis, keepdims=True, initial=0)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    squares = jnp.sum(abs_sq(x / scale), axis, keepdims=True)
+    # the root of 0 has no derivative
+    root = scale * jnp.sqrt(jnp.where(squares == 0, 1, squares))
+    norms: Array = jnp.where(squares == 0, 0, root)
+    return jnp.squeeze(norms) if axis is None else norms
+
+
+def rms(x: Array) -> Array:
+    """The root mean square of all of `x`, see `norm`; 0 where `x` is empty."""
+    mean: Array = norm(x) / max(x.size, 1) ** 0.5
+    return mean

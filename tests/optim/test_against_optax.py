@@ -148,7 +148,9 @@ def test_nested_with_optax(case):
     """Ours inside Optax's chain, mask and MultiSteps, and that inside a chain of ours."""
 
     def nest(tx):
-        every_third = optax.MultiSteps(tx, 3).gradient_transformation()
+        # Optax hands extra arguments to this class only
+        extra_args = optax.GradientTransformationExtraArgs
+        every_third = extra_args(*optax.MultiSteps(extra_args(*tx), 3).gradient_transformation())
         masked = optax.masked(every_third, _by_rank)
         return optim.chain(optim.scale(2.0), optax.chain(masked, optax.ema(0.5)))
 

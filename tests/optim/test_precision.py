@@ -132,7 +132,8 @@ def test_weakly_typed_parameters():
         if case.name == "adamw masked":
             continue
         state = optimizer.init({"x": 1.0})
-        updates, after = optimizer.update({"x": 0.5}, state, {"x": 1.0})
+        extra = case.extra({"x": 1.0}, {"x": 0.5})
+        updates, after = optimizer.update({"x": 0.5}, state, {"x": 1.0}, **extra)
         assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, state)
         assert updates["x"].shape == ()
 

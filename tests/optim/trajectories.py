@@ -53,7 +53,7 @@ def run(optimizer, params, steps=STEPS, grad_dtype=None, extra=None):
     The gradients are the same bits whatever the optimizer does, so that two runs compare the
     optimizers, and neither how chaotic a loss is nor how a compiler rounds its gradient.
     """
-    all_grads = jax.vmap(lambda t: gradients(params, t))(jnp.arange(steps))
+    all_grads = jax.jit(jax.vmap(lambda t: gradients(params, t)))(jnp.arange(steps))
     if grad_dtype is not None:
         all_grads = jax.tree.map(lambda g: g.astype(grad_dtype), all_grads)
 

@@ -1,0 +1,70 @@
+"""Measurements in a chain, and parameters that follow others."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnets import optim
+from tests.numerics import assert_trees_close
+
+GRADIENTS = [jnp.array([3.0, 4.0]), jnp.array([0.6, 0.8])]
+
+
+def above_2(updates):
+    return optim.global_norm(updates) > 2.0
+
+
+def monitored(lib):
+    return lib.chain(
+        lib.snapshot("norm", optim.global_norm),
+        lib.clip_by_global_norm(2.5),
+        lib.monitor(
+            {
+                "clipped": optim.global_norm,
+                "above": lib.measure_with_ema(above_2, 0.9),
+                "sum": lib.measure_with_ema(jnp.sum, 0.5, debias=False),
+            }
+        ),
+    )
+
+
+def test_measurements_are_those_of_optax():
+    states = []
+    for lib in (optim, optax):
+        optimizer = monitored(lib)
+        state = optimizer.init(GRADIENTS[0])
+        for g in GRADIENTS:
+            updates, state = optimizer.update(g, state)
+        np.testing.assert_allclose(updates, GRADIENTS[1])
+        states.append((state[0].measurement, state[2].measurements))
+    assert_trees_close(*states, 1e-6)
+    measured = states[0][1]
+    np.testing.assert_allclose(states[0][0]["norm"], 1.0, rtol=1e-6)
+    np.testing.assert_allclose(measured["above"], 0.09 / 0.19, rtol=1e-6)
+    np.testing.assert_allclose(measured["sum"], 0.25 * 3.5 + 0.5 * 1.4, rtol=1e-6)
+
+
+def test_a_monitor_can_be_scanned():
+    optimizer = monitored(optim)
+    state = optimizer.init(GRADIENTS[0])
+    assert set(map(float, state[2].measurements.values())) == {0.0}
+    last, _ = jax.lax.scan(
+        lambda state, g: optimizer.update(g, state)[::-1], state, jnp.stack(GRADIENTS)
+    )
+    np.testing.assert_allclose(last[2].measurements["clipped"], 1.0, rtol=1e-6)
+    assert monitored(optim) == monitored(optim)
+
+
+def test_incremental_update():
+    new, old = {"a": jnp.ones(2, jnp.bfloat16), "b": None}, {"a": jnp.full(2, 3.0), "b": None}
+    got = optim.incremental_update(new, old, 0.25)
+    assert_trees_close(got, optax.incremental_update(new, old, 0.25), 1e-6)
+    half = jax.tree.map(lambda x: x.astype(jnp.float16), old)
+    assert optim.incremental_update(new, half, jnp.float32(0.25))["a"].dtype == jnp.float16
+
+
+def test_periodic_update():
+    for step, want in ((0, 1.0), (1, 2.0), (3, 1.0)):
+        got = jax.jit(optim.periodic_update)(jnp.float32(1), jnp.float32(2), step, 3)
+        assert float(got) == want

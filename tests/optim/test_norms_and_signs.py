@@ -1,0 +1,528 @@
+"""Signs, norms, factored moments and noise: the equations in NumPy, and extreme values."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnets import optim
+from jaxnets.optim.leaves import norm, rms
+from tests.numerics import assert_trees_close
+
+START = np.array([[1.0, -2.0, 3.0, 0.2], [0.5, 0.25, -1.0, 0.1]])
+GRADIENTS = [
+    np.array([[0.5, -1.0, 2e-3, 3.0], [-0.1, 0.4, 0.2, -2.0]]),
+    np.array([[-1.5, 0.75, -1e-3, 0.3], [0.3, -0.2, 0.6, 1.0]]),
+    np.array([[1.5, 0.125, -4e-3, -1.0], [-0.7, 0.1, 0.5, 0.25]]),
+]
+
+
+def final(optimizer, start=START, gradients=GRADIENTS, **extra):
+    params = jnp.asarray(start)
+    state = optimizer.init(params)
+    step = jax.jit(optimizer.update)
+    for g in gradients:
+        updates, state = step(jnp.asarray(g), state, params, **extra)
+        params = optim.apply_updates(params, updates)
+    return params
+
+
+def signum(lr, beta):
+    theta, m = START, 0
+    for g in GRADIENTS:
+        m = beta * m + (1 - beta) * g
+        theta = theta - lr * np.sign(m)
+    return theta
+
+
+def lion(lr, b1, b2, decay):
+    theta, m = START, 0
+    for g in GRADIENTS:
+        c = b1 * m + (1 - b1) * g
+        theta = theta - lr * (np.sign(c) + decay * theta)
+        m = b2 * m + (1 - b2) * g
+    return theta
+
+
+def lars(lr, decay, tau, eps, mu):
+    theta, v = START, 0
+    for g in GRADIENTS:
+        d = g + decay * theta
+        ratio = tau * np.linalg.norm(theta) / (np.linalg.norm(d) + eps)
+        v = mu * v - lr * ratio * d
+        theta = theta + v
+    return theta
+
+
+def adam_directions(eps=1e-8, b1=0.9, b2=0.999, nesterov=False):
+    m, v, directions = 0, 0, []
+    for t, g in enumerate(GRADIENTS, 1):
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        m_hat = m / (1 - b1**t)
+        if nesterov:
+            m_hat = b1 * m / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t)
+        directions.append(m_hat / (np.sqrt(v / (1 - b2**t)) + eps))
+    return directions
+
+
+def lamb(lr, decay, eps=1e-6):
+    theta = START
+    for r in adam_directions(eps):
+        d = r + decay * theta
+        theta = theta - lr * d * np.linalg.norm(theta) / np.linalg.norm(d)
+    return theta
+
+
+def fromage(lr):
+    theta = START
+    for g in GRADIENTS:
+        moved = theta - lr * g * np.linalg.norm(theta) / np.linalg.norm(g)
+        theta = moved / np.sqrt(1 + lr**2)
+    return theta
+
+
+def adafactor(lr, power, clip, mu, decay, eps, factored=True):
+    theta, row, column, v, m = START, 0, 0, 0, 0
+    for t, g in enumerate(GRADIENTS, 1):
+        beta = 1 - t**-power
+        squares = g * g + eps
+        row = beta * row + (1 - beta) * squares.mean(1)
+        column = beta * column + (1 - beta) * squares.mean(0)
+        v = beta * v + (1 - beta) * squares
+        u = g / np.sqrt(np.outer(row, column) / row.mean() if factored else v)
+        u = u / max(1, np.sqrt((u**2).mean()) / clip)
+        u = lr * u * max(np.sqrt((theta**2).mean()), 1e-3)
+        m = mu * m + (1 - mu) * u
+        theta = theta - m - decay * theta
+    return theta
+
+
+def sm3(lr, mu, eps=1e-8):
+    theta, rows, columns, m = START, np.zeros(2), np.zeros(4), 0
+    for g in GRADIENTS:
+        s = np.minimum(rows[:, None], columns[None]) + g * g
+        m = mu * m + (1 - mu) * g / np.sqrt(s + eps)
+        theta = theta - lr * m
+        rows, columns = s.max(1), s.max(0)
+    return theta
+
+
+def optimistic(lr, alpha, beta, directions):
+    theta, previous = START, directions[0]
+    for g in directions:
+        theta = theta - lr * ((alpha + beta) * g - beta * previous)
+        previous = g
+    return theta
+
+
+def polyak(value, f_min, most, eps, scaling=1.0):
+    theta = START
+    for g in GRADIENTS:
+        d = scaling * g
+        theta = theta - d * min((value - f_min) / ((d**2).sum() + eps), most)
+    return theta
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "want"),
+    [
+        (lambda: optim.sign_sgd(0.1), signum(0.1, 0.0)),
+        (lambda: optim.signum(0.1), signum(0.1, 0.9)),
+        (lambda: optim.signum(0.1, 0.5), signum(0.1, 0.5)),
+        (lambda: optim.lion(0.1), lion(0.1, 0.9, 0.99, 1e-3)),
+        (lambda: optim.lion(0.1, 0.3, 0.6, weight_decay=0.1), lion(0.1, 0.3, 0.6, 0.1)),
+        (lambda: optim.lars(1.0), lars(1.0, 0.0, 0.001, 0.0, 0.9)),
+        (
+            lambda: optim.lars(1.0, 0.1, trust_coefficient=0.1, eps=0.5, momentum=0.5),
+            lars(1.0, 0.1, 0.1, 0.5, 0.5),
+        ),
+        (lambda: optim.lamb(0.1), lamb(0.1, 0.0)),
+        (lambda: optim.lamb(0.1, weight_decay=0.1, eps=0.1), lamb(0.1, 0.1, 0.1)),
+        (lambda: optim.fromage(0.1), fromage(0.1)),
+        (lambda: optim.sm3(0.1), sm3(0.1, 0.9)),
+        (
+            lambda: optim.optimistic_gradient_descent(0.1, 0.7, 0.4),
+            optimistic(0.1, 0.7, 0.4, GRADIENTS),
+        ),
+        (
+            lambda: optim.optimistic_adam(0.1, 0.3),
+            optimistic(1.0, 0.1, 0.3, adam_directions(nesterov=True)),
+        ),
+        (
+            lambda: optim.optimistic_adam(0.1, nesterov=False),
+            optimistic(1.0, 0.1, 0.1, adam_directions()),
+        ),
+        (
+            lambda: optim.optimistic_adam_v2(0.1, alpha=0.7, beta=0.4),
+            optimistic(0.1, 0.7, 0.4, adam_directions(nesterov=True)),
+        ),
+    ],
+)
+def test_numpy(optimizer, want, x64):
+    np.testing.assert_allclose(final(optimizer()), want, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "want"),
+    [
+        (
+            lambda: optim.adafactor(0.1, 2, momentum=0.9, weight_decay_rate=0.1),
+            adafactor(0.1, 0.8, 1.0, 0.9, 0.1, 1e-30),
+        ),
+        (
+            lambda: optim.adafactor(
+                0.1, decay_rate=0.5, clipping_threshold=0.3, eps=0.1, factored=False
+            ),
+            adafactor(0.1, 0.5, 0.3, 0.0, 0.0, 0.1, factored=False),
+        ),
+        (lambda: optim.adafactor(0.1, 3), adafactor(0.1, 0.8, 1.0, 0, 0, 1e-30, factored=False)),
+    ],
+)
+def test_adafactor_numpy(optimizer, want, x64):
+    """Its decay of second moments is a float32 number, as Optax's."""
+    np.testing.assert_allclose(final(optimizer()), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "want"),
+    [
+        ((), polyak(0.5, 0.0, 1.0, 0.0)),
+        ((0.01, 1.0, 0.2, 0.1), polyak(0.5, 0.2, 0.01, 0.1)),
+        ((1.0, 2.0, 1.5, 0.1), polyak(0.5, 1.5, 1.0, 0.1, 2.0)),
+        ((1.0, 2.0, 1.5, 0.1, "sps+"), START),
+    ],
+)
+def test_polyak_numpy(arguments, want, x64):
+    optimizer = optim.polyak_sgd(*arguments)
+    np.testing.assert_allclose(final(optimizer, value=0.5), want, rtol=1e-12)
+
+
+def test_first_step_of_factored_rms_is_exact_where_squares_have_rank_one():
+    g = jnp.outer(jnp.array([1.0, -2.0, 3.0]), jnp.array([0.5, 4.0]))
+    optimizer = optim.scale_by_factored_rms(min_dim_size_to_factor=2)
+    updates, state = optimizer.update(g, optimizer.init(g))
+    np.testing.assert_allclose(updates, jnp.sign(g), rtol=1e-5)
+    assert (state.v_row.shape, state.v_col.shape, state.v.shape) == ((2,), (3,), (1,))
+
+
+def test_factored_rms_stands_still_where_nothing_was_seen():
+    """Also without epsilon, where Optax's updates are NaN."""
+    g = {"a": jnp.zeros((3, 4)), "b": jnp.zeros(2)}
+    optimizer = optim.scale_by_factored_rms(min_dim_size_to_factor=2, epsilon=0.0)
+    updates, _ = optimizer.update(g, optimizer.init(g))
+    assert_trees_close(updates, g, 0.0)
+
+
+def test_factored_rms_before_its_offset():
+    g = jnp.array([3.0, -2.0])
+    optimizer = optim.scale_by_factored_rms(step_offset=5)
+    np.testing.assert_allclose(optimizer.update(g, optimizer.init(g))[0], [1, -1], rtol=1e-6)
+
+
+def test_decay_rate_fn():
+    def bounded(step, exponent):
+        return jnp.minimum(1 - (step + 1.0) ** -exponent, 0.4)
+
+    params = jnp.asarray(START, jnp.float32)
+    runs = []
+    for lib in (optim, optax):
+        optimizer = lib.scale_by_factored_rms(decay_rate_fn=bounded, min_dim_size_to_factor=2)
+        state = optimizer.init(params)
+        for g in GRADIENTS:
+            updates, state = optimizer.update(jnp.asarray(g, jnp.float32), state, params)
+        runs.append((updates, *state))
+    assert_trees_close(*runs, 1e-6)
+
+
+def test_sm3_of_scalars_is_adagrad_with_momentum():
+    """Where Optax's fails."""
+    optimizer = optim.sm3(0.1, momentum=0.0)
+    g = {"scalar": jnp.float32(3.0), "empty": jnp.zeros((0, 2))}
+    state = optimizer.init(g)
+    for t in range(1, 4):
+        updates, state = optimizer.update(g, state)
+        np.testing.assert_allclose(updates["scalar"], -0.1 / t**0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e20, 1e37])
+def test_norms_of_any_size(size):
+    x = size * jnp.array([[3.0, 0.0], [0.0, -4.0]])
+    np.testing.assert_allclose(norm(x), 5 * size, rtol=1e-6)
+    np.testing.assert_allclose(norm(x, 0), size * jnp.array([[3.0, 4.0]]), rtol=1e-6)
+    np.testing.assert_allclose(rms(x), 2.5 * size, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(norm)(x), x / size / 5, rtol=1e-6)
+
+
+def test_norms_of_nothing_of_zeros_and_of_infinities():
+    assert norm(jnp.zeros((0, 3))) == rms(jnp.zeros((0, 3))) == norm(jnp.zeros(3)) == 0
+    assert norm(jnp.array([jnp.inf, 1.0])) == jnp.inf
+    assert np.isnan(norm(jnp.array([jnp.nan, jnp.inf])))
+    assert norm(jnp.array(-3.0)) == 3
+    np.testing.assert_allclose(norm(jnp.array([3j, 4.0])), 5.0, rtol=1e-6)
+    np.testing.assert_array_equal(jax.grad(norm)(jnp.zeros(3)), 0)
+
+
+BY_NORM = {
+    "trust ratio": lambda: optim.scale_by_trust_ratio(),
+    "block norm": lambda: optim.scale_by_param_block_norm(),
+    "block rms": lambda: optim.scale_by_param_block_rms(),
+    "normalize": lambda: optim.normalize_by_update_norm(),
+    "clip block": lambda: optim.clip_by_block_rms(1.0),
+    "clip leaf": lambda: optim.clip_per_leaf(1.0),
+    "clip unit": lambda: optim.adaptive_grad_clip(0.1),
+}
+
+
+@pytest.mark.parametrize("build", BY_NORM.values(), ids=BY_NORM)
+def test_extreme_updates_and_parameters(build):
+    """No overflow on the way, and finite derivatives, at 0 too."""
+    optimizer = build()
+
+    def moved(g, p):
+        return optimizer.update(g, optimizer.init(p), p)[0]
+
+    both = jax.jit(lambda g, p: (moved(g, p), jax.jacobian(moved, (0, 1))(g, p)))
+    zero, some = jnp.zeros(3), jnp.array([0.6, 0.0, -0.8])
+    for g, p in ((zero, some), (some, zero), (zero, zero), (1e20 * some, some)):
+        update, jacobians = both(g, p)
+        assert np.isfinite(update).all()
+        assert (np.sign(update) == np.sign(g)).all()
+        if not (g > 1e10).any():
+            # the derivative of g / |g| has a square of the norm
+            assert all(np.isfinite(jacobian).all() for jacobian in jacobians)
+    half = jnp.full(2, 300, jnp.float16)
+    assert np.isfinite(moved(half / 100, half)).all()
+
+
+def test_lengths_of_clipped_updates():
+    g = {"a": jnp.array([3e20, 4e20]), "b": jnp.array([[0.3, 0.4]])}
+    clipped, _ = optim.clip_per_leaf(1.0).update(g, optim.EmptyState())
+    np.testing.assert_allclose(clipped["a"], [0.6, 0.8], rtol=1e-6)
+    np.testing.assert_array_equal(clipped["b"], g["b"])
+    clipped, _ = optim.clip_per_leaf(0.1, "a").update(g, optim.EmptyState())
+    np.testing.assert_allclose(clipped["a"], [0.06, 0.08], rtol=1e-6)
+    np.testing.assert_array_equal(clipped["b"], g["b"])
+    clipped, _ = optim.clip_by_block_rms(1.0).update(g, optim.EmptyState())
+    np.testing.assert_allclose(rms(clipped["a"]), 1.0, rtol=1e-6)
+    with pytest.raises(ValueError, match="rule 'c' matches no leaf"):
+        optim.clip_per_leaf(1.0, "c").init(g)
+
+
+def test_path_rules_of_lars():
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    grads = jax.tree.map(lambda p: 0.5 * p, params)
+    mask = {"kernel": True, "bias": False}
+    ours = optim.lars(1.0, 0.1, "kernel$", trust_ratio_mask="kernel$")
+    theirs = optax.lars(1.0, 0.1, mask, trust_ratio_mask=mask)
+    got, _ = ours.update(grads, ours.init(params), params)
+    want, _ = theirs.update(grads, theirs.init(params), params)
+    assert_trees_close(got, want, 1e-6)
+    with pytest.raises(ValueError, match="rule 'kernle' matches no leaf"):
+        optim.lars(1.0, trust_ratio_mask="kernle").init(params)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 3, 1), (2, 3), (2, 3, 2), (2, 2, 3, 2), (2,) * 5])
+def test_unitwise_norm(shape):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+    np.testing.assert_allclose(optim.unitwise_norm(x), optax.transforms.unitwise_norm(x), rtol=1e-6)
+
+
+def test_unitwise_norm_along_given_axes():
+    np.testing.assert_allclose(optim.unitwise_norm(jnp.ones((2, 4)), axis=1), 2.0)
+    with pytest.raises(ValueError, match=r"axis must be given .* got shape \(1, 2, 2, 2, 2, 2\)"):
+        optim.unitwise_norm(jnp.ones((1, 2, 2, 2, 2, 2)))
+
+
+def test_zero_nans():
+    optimizer = optim.zero_nans()
+    g = {"a": jnp.array([1.0, jnp.nan, jnp.inf]), "b": jnp.ones(2, jnp.bfloat16), "c": None}
+    state = optimizer.init({"a": jnp.zeros(3), "b": jnp.zeros(2), "c": jnp.zeros(1)})
+    updates, state = optimizer.update(g, state)
+    np.testing.assert_array_equal(updates["a"], [1.0, 0.0, jnp.inf])
+    assert updates["b"].dtype == jnp.bfloat16
+    assert jax.tree.map(bool, state.found_nan) == {"a": True, "b": False, "c": False}
+    _, state = optimizer.update(jax.tree.map(jnp.zeros_like, g), state)
+    assert not any(map(bool, jax.tree.leaves(state)))
+
+
+def test_apply_every():
+    """A NaN is gone with its sum, where Optax keeps it for good."""
+    optimizer = optim.apply_every(2)
+    state = optimizer.init(jnp.zeros(()))
+    sent = []
+    for g in (1.0, 2.0, jnp.nan, 1.0, 3.0, 4.0):
+        update, state = optimizer.update(jnp.float32(g), state)
+        sent.append(float(update))
+    np.testing.assert_array_equal(sent, [0, 3, 0, np.nan, 0, 7])
+    with pytest.raises(ValueError, match=r"k must be a whole number > 0, got 1\.5"):
+        optim.apply_every(1.5)
+
+
+def test_parameters_stay_non_negative():
+    params = jnp.array([0.1, 0.0, 1.0], jnp.float16)
+    optimizer = optim.chain(optim.sgd(0.3), optim.keep_params_nonnegative())
+    updates, _ = optimizer.update(jnp.ones(3, jnp.float16), optimizer.init(params), params)
+    np.testing.assert_allclose(optim.apply_updates(params, updates), [0, 0, 0.7], rtol=1e-3)
+
+
+def test_functions_as_transformations():
+    g, p = {"a": jnp.ones(2), "b": None}, {"a": jnp.full(2, 3.0), "b": jnp.ones(1)}
+    leaf = optim.stateless_with_tree_map(lambda g, p: g if p is None else g * p)
+    tree = optim.stateless(lambda g, p: {"got": g, "params": p})
+    np.testing.assert_array_equal(leaf.update(g, leaf.init(p), p)[0]["a"], 3.0)
+    assert leaf.update(g, leaf.init(p), p)[0]["b"] is None
+    np.testing.assert_array_equal(leaf.update(g, leaf.init(p))[0]["a"], 1.0)
+    assert tree.update(g, tree.init(p))[0] == {"got": g, "params": None}
+    zero, _ = optim.set_to_zero().update(g, optim.EmptyState())
+    np.testing.assert_array_equal(zero["a"], 0.0)
+    assert zero["b"] is None
+
+
+def test_noise_is_that_of_optax():
+    """Whatever form the key has; and a gradient of None does not change what others get."""
+    params = {"a": jnp.zeros(4), "b": jnp.zeros((2, 3))}
+    theirs = optax.add_noise(0.5, 0.55, key=7)
+    want, their_state = theirs.update(params, theirs.init(params))
+    for key in (7, jax.random.key(7), jax.random.PRNGKey(7), np.int32(7)):
+        ours = optim.add_noise(0.5, 0.55, key)
+        got, state = ours.update(params, ours.init(params))
+        assert_trees_close(got, want, 1e-6)
+        assert (state.rng_key == their_state.rng_key).all()
+    got, _ = ours.update(params | {"a": None}, ours.init(params))
+    np.testing.assert_array_equal(got["b"], want["b"])
+    assert optim.add_noise(0.5, 0.55, seed=7) == optim.add_noise(0.5, 0.55, seed=7)
+    with pytest.raises(ValueError, match="only one can be given"):
+        optim.add_noise(0.5, 0.55, 7, seed=7)
+
+
+def test_polyak_of_large_and_of_no_gradients():
+    optimizer = optim.polyak_sgd()
+    g = jnp.array([3e20, 4e20])
+    updates, _ = optimizer.update(g, optimizer.init(g), value=1e20)
+    np.testing.assert_allclose(updates, [-0.12, -0.16], rtol=1e-5)
+    updates, _ = optimizer.update(0 * g, optimizer.init(g), value=1.0)
+    np.testing.assert_array_equal(updates, 0.0)
+
+
+def test_mu_dtype_of_lion():
+    g = jnp.array([1.001, -3.0], jnp.bfloat16)
+    optimizer = optim.lion(0.1, b2=0.999, mu_dtype=jnp.bfloat16)
+    _, state = optimizer.update(g, optimizer.init(g), g)
+    assert state[0].mu.dtype == jnp.bfloat16
+    optimizer = optim.lion(0.1)
+    assert optimizer.init(g)[0].mu.dtype == jnp.float32
+    assert optim.signum(0.1, accumulator_dtype=jnp.bfloat16).init(g)[0].ema.dtype == jnp.bfloat16
+    _, *_, average, _ = optim.adafactor(0.1, momentum=0.9, dtype_momentum=jnp.bfloat16).init(g)
+    assert average.ema.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: optim.scale_by_factored_rms(min_dim_size_to_factor=2),
+        lambda: optim.scale_by_sm3(),
+        lambda: optim.scale_by_trust_ratio(),
+        lambda: optim.clip_by_block_rms(0.1),
+        lambda: optim.scale_by_optimistic_gradient(),
+    ],
+)
+def test_complex_parameters_turn_with_their_gradients(build):
+    """Their second moments are real: a common phase of gradients is that of the updates."""
+    g = jnp.asarray(GRADIENTS[0], jnp.complex64)
+    optimizer = build()
+    got, state = optimizer.update(1j * g, optimizer.init(g), g)
+    want, _ = optimizer.update(g.real, optimizer.init(g.real), g.real)
+    np.testing.assert_allclose(got, 1j * want, rtol=1e-5, atol=1e-7)
+    for field in ("v_row", "v_col", "v", "mu"):
+        assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(getattr(state, field, ())))
+
+
+NEED_PARAMS = {
+    "lars": lambda: optim.lars(0.1),
+    "scale_by_trust_ratio": lambda: optim.scale_by_trust_ratio(),
+    "scale_by_param_block_norm": lambda: optim.scale_by_param_block_norm(),
+    "scale_by_param_block_rms": lambda: optim.adafactor(0.1),
+    "adaptive_grad_clip": lambda: optim.adaptive_grad_clip(0.1),
+    "keep_params_nonnegative": lambda: optim.keep_params_nonnegative(),
+}
+
+
+@pytest.mark.parametrize("build", NEED_PARAMS.values(), ids=NEED_PARAMS)
+def test_needs_params(build):
+    g = jnp.ones((2, 2))
+    with pytest.raises(ValueError, match=r"call update\(gradients, state, params\)"):
+        build().update(g, build().init(g))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: optim.lion(-0.1), "lion: learning_rate must be finite and >= 0"),
+        (lambda: optim.lion(0.1, b2=1.0), r"lion: b2 must be in \[0, 1\), got 1.0"),
+        (lambda: optim.scale_by_lion(mode="soft"), "scale_by_lion: mode must be .* got 'soft'"),
+        (lambda: optim.signum(0.1, 1.5), "signum: beta"),
+        (lambda: optim.lars(0.1, -0.1), "lars: weight_decay"),
+        (lambda: optim.lars(0.1, momentum=None), "lars: momentum must be a number"),
+        (lambda: optim.lamb(float("nan")), "lamb: learning_rate"),
+        (lambda: optim.fromage(0.1, -1.0), "fromage: min_norm"),
+        (lambda: optim.adafactor(-0.1), "adafactor: learning_rate"),
+        (lambda: optim.adafactor(0.1, clipping_threshold=0.0), "threshold must be > 0, got 0.0"),
+        (lambda: optim.adafactor(0.1, momentum=1.0), "adafactor: momentum"),
+        (lambda: optim.sm3(0.1, 1.0), "sm3: momentum"),
+        (lambda: optim.scale_by_sm3(b2=1.1), r"scale_by_sm3: b2 must be in \[0, 1\]"),
+        (lambda: optim.polyak_sgd(variant="sps-"), "variant must be 'sps' or 'sps\\+', got 'sps-'"),
+        (lambda: optim.noisy_sgd(0.1, -1.0), "noisy_sgd: eta"),
+        (lambda: optim.ema(1.0), "ema: decay"),
+        (lambda: optim.clip_per_leaf(0.0), "clip_per_leaf: max_norm must be > 0"),
+        (
+            lambda: optim.polyak_sgd().update(
+                jnp.ones(2), optim.polyak_sgd().init(jnp.ones(2)), jnp.ones(2)
+            ),
+            "scale_by_polyak: needs the loss; call update.*value=loss",
+        ),
+        (
+            lambda: optim.keep_params_nonnegative().update(
+                jnp.ones(2), optim.EmptyState(), 1j * jnp.ones(2)
+            ),
+            "parameters must be real",
+        ),
+        (
+            lambda: optim.unitwise_clip(jnp.ones(1), jnp.ones(2), jnp.ones(2)),
+            r"same shape, got \(\(1,\), \(2,\), \(2,\)\)",
+        ),
+    ],
+)
+def test_bad_values(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+SIGNATURES = """
+    adafactor adaptive_grad_clip add_noise apply_every centralize clip_by_block_rms ema fromage
+    keep_params_nonnegative lamb lars lion noisy_sgd normalize_by_update_norm optimistic_adam
+    optimistic_adam_v2 optimistic_gradient_descent polyak_sgd scale_by_factored_rms scale_by_lion
+    scale_by_optimistic_gradient scale_by_param_block_norm scale_by_param_block_rms scale_by_polyak
+    scale_by_sign scale_by_sm3 scale_by_trust_ratio set_to_zero sign_sgd signum sm3 stateless
+    stateless_with_tree_map zero_nans
+"""
+
+
+@pytest.mark.parametrize("name", SIGNATURES.split())
+def test_signatures_are_those_of_optax(name):
+    """Names, kinds and defaults; ours may have keywords more, and functions by default."""
+
+    def of(lib):
+        parameters = inspect.signature(getattr(lib, name)).parameters.values()
+        return {
+            p.name: (p.kind, "f" if inspect.isfunction(p.default) else p.default)
+            for p in parameters
+        }
+
+    ours, theirs = of(optim), of(optax)
+    assert list(theirs.items()) == list(ours.items())[: len(theirs)]
+    for kind, default in list(ours.values())[len(theirs) :]:
+        assert kind is inspect.Parameter.KEYWORD_ONLY
+        assert default is None
