@@ -17,6 +17,13 @@ Where they differ from Optax, it is on purpose:
 - Numbers out of range, masks that match nothing and mismatched trees are errors.
 """
 
+from jaxnets.optim.accumulate import (
+    MultiSteps,
+    MultiStepsState,
+    accumulate,
+    skip_large_updates,
+    skip_not_finite,
+)
 from jaxnets.optim.adam import ScaleByAdamState, adam, adamw, scale_by_adam
 from jaxnets.optim.adaptive import (
     ScaleByRmsState,
@@ -31,9 +38,66 @@ from jaxnets.optim.adaptive import (
     scale_by_stddev,
 )
 from jaxnets.optim.clip import clip, clip_by_global_norm
+from jaxnets.optim.combine import (
+    named_chain,
+)
+from jaxnets.optim.conditional import (
+    ApplyIfFiniteState,
+    ConditionallyMaskState,
+    ConditionallyTransformState,
+    apply_if_finite,
+    conditionally_mask,
+    conditionally_transform,
+)
 from jaxnets.optim.decay import add_decayed_weights
 from jaxnets.optim.descent import TraceState, sgd, trace
+from jaxnets.optim.flatten import (
+    flatten,
+)
+from jaxnets.optim.freezing import (
+    freeze,
+    selective_transform,
+)
 from jaxnets.optim.hyper import ScheduledState
+from jaxnets.optim.inject import (
+    InjectHyperparamsState,
+    InjectStatefulHyperparamsState,
+    StatefulSchedule,
+    WrappedSchedule,
+    WrappedScheduleState,
+    inject_hyperparams,
+    inject_stateful_hyperparams,
+)
+from jaxnets.optim.lookahead import (
+    LookaheadParams,
+    LookaheadState,
+    lookahead,
+)
+from jaxnets.optim.loss_scale import (
+    DynamicLossScaleState,
+    dynamic_loss_scale,
+    loss_scale,
+    scale_loss,
+)
+from jaxnets.optim.masking import (
+    MaskedNode,
+    MaskedState,
+    masked,
+)
+from jaxnets.optim.partition import (
+    MultiTransformState,
+    PartitionState,
+    label_by_path,
+    multi_transform,
+    partition,
+)
+from jaxnets.optim.plateau import (
+    ReduceLROnPlateauState,
+    reduce_on_plateau,
+)
+from jaxnets.optim.reading import (
+    hyperparams,
+)
 from jaxnets.optim.scale import (
     ScaleByScheduleState,
     scale,
@@ -54,14 +118,33 @@ from jaxnets.optim.schedules import (
 from jaxnets.optim.transform import (
     EmptyState,
     GradientTransformation,
+    GradientTransformationExtraArgs,
+    TransformUpdateExtraArgsFn,
     apply_updates,
     chain,
     identity,
+    with_extra_args_support,
 )
 
 __all__ = [
+    "ApplyIfFiniteState",
+    "ConditionallyMaskState",
+    "ConditionallyTransformState",
+    "DynamicLossScaleState",
     "EmptyState",
     "GradientTransformation",
+    "GradientTransformationExtraArgs",
+    "InjectHyperparamsState",
+    "InjectStatefulHyperparamsState",
+    "LookaheadParams",
+    "LookaheadState",
+    "MaskedNode",
+    "MaskedState",
+    "MultiSteps",
+    "MultiStepsState",
+    "MultiTransformState",
+    "PartitionState",
+    "ReduceLROnPlateauState",
     "ScaleByAdamState",
     "ScaleByRStdDevState",
     "ScaleByRStdDevWithCountState",
@@ -70,23 +153,45 @@ __all__ = [
     "ScaleByRssState",
     "ScaleByScheduleState",
     "ScheduledState",
+    "StatefulSchedule",
     "TraceState",
+    "TransformUpdateExtraArgsFn",
+    "WrappedSchedule",
+    "WrappedScheduleState",
+    "accumulate",
     "adagrad",
     "adam",
     "adamw",
     "add_decayed_weights",
+    "apply_if_finite",
     "apply_updates",
     "chain",
     "clip",
     "clip_by_global_norm",
+    "conditionally_mask",
+    "conditionally_transform",
     "constant_schedule",
     "cosine_decay_schedule",
+    "dynamic_loss_scale",
     "exponential_decay",
+    "flatten",
+    "freeze",
+    "hyperparams",
     "identity",
+    "inject_hyperparams",
+    "inject_stateful_hyperparams",
     "join_schedules",
+    "label_by_path",
     "linear_schedule",
+    "lookahead",
+    "loss_scale",
+    "masked",
+    "multi_transform",
+    "named_chain",
+    "partition",
     "piecewise_constant_schedule",
     "polynomial_schedule",
+    "reduce_on_plateau",
     "rmsprop",
     "scale",
     "scale_by_adam",
@@ -95,8 +200,13 @@ __all__ = [
     "scale_by_rss",
     "scale_by_schedule",
     "scale_by_stddev",
+    "scale_loss",
+    "selective_transform",
     "sgd",
+    "skip_large_updates",
+    "skip_not_finite",
     "trace",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
+    "with_extra_args_support",
 ]

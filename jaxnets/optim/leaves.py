@@ -158,3 +158,23 @@ def map_updates(step: Callable[[Array], Any], updates: Updates) -> Updates:
 def abs_sq(x: Array) -> Array:
     """`|x|²`, real also for complex `x`."""
     return x**2 if jnp.isrealobj(x) else (x.conj() * x).real
+
+
+def is_none(x: Any) -> bool:
+    """For `is_leaf`: that None is a leaf."""
+    return x is None
+
+
+def widened(x: Any) -> Array:
+    """`x` in float32 at least."""
+    return _widened(x)
+
+
+def leaves_like(updates: Updates, other: PyTree, what: str) -> tuple[list[Any], list[Any], Any]:
+    """The leaves of `updates`, None among them, those of `other` beside them, and the structure.
+
+    Raises:
+      ValueError: if the trees, or the shapes of two leaves, do not match.
+    """
+    leaves, structure = _flatten(updates)
+    return leaves, _flatten_like(updates, other, what), structure
