@@ -27,8 +27,8 @@ def is_function(mask: Any) -> bool:
     return callable(mask) and bool(leaves) and all(map(callable, leaves))
 
 
-def mask_tree(mask: Mask, params: Params) -> PyTree:
-    """`params` with each leaf replaced by whether `mask` selects it.
+def mask_prefix(mask: Mask, params: Params) -> PyTree:
+    """The tree of bools, or the prefix of one, that `mask` says.
 
     Raises:
       ValueError: if a rule matches no leaf, or a tree is no prefix of `params`.
@@ -39,18 +39,33 @@ def mask_tree(mask: Mask, params: Params) -> PyTree:
     if isinstance(mask, str):
         return tree.match(mask, params)
     prefix = mask(params) if is_function(mask) else mask
+    broadcast(prefix, params, "a mask")
+    return prefix
+
+
+def broadcast(prefix: PyTree, params: Params, what: str) -> PyTree:
+    """`params` with each leaf replaced by that of `prefix` above it.
+
+    Raises:
+      ValueError: if it is none.
+    """
     try:
         return jax.tree.map(
-            lambda chosen, subtree: jax.tree.map(lambda _: bool(chosen), subtree),
+            lambda value, subtree: jax.tree.map(lambda _: value, subtree),
             prefix,
             params,
             is_leaf=lambda x: x is None,
         )
     except ValueError as error:
         raise ValueError(
-            "a mask must be a tree of the parameters' structure or a prefix of it, "
-            f"got {jax.tree.structure(prefix)} for {jax.tree.structure(params)}"
+            f"{what} must be a tree of the parameters' structure or a prefix of it, "
+            f"got {jax.tree.structure(prefix)} for {jax.tree.structure(params)}: {error}"
         ) from error
+
+
+def mask_tree(mask: Mask, params: Params) -> PyTree:
+    """`params` with each leaf replaced by whether `mask` selects it; see `mask_prefix`."""
+    return jax.tree.map(bool, broadcast(mask_prefix(mask, params), params, "a mask"))
 
 
 @transformation(weight_decay=NON_NEGATIVE)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxnets.optim.decay import Mask
 from jaxnets.optim.leaves import is_none, map_updates
-from jaxnets.optim.masking import chosen_leaves, masked
+from jaxnets.optim.masking import chosen_by, masked
 from jaxnets.optim.partition import partition
 from jaxnets.optim.transform import (
     GradientTransformation,
@@ -32,12 +32,11 @@ def _zero() -> GradientTransformation:
 
 @by_value
 def _labels(freeze_mask: Mask) -> Callable[[Params], PyTree]:
-    names = {True: "freeze", False: "train", None: None}
+    def label(frozen: Any) -> str | None:
+        return None if frozen is None else "freeze" if frozen else "train"
 
     def labels(params: Params) -> PyTree:
-        structure = jax.tree.structure(params, is_leaf=is_none)
-        frozen = chosen_leaves(freeze_mask, params)
-        return jax.tree.unflatten(structure, [names[choice] for choice in frozen])
+        return jax.tree.map(label, chosen_by(freeze_mask, params), is_leaf=is_none)
 
     return labels
 

@@ -80,7 +80,7 @@ class InjectHyperparamsState(NamedTuple):
 
 def _array(x: Any, dtype: Any) -> Array:
     """`x` as an array; Python's floats in `dtype`, arrays in their own."""
-    if isinstance(x, jax.Array) and not x.weak_type:
+    if isinstance(x, jax.Array) and not getattr(x, "weak_type", False):
         return x
     return jnp.asarray(x, dtype if jnp.issubdtype(jnp.result_type(x), jnp.floating) else None)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxnets.optim.decay import Mask, is_function, mask_tree
+from jaxnets.optim.decay import Mask, is_function, mask_prefix
 from jaxnets.optim.leaves import is_none, leaves_like
 from jaxnets.optim.transform import (
     GradientTransformation,
@@ -36,36 +36,41 @@ def without_none(updates: Updates) -> Updates:
     return jax.tree.map(lambda g: 0 if g is None else g, updates, is_leaf=is_none)
 
 
-def chosen_leaves(mask: Mask, updates: Updates) -> list[bool | None]:
-    """Whether `mask` chooses each leaf of `updates`; None where that is unknown.
+def chosen_by(mask: Mask, updates: Updates) -> PyTree:
+    """The tree of bools, or the prefix of one, that `mask` says of `updates`.
 
-    A function from updates to a mask says nothing of those that are None.
+    A function from updates to a mask says nothing, which is None, of those that are None.
     """
     if jax.tree.leaves(updates) and not is_function(mask):
         updates = without_none(updates)
-    return jax.tree.leaves(mask_tree(mask, updates), is_leaf=is_none)
+    return mask_prefix(mask, updates)
 
 
-def keep(chosen: list[bool | None], leaves: list[Any], structure: Any) -> PyTree:
-    """The tree of the leaves that are chosen, with a `MaskedNode` for each other one."""
-    return structure.unflatten(
-        [MaskedNode() if choice is False else x for choice, x in zip(chosen, leaves, strict=True)]
-    )
+def keep(chosen: PyTree, tree: PyTree) -> PyTree:
+    """`tree` with a `MaskedNode` in place of all that is not chosen."""
+
+    def kept(choice: Any, subtree: PyTree) -> PyTree:
+        return subtree if choice is None or choice else MaskedNode()
+
+    return jax.tree.map(kept, chosen, tree, is_leaf=is_none)
 
 
-def keep_extra(
-    chosen: list[bool | None], extra: dict[str, Any], updates: Updates
-) -> dict[str, Any]:
-    """The extra arguments, with the same leaves taken out of those that are like `updates`."""
+def put_back(chosen: PyTree, kept: PyTree, tree: PyTree) -> PyTree:
+    """`tree` with that which is chosen replaced by what has become of it."""
+
+    def mixed(choice: Any, new: PyTree, old: PyTree) -> PyTree:
+        return new if choice is None or choice else old
+
+    return jax.tree.map(mixed, chosen, kept, tree, is_leaf=is_none)
+
+
+def keep_extra(chosen: PyTree, extra: dict[str, Any], updates: Updates) -> dict[str, Any]:
+    """`keep` for those of the extra arguments that are trees like `updates`."""
     structure: Any = jax.tree.structure(updates)
-
-    def kept(value: Any) -> Any:
-        if jax.tree.structure(value) != structure:
-            return value
-        leaves, value_structure = jax.tree.flatten(value, is_leaf=is_none)
-        return keep(chosen, leaves, value_structure)
-
-    return {name: kept(value) for name, value in extra.items()}
+    return {
+        name: keep(chosen, value) if jax.tree.structure(value) == structure else value
+        for name, value in extra.items()
+    }
 
 
 @by_value
@@ -94,29 +99,20 @@ def masked(
     inner_init, inner_update = with_extra_args_support(inner)
 
     def init(params: Params) -> MaskedState:
-        leaves, structure = jax.tree.flatten(params, is_leaf=is_none)
-        return MaskedState(inner_init(keep(chosen_leaves(mask, params), leaves, structure)))
+        return MaskedState(inner_init(keep(chosen_by(mask, params), params)))
 
     def update(
         updates: Updates, state: MaskedState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, MaskedState]:
-        reference = updates if params is None else params
-        leaves, of_params, structure = leaves_like(updates, reference, "params")
-        chosen = chosen_leaves(mask, updates)
-        if mask_compatible_extra_args:
-            extra = keep_extra(chosen, extra, updates)
+        if params is not None:
+            leaves_like(updates, params, "params")
+        chosen = chosen_by(mask, updates)
         transformed, inner_state = inner_update(
-            keep(chosen, leaves, structure),
+            keep(chosen, updates),
             state.inner_state,
-            None if params is None else keep(chosen, of_params, structure),
-            **extra,
+            None if params is None else keep(chosen, params),
+            **(keep_extra(chosen, extra, updates) if mask_compatible_extra_args else extra),
         )
-        mixed = [
-            old if choice is False else new
-            for choice, old, new in zip(
-                chosen, leaves, structure.flatten_up_to(transformed), strict=True
-            )
-        ]
-        return structure.unflatten(mixed), MaskedState(inner_state)
+        return put_back(chosen, transformed, updates), MaskedState(inner_state)
 
     return GradientTransformation(init, update)

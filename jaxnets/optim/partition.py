@@ -6,9 +6,9 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 
 from jaxnets import tree
-from jaxnets.optim.decay import is_function
+from jaxnets.optim.decay import broadcast, is_function
 from jaxnets.optim.leaves import is_none, leaves_like
-from jaxnets.optim.masking import MaskedState, keep, keep_extra, without_none
+from jaxnets.optim.masking import MaskedState, keep, keep_extra, put_back, without_none
 from jaxnets.optim.transform import (
     GradientTransformation,
     State,
@@ -49,31 +49,19 @@ def label_by_path(rules: Mapping[str, Hashable]) -> Callable[[Params], PyTree]:
     return labels
 
 
-def _labels_of(labels: Labels, updates: Updates, transforms: Mapping[Hashable, Any]) -> list[Any]:
-    """The label of each leaf; None where that is unknown, see `chosen_leaves`."""
-    known = without_none(updates)
+def _labels_of(labels: Labels, updates: Updates, transforms: Mapping[Hashable, Any]) -> PyTree:
+    """The tree of labels, or the prefix of one; None where that is unknown, see `chosen_by`."""
     if not jax.tree.leaves(updates):
-        return [None for _ in jax.tree.leaves(known)]
+        return updates
     prefix = labels(updates) if is_function(labels) else labels
-    try:
-        full = jax.tree.map(
-            lambda label, subtree: jax.tree.map(lambda _: label, subtree),
-            prefix,
-            known,
-            is_leaf=is_none,
-        )
-    except ValueError as error:
-        raise ValueError(
-            "partition: param_labels must be a tree of the parameters' structure or a prefix of "
-            f"it, got {jax.tree.structure(prefix)} for {jax.tree.structure(known)}"
-        ) from error
+    full = broadcast(prefix, without_none(updates), "partition: param_labels")
     for path, label in tree.flatten_with_paths(full).items():
         if label not in transforms:
             raise ValueError(
                 f"partition: no transformation has the label {label!r} of leaf {path!r}; "
                 f"the labels are {list(transforms)}"
             )
-    return jax.tree.leaves(full, is_leaf=is_none)
+    return prefix
 
 
 @by_value
@@ -113,13 +101,12 @@ def partition(
     labels = label_by_path(rules) if param_labels is None else param_labels  # type: ignore[arg-type]
     inner = {label: with_extra_args_support(each) for label, each in transforms.items()}
 
-    def chosen(given: list[Any], label: Hashable) -> list[bool | None]:
-        return [None if of is None else of == label for of in given]
+    def chosen_for(label: Hashable, given: PyTree) -> PyTree:
+        return jax.tree.map(lambda of: None if of is None else of == label, given, is_leaf=is_none)
 
     def init(params: Params) -> PartitionState:
-        leaves, structure = jax.tree.flatten(params, is_leaf=is_none)
         given = _labels_of(labels, params, transforms)
-        parts = {label: keep(chosen(given, label), leaves, structure) for label in inner}
+        parts = {label: keep(chosen_for(label, given), params) for label in inner}
         return PartitionState(
             {label: MaskedState(begin(parts[label])) for label, (begin, _) in inner.items()}
         )
@@ -127,22 +114,21 @@ def partition(
     def update(
         updates: Updates, state: PartitionState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, PartitionState]:
-        reference = updates if params is None else params
-        leaves, of_params, structure = leaves_like(updates, reference, "params")
+        if params is not None:
+            leaves_like(updates, params, "params")
         given = _labels_of(labels, updates, transforms)
-        merged, states = list(leaves), {}
+        merged, states = updates, {}
         for label, (_, step) in inner.items():
-            ours = chosen(given, label)
+            chosen = chosen_for(label, given)
             transformed, inner_state = step(
-                keep(ours, leaves, structure),
+                keep(chosen, updates),
                 state.inner_states[label].inner_state,
-                None if params is None else keep(ours, of_params, structure),
-                **(keep_extra(ours, extra, updates) if mask_compatible_extra_args else extra),
+                None if params is None else keep(chosen, params),
+                **(keep_extra(chosen, extra, updates) if mask_compatible_extra_args else extra),
             )
+            merged = put_back(chosen, transformed, merged)
             states[label] = MaskedState(inner_state)
-            for i, new in enumerate(structure.flatten_up_to(transformed)):
-                merged[i] = new if ours[i] else merged[i]
-        return structure.unflatten(merged), PartitionState(states)
+        return merged, PartitionState(states)
 
     return GradientTransformation(init, update)
 

@@ -18,16 +18,16 @@ def _own(call: Call, state: State) -> dict[str, Any]:
     }
 
 
-def _merged(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def _merged(parts: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     """One dict of several, where a name that more than one of them has is put after its key."""
 
     def last(name: str) -> str:
         return name.rpartition("/")[2]
 
-    parts_with = Counter(name for part in parts.values() for name in set(map(last, part)))
+    parts_with = Counter(name for _, part in parts for name in set(map(last, part)))
     return {
         f"{key}/{name}" if key and parts_with[last(name)] > 1 else name: value
-        for key, part in parts.items()
+        for key, part in parts
         for name, value in part.items()
     }
 
@@ -61,8 +61,8 @@ def hyperparams(optimizer: GradientTransformation, state: State) -> dict[str, An
         return {}
     own = _own(call, state)
     inner = state.inner_state if isinstance(state, ScheduledState) else state
-    parts = {
-        str(key): hyperparams(part, part_state)
+    parts = [
+        (str(key), hyperparams(part, part_state))
         for key, (part, part_state) in parts_of(call, inner).items()
-    }
-    return _merged({"": own, **parts} if own else parts)
+    ]
+    return _merged([(call.factory.__name__, own), *parts])
