@@ -13,7 +13,11 @@ Where they differ from Optax, it is on purpose:
 - `clip_by_global_norm` does not overflow, and its derivative at 0 is finite.
 - Centered RMSProp stays finite where rounding makes the variance negative.
 - Second moments of complex parameters are real.
-- Any hyper-parameter may be a schedule, not only learning rate and weight decay.
+- Any hyper-parameter may be a schedule, not only learning rate and weight decay, and is read from
+  the state by `hyperparams`; `inject_hyperparams` does not cast them to half precision.
+- Masks, labels and frozen parameters may be given by rules over paths.
+- `MultiSteps` runs the inner update once in a cycle, and accumulates in the parameters' dtype where
+  that is wider than float32.
 - Numbers out of range, masks that match nothing and mismatched trees are errors.
 """
 

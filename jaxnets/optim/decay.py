@@ -59,7 +59,7 @@ def broadcast(prefix: PyTree, params: Params, what: str) -> PyTree:
     except ValueError as error:
         raise ValueError(
             f"{what} must be a tree of the parameters' structure or a prefix of it, "
-            f"got {jax.tree.structure(prefix)} for {jax.tree.structure(params)}: {error}"
+            f"got {jax.tree.structure(prefix)} for {jax.tree.structure(params)}"
         ) from error
 
 

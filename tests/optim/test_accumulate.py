@@ -119,6 +119,20 @@ def test_half_precision_is_accumulated_in_float32(dtype):
     assert updates.dtype == dtype
 
 
+def test_mean_is_not_rounded_to_half_precision():
+    seen = []
+    inner = optim.GradientTransformation(
+        lambda params: (),
+        lambda updates, state, params=None: (seen.append(updates) or updates, state),
+    )
+    optimizer = optim.accumulate(inner, 2)
+    state = optimizer.init(jnp.zeros((), jnp.bfloat16))
+    for g in (1.0, 1 + 2.0**-7):
+        updates, state = optimizer.update(jnp.asarray(g, jnp.bfloat16), state)
+    assert float(seen[-1]) == 1 + 2.0**-8
+    assert updates.dtype == jnp.bfloat16
+
+
 def test_float64_and_complex_accumulators(x64):
     for dtype in (jnp.float64, jnp.complex64):
         params = jnp.zeros(2, dtype)

@@ -165,6 +165,17 @@ def test_plateau_by_hand():
     assert scales == [1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
 
 
+@pytest.mark.parametrize(("rtol", "atol"), [(0.1, 0.0), (0.0, 0.1)])
+def test_plateau_of_small_improvements(rtol, atol):
+    """0.95 and 0.92 are no improvement on 1 by a tenth, 0.85 is."""
+    optimizer = optim.reduce_on_plateau(factor=0.5, patience=2, rtol=rtol, atol=atol)
+    for last, scale in ((0.92, 0.5), (0.85, 1.0)):
+        state = optimizer.init(jnp.ones(2))
+        for value in (1.0, 0.95, last):
+            updates, state = optimizer.update(jnp.ones(2), state, value=value)
+        np.testing.assert_array_equal(updates, scale)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
