@@ -17,6 +17,13 @@ Where they differ from Optax, it is on purpose:
 - Numbers out of range, masks that match nothing and mismatched trees are errors.
 """
 
+from jaxnets.optim.accumulate import (
+    MultiSteps,
+    MultiStepsState,
+    accumulate,
+    skip_large_updates,
+    skip_not_finite,
+)
 from jaxnets.optim.adabelief import ScaleByBeliefState, adabelief, scale_by_belief
 from jaxnets.optim.adadelta import ScaleByAdaDeltaState, adadelta, scale_by_adadelta
 from jaxnets.optim.adam import ScaleByAdamState, adam, adamw, scale_by_adam
@@ -50,6 +57,15 @@ from jaxnets.optim.clip_blocks import (
     unitwise_clip,
     unitwise_norm,
 )
+from jaxnets.optim.combine import named_chain
+from jaxnets.optim.conditional import (
+    ApplyIfFiniteState,
+    ConditionallyMaskState,
+    ConditionallyTransformState,
+    apply_if_finite,
+    conditionally_mask,
+    conditionally_transform,
+)
 from jaxnets.optim.constrain import (
     NonNegativeParamsState,
     ZeroNansState,
@@ -60,7 +76,26 @@ from jaxnets.optim.decay import add_decayed_weights
 from jaxnets.optim.descent import TraceState, sgd, trace
 from jaxnets.optim.factored import FactoredState, adafactor, scale_by_factored_rms
 from jaxnets.optim.flat import FlatState, flat
+from jaxnets.optim.flatten import flatten
+from jaxnets.optim.freezing import freeze, selective_transform
 from jaxnets.optim.hyper import ScheduledState
+from jaxnets.optim.inject import (
+    InjectHyperparamsState,
+    InjectStatefulHyperparamsState,
+    StatefulSchedule,
+    WrappedSchedule,
+    WrappedScheduleState,
+    inject_hyperparams,
+    inject_stateful_hyperparams,
+)
+from jaxnets.optim.lookahead import LookaheadParams, LookaheadState, lookahead
+from jaxnets.optim.loss_scale import (
+    DynamicLossScaleState,
+    dynamic_loss_scale,
+    loss_scale,
+    scale_loss,
+)
+from jaxnets.optim.masking import MaskedNode, MaskedState, masked
 from jaxnets.optim.monitor import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
 from jaxnets.optim.nadam import ScaleByNadamState, nadam, nadamw, scale_by_nadam
 from jaxnets.optim.noise import AddNoiseState, add_noise, noisy_sgd
@@ -73,8 +108,17 @@ from jaxnets.optim.optimistic import (
     scale_by_optimistic_gradient,
 )
 from jaxnets.optim.packing import Packed, pack, unpack
+from jaxnets.optim.partition import (
+    MultiTransformState,
+    PartitionState,
+    label_by_path,
+    multi_transform,
+    partition,
+)
+from jaxnets.optim.plateau import ReduceLROnPlateauState, reduce_on_plateau
 from jaxnets.optim.polyak import polyak_sgd, scale_by_polyak
 from jaxnets.optim.radam import radam, scale_by_radam
+from jaxnets.optim.reading import hyperparams
 from jaxnets.optim.rprop import ScaleByRpropState, rprop, scale_by_rprop
 from jaxnets.optim.scale import (
     ScaleByScheduleState,
@@ -107,9 +151,12 @@ from jaxnets.optim.stateless import set_to_zero, stateless, stateless_with_tree_
 from jaxnets.optim.transform import (
     EmptyState,
     GradientTransformation,
+    GradientTransformationExtraArgs,
+    TransformUpdateExtraArgsFn,
     apply_updates,
     chain,
     identity,
+    with_extra_args_support,
 )
 from jaxnets.optim.trust_ratio import fromage, lamb, lars, scale_by_trust_ratio
 from jaxnets.optim.yogi import scale_by_yogi, yogi
@@ -118,14 +165,30 @@ from jaxnets.tree import global_norm
 __all__ = [
     "AddNoiseState",
     "ApplyEvery",
+    "ApplyIfFiniteState",
+    "ConditionallyMaskState",
+    "ConditionallyTransformState",
+    "DynamicLossScaleState",
     "EmaState",
     "EmptyState",
     "FactoredState",
     "FlatState",
     "GradientTransformation",
+    "GradientTransformationExtraArgs",
+    "InjectHyperparamsState",
+    "InjectStatefulHyperparamsState",
+    "LookaheadParams",
+    "LookaheadState",
+    "MaskedNode",
+    "MaskedState",
     "MonitorState",
+    "MultiSteps",
+    "MultiStepsState",
+    "MultiTransformState",
     "NonNegativeParamsState",
     "Packed",
+    "PartitionState",
+    "ReduceLROnPlateauState",
     "ScaleByAdaDeltaState",
     "ScaleByAdamState",
     "ScaleByAdanState",
@@ -145,8 +208,13 @@ __all__ = [
     "ScaleByScheduleState",
     "ScheduledState",
     "SnapshotState",
+    "StatefulSchedule",
     "TraceState",
+    "TransformUpdateExtraArgsFn",
+    "WrappedSchedule",
+    "WrappedScheduleState",
     "ZeroNansState",
+    "accumulate",
     "adabelief",
     "adadelta",
     "adafactor",
@@ -161,6 +229,7 @@ __all__ = [
     "add_noise",
     "amsgrad",
     "apply_every",
+    "apply_if_finite",
     "apply_updates",
     "centralize",
     "chain",
@@ -168,25 +237,39 @@ __all__ = [
     "clip_by_block_rms",
     "clip_by_global_norm",
     "clip_per_leaf",
+    "conditionally_mask",
+    "conditionally_transform",
     "constant_schedule",
     "cosine_decay_schedule",
+    "dynamic_loss_scale",
     "ema",
     "exponential_decay",
     "flat",
+    "flatten",
+    "freeze",
     "fromage",
     "global_norm",
+    "hyperparams",
     "identity",
     "incremental_update",
+    "inject_hyperparams",
+    "inject_stateful_hyperparams",
     "join_schedules",
     "keep_params_nonnegative",
+    "label_by_path",
     "lamb",
     "lars",
     "linear_schedule",
     "lion",
+    "lookahead",
+    "loss_scale",
+    "masked",
     "measure_with_ema",
     "monitor",
+    "multi_transform",
     "nadam",
     "nadamw",
+    "named_chain",
     "noisy_sgd",
     "normalize_by_update_norm",
     "novograd",
@@ -194,11 +277,13 @@ __all__ = [
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
     "pack",
+    "partition",
     "periodic_update",
     "piecewise_constant_schedule",
     "polyak_sgd",
     "polynomial_schedule",
     "radam",
+    "reduce_on_plateau",
     "rmsprop",
     "rprop",
     "scale",
@@ -227,10 +312,14 @@ __all__ = [
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_yogi",
+    "scale_loss",
+    "selective_transform",
     "set_to_zero",
     "sgd",
     "sign_sgd",
     "signum",
+    "skip_large_updates",
+    "skip_not_finite",
     "sm3",
     "snapshot",
     "stateless",
@@ -241,6 +330,7 @@ __all__ = [
     "unpack",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
+    "with_extra_args_support",
     "yogi",
     "zero_nans",
 ]

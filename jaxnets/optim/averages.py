@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxnets.optim.hyper import COUNT, DECAY_RATE, Hyper, increment, transformation
+from jaxnets.optim.hyper import COUNTING, DECAY_RATE, Hyper, increment, transformation
 from jaxnets.optim.leaves import map_moments, moments_like
 from jaxnets.optim.transform import GradientTransformation, Updates
 from jaxnets.types import Array, DTypeLike, Params
@@ -60,7 +60,7 @@ class ApplyEvery(NamedTuple):
     grad_acc: Params
 
 
-@transformation(k=COUNT)
+@transformation(k=COUNTING)
 def apply_every(k: Hyper = 1) -> GradientTransformation:
     """Every `k` steps the sum of the last `k` updates, and 0 at the others.
 

@@ -21,25 +21,51 @@ Mask: TypeAlias = str | PyTree | Callable[[Params], PyTree]
 a function from parameters to such a tree."""
 
 
-def mask_tree(mask: Mask, params: Params) -> PyTree:
-    """`params` with each leaf replaced by whether `mask` selects it.
+def is_function(mask: Any) -> bool:
+    """Whether `mask` is a function, and not a tree that happens to be callable, as a module is."""
+    leaves = jax.tree.leaves(mask)
+    return callable(mask) and bool(leaves) and all(map(callable, leaves))
+
+
+def mask_prefix(mask: Mask, params: Params) -> PyTree:
+    """The tree of bools, or the prefix of one, that `mask` says.
 
     Raises:
       ValueError: if a rule matches no leaf, or a tree is no prefix of `params`.
     """
-    if isinstance(mask, str):
+    if not jax.tree.leaves(params):
         # nothing to match where an outer mask has taken all leaves away
-        return tree.match(mask, params) if jax.tree.leaves(params) else params
-    prefix = mask(params) if callable(mask) else mask
+        return params
+    if isinstance(mask, str):
+        return tree.match(mask, params)
+    prefix = mask(params) if is_function(mask) else mask
+    broadcast(prefix, params, "a mask")
+    return prefix
+
+
+def broadcast(prefix: PyTree, params: Params, what: str) -> PyTree:
+    """`params` with each leaf replaced by that of `prefix` above it.
+
+    Raises:
+      ValueError: if it is none.
+    """
     try:
         return jax.tree.map(
-            lambda chosen, subtree: jax.tree.map(lambda _: bool(chosen), subtree), prefix, params
+            lambda value, subtree: jax.tree.map(lambda _: value, subtree),
+            prefix,
+            params,
+            is_leaf=lambda x: x is None,
         )
     except ValueError as error:
         raise ValueError(
-            "a mask must be a tree of the parameters' structure or a prefix of it, "
+            f"{what} must be a tree of the parameters' structure or a prefix of it, "
             f"got {jax.tree.structure(prefix)} for {jax.tree.structure(params)}"
         ) from error
+
+
+def mask_tree(mask: Mask, params: Params) -> PyTree:
+    """`params` with each leaf replaced by whether `mask` selects it; see `mask_prefix`."""
+    return jax.tree.map(bool, broadcast(mask_prefix(mask, params), params, "a mask"))
 
 
 @transformation(weight_decay=NON_NEGATIVE)

@@ -46,7 +46,8 @@ POSITIVE = Range("> 0", lambda x: x > 0)
 NON_NEGATIVE = Range("finite and >= 0", lambda x: 0 <= x < math.inf)
 FRACTION = Range("in [0, 1]", lambda x: 0 <= x <= 1)
 DECAY_RATE = Range("in [0, 1)", lambda x: 0 <= x < 1)
-COUNT = Range("a whole number > 0", lambda x: 0 < x < math.inf and x == int(x))
+WHOLE = Range("an integer >= 0", lambda x: x >= 0 and x % 1 == 0)
+COUNTING = Range("an integer >= 1", lambda x: x >= 1 and x % 1 == 0)
 
 
 def _checked(function: str, name: str, value: Any, wanted: Range) -> Any:
@@ -161,6 +162,6 @@ def transformation(
                 return _scheduled(make_at, arguments, schedules)
             return make_at(*args, **kwargs)
 
-        return checked(**ranges)(by_value(make))
+        return checked(**ranges)(by_value(make, hyper=tuple(ranges)))
 
     return decorate

@@ -24,7 +24,8 @@ def _at_least_float32(dtype: DTypeLike) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def _widened(x: Any) -> Array:
+def widened(x: Any) -> Array:
+    """`x` in float32 at least."""
     return jnp.asarray(x, _at_least_float32(jnp.result_type(x)))
 
 
@@ -33,7 +34,8 @@ def _update_dtype(g: Any, p: Any) -> Any:
     return dtype if jnp.issubdtype(dtype, jnp.inexact) else _at_least_float32(dtype)
 
 
-def _is_none(x: Any) -> bool:
+def is_none(x: Any) -> bool:
+    """For `is_leaf`: that None is a leaf."""
     return x is None
 
 
@@ -73,7 +75,7 @@ def require_params(function: str, params: Params | None) -> None:
 
 
 def _flatten(updates: Updates) -> tuple[list[Any], Any]:
-    leaves, structure = jax.tree.flatten(updates, is_leaf=_is_none)
+    leaves, structure = jax.tree.flatten(updates, is_leaf=is_none)
     return leaves, structure
 
 
@@ -110,7 +112,7 @@ def _flatten_like(updates: Updates, other: PyTree, what: str) -> list[Any]:
 
     for i, (g, leaf) in enumerate(zip(gradients, leaves, strict=True)):
         if g is not None and jnp.shape(g) != shape(leaf):
-            path = path_string(jax.tree_util.tree_leaves_with_path(updates, _is_none)[i][0])
+            path = path_string(jax.tree_util.tree_leaves_with_path(updates, is_none)[i][0])
             raise ValueError(
                 f"updates and {what} must have leaves of the same shapes, "
                 f"got {jnp.shape(g)} and {shape(leaf)} at {path!r}"
@@ -153,7 +155,7 @@ def map_moments(
         if g is None:
             return (None, *leaves)
         read = (g, reference) if reads_params else (g,)
-        update, *new = step(*jax.tree.map(_widened, (*read, *leaves)))
+        update, *new = step(*jax.tree.map(widened, (*read, *leaves)))
         stored = jax.tree.map(lambda leaf, x: x.astype(leaf.dtype), leaves, tuple(new))
         return (update.astype(_update_dtype(g, reference)), *stored)
 
@@ -179,7 +181,7 @@ def map_with_params(
     def run(g: Any, p: Any, *leaves: Any) -> Any:
         if g is None:
             return None
-        return step(_widened(g), _widened(p), *leaves).astype(_update_dtype(g, p))
+        return step(widened(g), widened(p), *leaves).astype(_update_dtype(g, p))
 
     mapped: Updates = structure.unflatten(
         [run(*row) for row in zip(gradients, *columns, strict=True)]
@@ -217,3 +219,13 @@ def rms(x: Array) -> Array:
     """The root mean square of all of `x`, see `norm`; 0 where `x` is empty."""
     mean: Array = norm(x) / max(x.size, 1) ** 0.5
     return mean
+
+
+def leaves_like(updates: Updates, other: PyTree, what: str) -> tuple[list[Any], list[Any], Any]:
+    """The leaves of `updates`, None among them, those of `other` beside them, and the structure.
+
+    Raises:
+      ValueError: if the trees, or the shapes of two leaves, do not match.
+    """
+    leaves, structure = _flatten(updates)
+    return leaves, _flatten_like(updates, other, what), structure

@@ -1,5 +1,6 @@
 """Updates times a number: a constant, a schedule's value, or minus the learning rate."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ class ScaleByScheduleState(NamedTuple):
     count: Array  # type: ignore[assignment]
 
 
-@by_value
+@partial(by_value, hyper=["step_size_fn"])
 def scale_by_schedule(step_size_fn: Schedule) -> GradientTransformation:
     """`u_t = s(t) g_t`, where the first step is `t = 0`.
 
@@ -69,6 +70,7 @@ def _negative(schedule: Schedule) -> Schedule:
 
 
 @checked(learning_rate=NON_NEGATIVE)
+@partial(by_value, hyper=["learning_rate"])
 def scale_by_learning_rate(
     learning_rate: ScalarOrSchedule | None = None, *, flip_sign: bool = True
 ) -> GradientTransformation:

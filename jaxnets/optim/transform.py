@@ -8,7 +8,7 @@ The interface is Optax's, so that transformations of either library work inside 
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import jax
@@ -48,6 +48,11 @@ class GradientTransformation(NamedTuple):
     update: Update
 
 
+GradientTransformationExtraArgs: TypeAlias = GradientTransformation
+"""Optax's name for a transformation whose update takes `**extra`; all of ours do."""
+TransformUpdateExtraArgsFn: TypeAlias = Update
+
+
 class EmptyState(NamedTuple):
     """The state of a transformation that keeps none."""
 
@@ -58,6 +63,15 @@ def empty_state(params: Params) -> EmptyState:
     return EmptyState()
 
 
+class Call(NamedTuple):
+    """The call that made a transformation."""
+
+    factory: Callable[..., Any]
+    arguments: Mapping[str, Any]
+    hyper: Collection[str]
+    """Which of the arguments are hyper-parameters."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Named:
     """A function that is equal to another if both were made by the same call."""
@@ -65,6 +79,7 @@ class _Named:
     function: Callable[..., Any]
     name: str
     key: Hashable
+    call: Call
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -84,7 +99,12 @@ class _Named:
 
 
 def _key(factory: Callable[..., Any], arguments: dict[str, Any]) -> Hashable:
-    leaves, structure = jax.tree.flatten(arguments)
+    # rules are tried in their order, which flattening a dict would lose
+    ordered = {
+        name: tuple(value.items()) if isinstance(value, Mapping) else value
+        for name, value in arguments.items()
+    }
+    leaves, structure = jax.tree.flatten(ordered)
     # with the types, since 1 == 1.0 == True, and they may not compute the same
     key = (factory, structure, tuple((type(leaf), leaf) for leaf in leaves))
     try:
@@ -95,11 +115,15 @@ def _key(factory: Callable[..., Any], arguments: dict[str, Any]) -> Hashable:
     return key
 
 
-def by_value(factory: Callable[P, T]) -> Callable[P, T]:
+def by_value(factory: Callable[P, T], hyper: Collection[str] = ()) -> Callable[P, T]:
     """Make the functions that `factory` returns equal, and hash alike, when its arguments are.
 
     Two closures are never equal, so that `jit` with an optimizer as a static argument would compile
     again for every `adam(1e-3)`. Where an argument is an array, the result equals only itself.
+
+    Args:
+      factory: makes a function, or a transformation.
+      hyper: which of its arguments are hyper-parameters, for `hyperparams` to read.
     """
     signature = inspect.signature(factory)
 
@@ -108,15 +132,48 @@ def by_value(factory: Callable[P, T]) -> Callable[P, T]:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         key = _key(factory, bound.arguments)
+        call = Call(factory, bound.arguments, hyper)
 
         def named(path: str, function: Callable[..., Any]) -> _Named:
             name = f"{factory.__name__}.{path}" if path else factory.__name__
-            return _Named(function, name, key)
+            return _Named(function, name, key, call)
 
         functions: T = map_with_paths(named, factory(*args, **kwargs))
         return functions
 
     return make
+
+
+def call_of(transformation: GradientTransformation) -> Call | None:
+    """The call that made `transformation`, if it is one of ours."""
+    update = transformation.update
+    return update.call if isinstance(update, _Named) else None
+
+
+Parts: TypeAlias = Callable[[Mapping[str, Any], State], Mapping[Hashable, tuple[Any, State]]]
+"""`(arguments, state) -> {key: (transformation, its state)}`."""
+
+_PARTS: dict[Callable[..., Any], Parts] = {}
+
+
+def combines(parts: Parts) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """The decorator, innermost, of a function that makes one transformation of others.
+
+    Args:
+      parts: says which, by which keys, and where their states are kept.
+    """
+
+    def decorate(factory: Callable[P, T]) -> Callable[P, T]:
+        _PARTS[factory] = parts
+        return factory
+
+    return decorate
+
+
+def parts_of(call: Call, state: State) -> Mapping[Hashable, tuple[Any, State]]:
+    """The transformations within the one that `call` made, with their states; see `combines`."""
+    parts = _PARTS.get(inspect.unwrap(call.factory))
+    return parts(call.arguments, state) if parts else {}
 
 
 @by_value
@@ -131,20 +188,46 @@ def identity() -> GradientTransformation:
     return GradientTransformation(empty_state, update)
 
 
-def _accepting_any_extra(update: Callable[..., Any]) -> Callable[..., Any]:
-    """`update` with the extra arguments that it does not take left out."""
+@by_value
+def _lenient(transformation: GradientTransformation) -> GradientTransformation:
+    init, update = transformation
     parameters = inspect.signature(update).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return update
 
-    def lenient(updates: Updates, state: State, params: Params | None = None, **extra: Any) -> Any:
+    def lenient(
+        updates: Updates, state: State, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, State]:
         taken = {name: value for name, value in extra.items() if name in parameters}
         return update(updates, state, params, **taken)
 
-    return lenient
+    return GradientTransformation(init, lenient)
+
+
+def with_extra_args_support(transformation: GradientTransformation) -> GradientTransformation:
+    """`transformation`, whose update leaves out the extra arguments that it does not take.
+
+    Where Optax goes by the class (its `GradientTransformationExtraArgs` takes all, its
+    `GradientTransformation` none), this goes by the function's signature.
+
+    Raises:
+      TypeError: if it is no `(init, update)` pair.
+    """
+    if not _is_transformation(transformation):
+        raise TypeError(
+            "a transformation, an (init, update) pair, is needed, "
+            f"got {type(transformation).__name__}"
+        )
+    parameters = inspect.signature(transformation[1]).parameters.values()
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return transformation
+    return _lenient(transformation)
+
+
+def _is_transformation(x: Any) -> bool:
+    return isinstance(x, tuple) and len(x) == 2 and all(map(callable, x))
 
 
 @by_value
+@combines(lambda call, state: dict(enumerate(zip(call["transformations"], state, strict=True))))
 def chain(*transformations: GradientTransformation) -> GradientTransformation:
     """Apply transformations one after the other: the updates of one are the gradients of the next.
 
@@ -162,13 +245,13 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
       >>> params = apply_updates(params, updates)
     """
     for transformation in transformations:
-        if not (isinstance(transformation, tuple) and all(map(callable, transformation))):
+        if not _is_transformation(transformation):
             raise TypeError(
                 "chain: every argument must be a transformation, an (init, update) pair, "
                 f"got {type(transformation).__name__}"
             )
     inits = [init for init, _ in transformations]
-    steps = [_accepting_any_extra(update) for _, update in transformations]
+    steps = [with_extra_args_support(each)[1] for each in transformations]
 
     def init(params: Params) -> State:
         return tuple(init(params) for init in inits)

@@ -1,0 +1,177 @@
+"""Hyper-parameters in the state: to set, and to read."""
+
+import inspect
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnets import optim
+from tests.numerics import assert_trees_equal
+
+PARAMS = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+
+
+def updated(optimizer, steps=1, params=PARAMS):
+    state = optimizer.init(params)
+    for _ in range(steps):
+        updates, state = jax.jit(optimizer.update)(params, state, params)
+    return updates, state
+
+
+def test_setting_a_hyperparameter_between_compiled_steps():
+    optimizer = optim.inject_hyperparams(optim.sgd)(0.1)
+    state = optimizer.init(PARAMS)
+    update = jax.jit(optimizer.update)
+    for rate in (0.5, jnp.float32(0.25)):
+        state.hyperparams["learning_rate"] = rate
+        updates, state = update(PARAMS, state, PARAMS)
+        np.testing.assert_array_equal(updates["bias"], -rate)
+        assert state.hyperparams["learning_rate"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("lib", [optim, optax], ids=["ours", "optax"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_hyperparameters_are_not_cast_to_half_precision(lib, dtype):
+    """`b2=0.999` is 1 in bfloat16: Optax's first step is NaN."""
+    params = jax.tree.map(lambda p: p.astype(dtype), PARAMS)
+    optimizer = optim.inject_hyperparams(lib.adamw)(0.1, eps=1e-4, mask=None)
+    updates, state = updated(optimizer, 3, params)
+    assert {x.dtype for x in state.hyperparams.values()} == {jnp.dtype("float32")}
+    assert all(np.isfinite(np.float32(u)).all() for u in jax.tree.leaves(updates))
+    assert jax.tree.map(jax.typeof, state) == jax.tree.map(jax.typeof, optimizer.init(params))
+
+
+def test_dtype_on_request():
+    inject = partial(optim.inject_hyperparams, hyperparam_dtype=jnp.bfloat16)
+    state = inject(optim.sgd)(0.1).init(PARAMS)
+    assert state.hyperparams["learning_rate"].dtype == jnp.bfloat16
+
+
+class Falling:
+    """A schedule that halves when it is told to."""
+
+    def init(self):
+        return jnp.float32(1)
+
+    def update(self, state, *, halve, **extra):
+        return jnp.where(halve, state / 2, state)
+
+    def __call__(self, state, **extra):
+        return 0.1 * state
+
+
+def test_stateful_schedule():
+    optimizer = optim.inject_hyperparams(optim.sgd)(Falling())
+    state, rates = optimizer.init(PARAMS), []
+    for halve in (False, True, True, False):
+        updates, state = optimizer.update(PARAMS, state, PARAMS, halve=halve)
+        rates.append(float(-updates["bias"][0]))
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.05, 0.025], rtol=1e-6)
+
+
+def test_any_factory():
+    def factory(rate, mask, *, flip=True, **rest):
+        return optim.masked(optim.scale(rate if flip else rest["other"]), mask)
+
+    make = optim.inject_hyperparams(factory, static_args="mask")
+    optimizer = make(2.0, lambda params: {"kernel": True, "bias": False}, other=3.0)
+    updates, state = updated(optimizer)
+    assert_trees_equal(updates, PARAMS | {"kernel": 2 * PARAMS["kernel"]})
+    assert set(state.hyperparams) == {"rate", "other"}
+    assert inspect.signature(make) == inspect.signature(factory)
+
+
+def test_equal_calls_are_equal():
+    make = optim.inject_hyperparams(optim.adamw)
+    schedule = optim.cosine_decay_schedule
+    assert make(schedule(0.1, 10)) == make(schedule(0.1, 10))
+    assert hash(make(0.1)) == hash(make(0.1))
+    assert make(0.1) != make(0.2)
+    assert make(0.1) != optim.inject_hyperparams(optim.adam)(0.1)
+
+
+def test_unknown_static_argument():
+    with pytest.raises(ValueError, match=r"static_args \['lr'\] must be arguments of sgd"):
+        optim.inject_hyperparams(optim.sgd, static_args="lr")
+
+
+def rate(step):
+    return 0.1 * (step + 1)
+
+
+def test_learning_rate_is_read_at_the_next_step():
+    optimizer = optim.adamw(rate, b1=jnp.float32(0.8), weight_decay=optim.linear_schedule(0, 1, 10))
+    assert {"b1", "b2", "eps", "eps_root", "learning_rate", "weight_decay"} == set(
+        optim.hyperparams(optimizer, optimizer.init(PARAMS))
+    )
+    _, state = updated(optimizer, 2)
+    for read in (optim.hyperparams, jax.jit(optim.hyperparams, static_argnums=0)):
+        found = read(optimizer, state)
+        np.testing.assert_allclose(found["learning_rate"], 0.3, rtol=1e-6)
+        np.testing.assert_allclose(found["weight_decay"], 0.2, rtol=1e-6)
+        np.testing.assert_allclose((found["b1"], found["b2"]), (0.8, 0.999), rtol=1e-6)
+
+
+WRAPPERS = {
+    "chain": lambda tx: optim.chain(optim.clip(1.0), tx),
+    "named_chain": lambda tx: optim.named_chain(("clip", optim.clip(1.0)), ("sgd", tx)),
+    "masked": lambda tx: optim.masked(tx, "kernel"),
+    "partition": lambda tx: optim.partition({"kernel": tx, ".*": optim.trace(0.9)}),
+    "freeze": lambda tx: optim.freeze("bias", tx),
+    "MultiSteps": lambda tx: optim.MultiSteps(tx, 1),
+    "apply_if_finite": lambda tx: optim.apply_if_finite(tx, 3),
+    "scheduled": lambda tx: optim.apply_if_finite(tx, lambda step: 3),
+    "conditionally_mask": lambda tx: optim.conditionally_mask(tx, lambda step: step < 9),
+    "conditionally_transform": lambda tx: optim.conditionally_transform(tx, lambda step: step < 9),
+    "flatten": optim.flatten,
+    "dynamic_loss_scale": optim.dynamic_loss_scale,
+    "inject_hyperparams": lambda tx: optim.chain(optax.inject_hyperparams(optim.sgd)(0.3)),
+    "both": lambda tx: optim.MultiSteps(optim.chain(optim.clip(1.0), optim.freeze("bias", tx)), 1),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_learning_rate_is_read_through(wrap):
+    optimizer = wrap(optim.sgd(rate))
+    _, state = updated(optimizer, 2)
+    found = optim.hyperparams(optimizer, state)["learning_rate"]
+    np.testing.assert_allclose(found, 0.3, rtol=1e-6)
+
+
+def test_read_through_lookahead():
+    optimizer = optim.lookahead(optim.sgd(rate), 2, 0.5)
+    state = optimizer.init(optim.LookaheadParams.init_synced(PARAMS))
+    found = optim.hyperparams(optimizer, state)
+    assert found["sync_period"] == 2
+    np.testing.assert_allclose(found["learning_rate"], 0.1, rtol=1e-6)
+
+
+def test_names_that_occur_twice_get_their_place():
+    inner = optim.chain(optim.sgd(0.1), optim.sgd(0.2, momentum=0.9))
+    optimizer = optim.named_chain(("x", inner), ("y", optim.sgd(0.3)), ("z", optim.clip(1.0)))
+    assert optim.hyperparams(optimizer, optimizer.init(PARAMS)) == {
+        "x/0/learning_rate": 0.1,
+        "x/1/learning_rate": 0.2,
+        "decay": 0.9,
+        "y/learning_rate": 0.3,
+        "max_delta": 1.0,
+    }
+    optimizer = optim.partition({"bias": optim.adam(0.1), ".*": optim.sgd(rate)})
+    _, state = updated(optimizer, 1)
+    found = optim.hyperparams(optimizer, state)
+    assert (found["bias/learning_rate"], found["b1"]) == (0.1, 0.9)
+    np.testing.assert_allclose(found[".*/learning_rate"], 0.2, rtol=1e-6)
+
+
+def test_nothing_is_known_of_other_transformations():
+    assert optim.hyperparams(optax.adam(0.1), optax.adam(0.1).init(PARAMS)) == {}
+    optimizer = optim.chain(optax.scale(2.0), optim.identity())
+    assert optim.hyperparams(optimizer, optimizer.init(PARAMS)) == {}
+    up = optim.scale_by_learning_rate(0.5, flip_sign=False)
+    assert optim.hyperparams(up, up.init(PARAMS)) == {"learning_rate": 0.5}
+    by_schedule = optim.scale_by_schedule(rate)
+    assert set(optim.hyperparams(by_schedule, by_schedule.init(PARAMS))) == {"step_size"}
