@@ -51,6 +51,8 @@ from jaxnets.optim.schedules import (
     warmup_constant_schedule,
     warmup_cosine_decay_schedule,
 )
+from jaxnets.optim.shampoo import ScaleByShampooState, scale_by_shampoo, shampoo
+from jaxnets.optim.soap import ScaleBySoapState, scale_by_soap, soap
 from jaxnets.optim.transform import (
     EmptyState,
     GradientTransformation,
@@ -69,6 +71,8 @@ __all__ = [
     "ScaleByRmsWithCountState",
     "ScaleByRssState",
     "ScaleByScheduleState",
+    "ScaleByShampooState",
+    "ScaleBySoapState",
     "ScheduledState",
     "TraceState",
     "adagrad",
@@ -94,8 +98,12 @@ __all__ = [
     "scale_by_rms",
     "scale_by_rss",
     "scale_by_schedule",
+    "scale_by_shampoo",
+    "scale_by_soap",
     "scale_by_stddev",
     "sgd",
+    "shampoo",
+    "soap",
     "trace",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",

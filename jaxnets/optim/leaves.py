@@ -64,16 +64,23 @@ def _flatten(updates: Updates) -> tuple[list[Any], Any]:
     return leaves, structure
 
 
-def _flatten_like(updates: Updates, other: PyTree, what: str) -> list[Any]:
-    """The leaves of `other` in the order of those of `updates`, which it must match."""
-    gradients, structure = _flatten(updates)
+def _flatten_up_to(updates: Updates, other: PyTree, what: str) -> list[Any]:
+    """What `other` holds at each leaf of `updates`, a leaf itself or a tree."""
+    structure = _flatten(updates)[1]
     try:
-        leaves: list[Any] = structure.flatten_up_to(other)
+        subtrees: list[Any] = structure.flatten_up_to(other)
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"updates and {what} must be trees of the same structure, "
             f"got {structure} and {_flatten(other)[1]}"
         ) from error
+    return subtrees
+
+
+def _flatten_like(updates: Updates, other: PyTree, what: str) -> list[Any]:
+    """The leaves of `other` in the order of those of `updates`, which it must match."""
+    gradients = _flatten(updates)[0]
+    leaves = _flatten_up_to(updates, other, what)
 
     def shape(leaf: Any) -> Any:
         return jnp.shape(leaf) if jax.tree_util.all_leaves([leaf]) else _flatten(leaf)[1]
@@ -93,17 +100,22 @@ def map_moments(
     updates: Updates,
     *moments: PyTree,
     params: Params | None = None,
+    factors: tuple[PyTree, ...] = (),
+    static: tuple[PyTree, ...] = (),
 ) -> tuple[PyTree, ...]:
     """Run the equation of one leaf, `step(g, *moments) -> (update, *new_moments)`, over trees.
 
     Args:
-      step: gets the gradient and its moments in float32 at least.
+      step: gets the gradient and its moments in float32 at least; then its factors and what is
+        static, as `step(g, *moments, *factors, *static) -> (update, *new_moments, *new_factors)`.
       updates: the gradients.
       moments: trees of the same structure.
       params: for the dtypes of the updates only.
+      factors: trees that hold a tree of arrays, of any shapes, in the place of each gradient.
+      static: trees that hold anything in the place of each gradient; handed to `step` as it is.
 
     Returns:
-      The tree of updates and one tree for each of `moments`.
+      The tree of updates and one tree for each of `moments` and `factors`.
 
     Raises:
       ValueError: if the trees, or the shapes of two leaves, do not match.
@@ -111,16 +123,21 @@ def map_moments(
     gradients, structure = _flatten(updates)
     columns = [_flatten_like(updates, tree, "the optimizer's state") for tree in moments]
     references = gradients if params is None else _flatten_like(updates, params, "params")
+    columns += [_flatten_up_to(updates, tree, "the optimizer's state") for tree in factors]
+    settings = [structure.flatten_up_to(tree) for tree in static]
 
-    def run(g: Any, reference: Any, *leaves: Any) -> tuple[Any, ...]:
+    def run(g: Any, reference: Any, leaves: Any, constants: Any) -> tuple[Any, ...]:
         if g is None:
             return (None, *leaves)
-        update, *new = step(*map(_widened, (g, *leaves)))
-        stored = (x.astype(leaf.dtype) for x, leaf in zip(new, leaves, strict=True))
+        update, *new = step(*jax.tree.map(_widened, (g, *leaves)), *constants)
+        stored = jax.tree.map(lambda leaf, x: x.astype(leaf.dtype), tuple(leaves), tuple(new))
         return (update.astype(_update_dtype(g, reference)), *stored)
 
-    rows = [run(*row) for row in zip(gradients, references, *columns, strict=True)]
-    return tuple(structure.unflatten([row[i] for row in rows]) for i in range(1 + len(moments)))
+    rows = [
+        run(g, reference, [column[i] for column in columns], [column[i] for column in settings])
+        for i, (g, reference) in enumerate(zip(gradients, references, strict=True))
+    ]
+    return tuple(structure.unflatten([row[i] for row in rows]) for i in range(1 + len(columns)))
 
 
 def map_with_params(

@@ -1,0 +1,49 @@
+"""Muon, Shampoo, SOAP and Sophia."""
+
+from jaxnets import optim
+from tests.optim.cases.case import OptimizerCase
+from tests.optim.trajectories import make_matrices
+
+CASES = [
+    # of a gradient [5, 3] the Gram matrix [5, 5] is singular, and its eigenvectors are anyone's
+    OptimizerCase(
+        "soap decay",
+        lambda: optim.soap(0.01, max_precond_dim=4, precondition_frequency=2),
+        None,
+        params=make_matrices,
+    ),
+    OptimizerCase(
+        "soap stacked",
+        lambda: optim.scale_by_soap(
+            shampoo_beta=0.9, max_precond_dim=4, stacked="^stack", merge_dims=True
+        ),
+        None,
+        params=make_matrices,
+    ),
+    OptimizerCase(
+        "shampoo",
+        lambda: optim.shampoo(0.1, eps=1e-3, max_precond_dim=4, stacked="^stack"),
+        None,
+        params=make_matrices,
+    ),
+    OptimizerCase(
+        "shampoo grafted",
+        lambda: optim.shampoo(
+            0.1, 0.9, eps=1e-3, grafting=optim.scale_by_adam(), momentum=0.9, nesterov=True
+        ),
+        None,
+    ),
+]
+
+SWEEPS = {
+    "soap b1": (lambda x: optim.soap(0.1, b1=x, max_precond_dim=4), [0.5, 0.9]),
+    "soap b2": (lambda x: optim.soap(0.1, b2=x, max_precond_dim=4), [0.5, 0.9]),
+    "soap eps": (lambda x: optim.soap(0.1, eps=x, max_precond_dim=4), [1e-8, 1e-3]),
+    "precondition_frequency": (
+        lambda x: optim.shampoo(0.1, eps=1e-3, precondition_frequency=x),
+        [1, 2],
+    ),
+    "shampoo b2": (lambda x: optim.shampoo(0.1, x, eps=1e-3), [0.9, 1.0]),
+    "shampoo eps": (lambda x: optim.shampoo(0.1, eps=x), [1e-3, 1e-2]),
+    "shampoo exponent": (lambda x: optim.shampoo(0.1, eps=1e-3, exponent=x), [0.25, 0.5]),
+}
