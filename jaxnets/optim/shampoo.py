@@ -1,5 +1,6 @@
 """Shampoo: each axis of the gradient divided by a root of its own second moment."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -44,6 +45,26 @@ def _inverse_root(statistic: Array, eps: Any, exponent: Any, precision: Any) -> 
     least = len(eigenvalues) * jnp.finfo(eigenvalues.dtype).eps * jnp.max(eigenvalues)
     powers = (jnp.maximum(eigenvalues, least) + eps) ** -exponent
     return jnp.matmul(vectors * powers[None, :], vectors.conj().T, precision=precision)
+
+
+# compiled once for each shape, also where the caller runs op by op
+@functools.partial(jax.jit, static_argnames="precision")
+def _roots(
+    is_due: Array,
+    roots: tuple[Array, ...],
+    statistics: tuple[Array, ...],
+    correction: Any,
+    eps: Any,
+    exponent: Any,
+    precision: Any,
+) -> tuple[Array, ...]:
+    """The inverse roots of the statistics if they are due, else the old ones."""
+
+    def new() -> tuple[Array, ...]:
+        return tuple(_inverse_root(s / correction, eps, exponent, precision) for s in statistics)
+
+    chosen: tuple[Array, ...] = jax.lax.cond(is_due, new, lambda: roots)
+    return chosen
 
 
 @transformation(b2=FRACTION, eps=POSITIVE, exponent=NON_NEGATIVE, precondition_frequency=PERIOD)
@@ -97,13 +118,8 @@ def scale_by_shampoo(
                 b2 * old + weight * new for old, new in zip(statistics, now, strict=True)
             )
 
-            def take_roots() -> tuple[Array, ...]:
-                power = 1 / (2 * g.ndim) if exponent is None else exponent
-                return tuple(
-                    _inverse_root(s / correction, eps, power, precision) for s in statistics
-                )
-
-            roots = jax.lax.cond(is_due, take_roots, lambda: roots)
+            power = 1 / (2 * g.ndim) if exponent is None else exponent
+            roots = _roots(is_due, roots, statistics, correction, eps, power, precision)
             step = along_axes(g, [r.T if r.ndim == 2 else r for r in roots], precision)
             if grafting is not None:
                 own, wanted = (jnp.sqrt(jnp.sum(abs_sq(x))) for x in (step, grafted))

@@ -1,6 +1,7 @@
 """SOAP: Adam in the eigenbasis of Shampoo's preconditioner."""
 
-from typing import Any, NamedTuple
+import functools
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -36,17 +37,60 @@ class ScaleBySoapState(NamedTuple):
     """For each of `factors` its eigenvectors, as columns."""
 
 
-def _first_basis(factor: Array) -> Array:
-    """The eigenvectors, that of the largest eigenvalue first."""
-    return jnp.linalg.eigh(factor)[1][:, ::-1]
+Matrices: TypeAlias = tuple[Array | None, ...]
+"""One for each axis; None for those that are not turned."""
 
 
-def _next_basis(factor: Array, basis: Array, precision: Any) -> tuple[Array, Array]:
-    """One round of power iteration, `qr(S Q)`, and the order in which it takes the columns."""
-    moved = jnp.matmul(factor, basis, precision=precision)
-    eigenvalues = jnp.sum(basis.conj() * moved, 0).real
-    order = jnp.argsort(-eigenvalues)
-    return jnp.linalg.qr(moved[:, order])[0], order
+def _rotate(x: Array, bases: Matrices, precision: Any) -> Array:
+    """From the original space into the eigenbases."""
+    return along_axes(x, [None if q is None else q.conj() for q in bases], precision)
+
+
+def _rotate_back(x: Array, bases: Matrices, precision: Any) -> Array:
+    return along_axes(x, [None if q is None else q.T for q in bases], precision)
+
+
+def _first_bases(factors: Matrices) -> Matrices:
+    """The eigenvectors, those of the largest eigenvalues first."""
+    return tuple(None if s is None else jnp.linalg.eigh(s)[1][:, ::-1] for s in factors)
+
+
+def _next_bases(
+    m: Array, v: Array, factors: Matrices, bases: Matrices, precision: Any
+) -> tuple[Array, Array, Matrices]:
+    """One round of power iteration, `qr(S Q)` for each axis, and the moments in the new bases."""
+    new: list[Array | None] = list(bases)
+    for axis, (factor, basis) in enumerate(zip(factors, bases, strict=True)):
+        if factor is not None and basis is not None:
+            moved = jnp.matmul(factor, basis, precision=precision)
+            eigenvalues = jnp.sum(basis.conj() * moved, 0).real
+            order = jnp.argsort(-eigenvalues)
+            v = jnp.take(v, order, axis)
+            new[axis] = jnp.linalg.qr(moved[:, order])[0]
+    m = _rotate(_rotate_back(m, bases, precision), tuple(new), precision)
+    return m, v, tuple(new)
+
+
+# compiled once for each shape, also where the caller runs op by op
+@functools.partial(jax.jit, static_argnames="precision")
+def _turned(
+    case: Array,
+    before: tuple[Array, Array],
+    after: tuple[Array, Array],
+    factors: Matrices,
+    bases: Matrices,
+    precision: Any,
+) -> tuple[Array, Array, Matrices]:
+    """The moments and bases after the first step (0), an ordinary one (1) or one that turns (2)."""
+    m, v, new_bases = jax.lax.switch(
+        case,
+        [
+            lambda: (*before, _first_bases(factors)),
+            lambda: (*after, bases),
+            lambda: _next_bases(*after, factors, bases, precision),
+        ],
+    )
+    return m, v, new_bases
 
 
 @transformation(
@@ -71,7 +115,7 @@ def scale_by_soap(
     precision: Any = "highest",
 ) -> GradientTransformation:
     """Adam's direction in the eigenbases of the gradient's Gram matrices; see `soap`."""
-    factor_rate = b2 if shampoo_beta is None else shampoo_beta
+    beta = b2 if shampoo_beta is None else shampoo_beta
 
     def shape_of(shape: Shape) -> Shape:
         return merged(shape, max_precond_dim) if merge_dims and len(shape) > 1 else shape
@@ -104,47 +148,19 @@ def scale_by_soap(
         ) -> tuple[Any, ...]:
             shape, inner = g.shape, shape_of(g.shape)
             g, m, v = g.reshape(inner), m.reshape(inner), v.reshape(inner)
-            axes = [axis for axis, factor in enumerate(factors) if factor is not None]
-
-            def rotate(x: Array, bases: tuple[Any, ...]) -> Array:
-                return along_axes(x, [None if q is None else q.conj() for q in bases], precision)
-
-            def rotate_back(x: Array, bases: tuple[Any, ...]) -> Array:
-                return along_axes(x, [None if q is None else q.T for q in bases], precision)
-
-            def replaced(old: tuple[Any, ...], new: Any) -> tuple[Any, ...]:
-                return tuple(new(axis) if axis in axes else x for axis, x in enumerate(old))
-
-            rotated = rotate(g, bases)
+            rotated = _rotate(g, bases, precision)
             new_m = (1 - b1) * rotated + b1 * m
             new_v = (1 - b2) * abs_sq(rotated) + b2 * v
-            step = correction * rotate_back(new_m / (jnp.sqrt(new_v) + eps), bases)
-            step = jnp.where(is_first, 0, step)
+            step = _rotate_back(new_m / (jnp.sqrt(new_v) + eps), bases, precision)
+            step = jnp.where(is_first, 0, correction * step)
 
             # only now, so that a gradient is never seen in a basis that it made
-            factors = replaced(
-                factors,
-                lambda axis: (
-                    (1 - factor_rate) * gram(g, axis, precision) + factor_rate * factors[axis]
-                ),
+            factors = tuple(
+                None if s is None else (1 - beta) * gram(g, axis, precision) + beta * s
+                for axis, s in enumerate(factors)
             )
-
-            def begin() -> tuple[Any, ...]:
-                return m, v, replaced(bases, lambda axis: _first_basis(factors[axis]))
-
-            def keep() -> tuple[Any, ...]:
-                return new_m, new_v, bases
-
-            def refresh() -> tuple[Any, ...]:
-                ordered, new_bases = new_v, list(bases)
-                for axis in axes:
-                    new_bases[axis], order = _next_basis(factors[axis], bases[axis], precision)
-                    ordered = jnp.take(ordered, order, axis)
-                turned = rotate(rotate_back(new_m, bases), tuple(new_bases))
-                return turned, ordered, tuple(new_bases)
-
             case = jnp.where(is_first, 0, jnp.where(is_due, 2, 1))
-            m, v, bases = jax.lax.switch(case, [begin, keep, refresh])
+            m, v, bases = _turned(case, (m, v), (new_m, new_v), factors, bases, precision)
             return step.reshape(shape), m.reshape(shape), v.reshape(shape), factors, bases
 
         def step(g: Array, m: Array, v: Array, *rest: Any) -> tuple[Any, ...]:
