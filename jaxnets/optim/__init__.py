@@ -33,7 +33,10 @@ from jaxnets.optim.adaptive import (
 from jaxnets.optim.clip import clip, clip_by_global_norm
 from jaxnets.optim.decay import add_decayed_weights
 from jaxnets.optim.descent import TraceState, sgd, trace
+from jaxnets.optim.dimensions import MuonDimensionNumbers
 from jaxnets.optim.hyper import ScheduledState
+from jaxnets.optim.muon import MuonState, muon, scale_by_muon, scale_by_shape
+from jaxnets.optim.orthogonalize import orthogonalize_via_newton_schulz
 from jaxnets.optim.scale import (
     ScaleByScheduleState,
     scale,
@@ -64,6 +67,8 @@ from jaxnets.optim.transform import (
 __all__ = [
     "EmptyState",
     "GradientTransformation",
+    "MuonDimensionNumbers",
+    "MuonState",
     "ScaleByAdamState",
     "ScaleByRStdDevState",
     "ScaleByRStdDevWithCountState",
@@ -89,16 +94,20 @@ __all__ = [
     "identity",
     "join_schedules",
     "linear_schedule",
+    "muon",
+    "orthogonalize_via_newton_schulz",
     "piecewise_constant_schedule",
     "polynomial_schedule",
     "rmsprop",
     "scale",
     "scale_by_adam",
     "scale_by_learning_rate",
+    "scale_by_muon",
     "scale_by_rms",
     "scale_by_rss",
     "scale_by_schedule",
     "scale_by_shampoo",
+    "scale_by_shape",
     "scale_by_soap",
     "scale_by_stddev",
     "sgd",

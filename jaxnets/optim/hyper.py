@@ -46,7 +46,7 @@ POSITIVE = Range("> 0", lambda x: x > 0)
 NON_NEGATIVE = Range("finite and >= 0", lambda x: 0 <= x < math.inf)
 FRACTION = Range("in [0, 1]", lambda x: 0 <= x <= 1)
 DECAY_RATE = Range("in [0, 1)", lambda x: 0 <= x < 1)
-PERIOD = Range("a whole number >= 1", lambda x: x >= 1 and x == x // 1)
+COUNTING = Range("an integer >= 1", lambda x: x >= 1 and x % 1 == 0)
 
 
 def _checked(function: str, name: str, value: Any, wanted: Range) -> Any:

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxnets.optim.decay import Mask, add_decayed_weights
 from jaxnets.optim.descent import trace
 from jaxnets.optim.hyper import (
+    COUNTING,
     FRACTION,
     NON_NEGATIVE,
-    PERIOD,
     POSITIVE,
     Hyper,
     checked,
@@ -67,7 +67,7 @@ def _roots(
     return chosen
 
 
-@transformation(b2=FRACTION, eps=POSITIVE, exponent=NON_NEGATIVE, precondition_frequency=PERIOD)
+@transformation(b2=FRACTION, eps=POSITIVE, exponent=NON_NEGATIVE, precondition_frequency=COUNTING)
 def scale_by_shampoo(
     b2: Hyper = 1.0,
     eps: Hyper = 1e-12,
@@ -150,7 +150,7 @@ def scale_by_shampoo(
     eps=POSITIVE,
     exponent=NON_NEGATIVE,
     weight_decay=NON_NEGATIVE,
-    precondition_frequency=PERIOD,
+    precondition_frequency=COUNTING,
     momentum=FRACTION,
 )
 def shampoo(

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from jaxnets.optim.decay import Mask, add_decayed_weights
 from jaxnets.optim.hyper import (
+    COUNTING,
     DECAY_RATE,
     NON_NEGATIVE,
-    PERIOD,
     Hyper,
     checked,
     increment,
@@ -98,7 +98,7 @@ def _turned(
     b2=DECAY_RATE,
     shampoo_beta=DECAY_RATE,
     eps=NON_NEGATIVE,
-    precondition_frequency=PERIOD,
+    precondition_frequency=COUNTING,
 )
 def scale_by_soap(
     b1: Hyper = 0.95,
@@ -189,7 +189,7 @@ def scale_by_soap(
     shampoo_beta=DECAY_RATE,
     eps=NON_NEGATIVE,
     weight_decay=NON_NEGATIVE,
-    precondition_frequency=PERIOD,
+    precondition_frequency=COUNTING,
 )
 def soap(
     learning_rate: ScalarOrSchedule,

@@ -10,7 +10,7 @@ import pytest
 
 from jaxnets import optim
 from tests.numerics import assert_trees_close
-from tests.optim.values.make_soap import RUNS, STEPS, gradient, start
+from tests.optim.values.make_soap import RUNS, STEPS, start
 
 VALUES = json.loads((Path(__file__).parent / "values" / "soap.json").read_text())
 

@@ -1,10 +1,51 @@
 """Muon, Shampoo, SOAP and Sophia."""
 
+from typing import Any
+
+import optax
+
 from jaxnets import optim
 from tests.optim.cases.case import OptimizerCase
 from tests.optim.trajectories import make_matrices
 
+
+def _muon_of_stacks(lib: Any) -> Any:
+    numbers = lib.MuonDimensionNumbers
+    return lib.muon(
+        0.01,
+        "dion",
+        weight_decay=0.1,
+        nesterov=False,
+        adaptive=True,
+        preconditioning="schatten",
+        adam_learning_rate=0.02,
+        muon_weight_dimension_numbers={
+            "dense": numbers(1, 0),
+            "stack": numbers(2, 1),
+            "still": None,
+        },
+        consistent_rms=0.2,
+    )
+
+
 CASES = [
+    # of a sum of odd powers up to 5⁵ rounding errors grow
+    OptimizerCase(
+        "muon",
+        lambda: optim.muon(0.01),
+        lambda: optax.contrib.muon(0.01),
+        rtol64=1e-9,
+        rtol32=1e-4,
+        params=make_matrices,
+    ),
+    OptimizerCase(
+        "muon of stacks",
+        lambda: _muon_of_stacks(optim),
+        lambda: _muon_of_stacks(optax.contrib),
+        rtol64=1e-9,
+        rtol32=1e-4,
+        params=make_matrices,
+    ),
     # of a gradient [5, 3] the Gram matrix [5, 5] is singular, and its eigenvectors are anyone's
     OptimizerCase(
         "soap decay",
@@ -36,6 +77,11 @@ CASES = [
 ]
 
 SWEEPS = {
+    "muon beta": (lambda x: optim.muon(0.1, beta=x), [0.5, 0.9]),
+    "muon plain beta": (lambda x: optim.muon(0.1, beta=x, nesterov=False), [0.5, 0.9]),
+    "muon eps": (lambda x: optim.muon(0.1, eps=x), [1e-8, 1e-3]),
+    "consistent_rms": (lambda x: optim.muon(0.1, consistent_rms=x), [0.1, 0.2]),
+    "adam_b2": (lambda x: optim.muon(0.1, adam_b2=x), [0.9, 0.99]),
     "soap b1": (lambda x: optim.soap(0.1, b1=x, max_precond_dim=4), [0.5, 0.9]),
     "soap b2": (lambda x: optim.soap(0.1, b2=x, max_precond_dim=4), [0.5, 0.9]),
     "soap eps": (lambda x: optim.soap(0.1, eps=x, max_precond_dim=4), [1e-8, 1e-3]),

@@ -50,9 +50,7 @@ def final(source, options):
     betas = options.pop("b1"), options.pop("b2")
     first = start()
     params = {name: torch.nn.Parameter(torch.tensor(x)) for name, x in first.items()}
-    optimizer = module["SOAP"](
-        params.values(), lr=0.1, betas=betas, weight_decay=0.0, **options
-    )
+    optimizer = module["SOAP"](params.values(), lr=0.1, betas=betas, weight_decay=0.0, **options)
     for step in range(STEPS):
         for name, p in params.items():
             p.grad = torch.tensor(gradient(first[name], step))
