@@ -31,6 +31,12 @@ from jaxnets.optim.adaptive import (
     scale_by_stddev,
 )
 from jaxnets.optim.clip import clip, clip_by_global_norm
+from jaxnets.optim.curvature import (
+    GaussNewtonBartlettState,
+    HutchinsonState,
+    gauss_newton_bartlett_estimator_diag_hessian,
+    hutchinson_estimator_diag_hessian,
+)
 from jaxnets.optim.decay import add_decayed_weights
 from jaxnets.optim.descent import TraceState, sgd, trace
 from jaxnets.optim.dimensions import MuonDimensionNumbers
@@ -56,6 +62,7 @@ from jaxnets.optim.schedules import (
 )
 from jaxnets.optim.shampoo import ScaleByShampooState, scale_by_shampoo, shampoo
 from jaxnets.optim.soap import ScaleBySoapState, scale_by_soap, soap
+from jaxnets.optim.sophia import SophiaState, scale_by_sophia, sophia
 from jaxnets.optim.transform import (
     EmptyState,
     GradientTransformation,
@@ -66,7 +73,9 @@ from jaxnets.optim.transform import (
 
 __all__ = [
     "EmptyState",
+    "GaussNewtonBartlettState",
     "GradientTransformation",
+    "HutchinsonState",
     "MuonDimensionNumbers",
     "MuonState",
     "ScaleByAdamState",
@@ -79,6 +88,7 @@ __all__ = [
     "ScaleByShampooState",
     "ScaleBySoapState",
     "ScheduledState",
+    "SophiaState",
     "TraceState",
     "adagrad",
     "adam",
@@ -91,6 +101,8 @@ __all__ = [
     "constant_schedule",
     "cosine_decay_schedule",
     "exponential_decay",
+    "gauss_newton_bartlett_estimator_diag_hessian",
+    "hutchinson_estimator_diag_hessian",
     "identity",
     "join_schedules",
     "linear_schedule",
@@ -109,10 +121,12 @@ __all__ = [
     "scale_by_shampoo",
     "scale_by_shape",
     "scale_by_soap",
+    "scale_by_sophia",
     "scale_by_stddev",
     "sgd",
     "shampoo",
     "soap",
+    "sophia",
     "trace",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",

@@ -92,7 +92,7 @@ def numbers_like(spec: WeightDimNumOrFn, params: Params, *, default: Any = None)
         )
     except ValueError as error:
         raise ValueError(
-            "dimension numbers must be a tree of the parameters' structure or a prefix of it, "
+            "dimension numbers must be of the same structure as the parameters or a prefix of it, "
             f"got {jax.tree.structure(prefix, is_leaf=_is_numbers)} "
             f"for {jax.tree.structure(params)}"
         ) from error

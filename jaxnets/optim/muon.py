@@ -31,6 +31,7 @@ from jaxnets.optim.orthogonalize import (
     Preconditioning,
     orthogonalize_via_newton_schulz,
     require_coefficients,
+    require_preconditioning,
 )
 from jaxnets.optim.partition import partition
 from jaxnets.optim.scale import scale_by_learning_rate
@@ -42,6 +43,7 @@ from jaxnets.optim.transform import (
     by_value,
     chain,
 )
+from jaxnets.tree import path_string
 from jaxnets.types import Array, DTypeLike, Params, PyTree, ScalarOrSchedule
 
 
@@ -53,19 +55,20 @@ class MuonState(NamedTuple):
     ns_coeffs: Array
 
 
-def _all_numbers(spec: WeightDimNumOrFn, params: Params) -> PyTree:
-    """The dimension numbers of parameters that must all be matrices."""
-    numbers = numbers_like(spec, params, default=lambda _: MuonDimensionNumbers())
+def _numbers_of_all(spec: WeightDimNumOrFn, params: Params) -> PyTree:
+    """The dimension numbers of parameters that are all matrices."""
+    return numbers_like(spec, params, default=lambda _: MuonDimensionNumbers())
 
-    def require(path: Any, p: Any, given: Any) -> None:
-        if given is None or (spec is None and jnp.ndim(p) != 2):
+
+def _require_matrices(spec: WeightDimNumOrFn, params: Params) -> None:
+    def require(path: Any, p: Any, numbers: MuonDimensionNumbers | None) -> None:
+        if numbers is None or (spec is None and jnp.ndim(p) != 2):
             raise ValueError(
-                f"muon: {jax.tree_util.keystr(path)} of shape {jnp.shape(p)} is no matrix; "
+                f"muon: {path_string(path)!r} of shape {jnp.shape(p)} is no matrix; "
                 "give it dimension numbers, or leave it to another optimizer"
             )
 
-    jax.tree_util.tree_map_with_path(require, params, numbers)
-    return numbers
+    jax.tree_util.tree_map_with_path(require, params, _numbers_of_all(spec, params))
 
 
 @transformation(beta=DECAY_RATE, eps=NON_NEGATIVE)
@@ -83,9 +86,10 @@ def scale_by_muon(
 ) -> GradientTransformation:
     """`m ← β m + (1 - β) g`; `u = orthogonal(m̂)`. For matrices only; see `muon`."""
     require_coefficients("scale_by_muon", ns_coeffs, ns_steps)
+    require_preconditioning("scale_by_muon", preconditioning)
 
     def init(params: Params) -> MuonState:
-        _all_numbers(weight_dimension_numbers, params)
+        _require_matrices(weight_dimension_numbers, params)
         return MuonState(
             count=jnp.zeros((), jnp.int32),
             mu=moments_like(params, dtype=mu_dtype),
@@ -112,7 +116,7 @@ def scale_by_muon(
             return u, m
 
         reference = updates if params is None else params
-        numbers = _all_numbers(weight_dimension_numbers, reference)
+        numbers = _numbers_of_all(weight_dimension_numbers, reference)
         updates, mu = map_moments(step, updates, state.mu, params=params, static=(numbers,))
         return updates, MuonState(t, mu, state.ns_coeffs)
 
@@ -131,7 +135,7 @@ def scale_by_shape(
     """
 
     def init(params: Params) -> EmptyState:
-        _all_numbers(weight_dimension_numbers, params)
+        _require_matrices(weight_dimension_numbers, params)
         return EmptyState()
 
     def update(
@@ -144,7 +148,7 @@ def scale_by_shape(
             return (math.sqrt(max(fan_in, fan_out)) * consistent_rms * g,)
 
         reference = updates if params is None else params
-        numbers = _all_numbers(weight_dimension_numbers, reference)
+        numbers = _numbers_of_all(weight_dimension_numbers, reference)
         return map_moments(step, updates, params=params, static=(numbers,))[0], state
 
     return GradientTransformation(init, update)

@@ -36,6 +36,15 @@ def require_coefficients(function: str, ns_coeffs: Any, ns_steps: int | None = N
         )
 
 
+def require_preconditioning(function: str, preconditioning: str) -> None:
+    """Raise `ValueError` for a name that is none."""
+    if preconditioning not in PRECONDITIONINGS:
+        raise ValueError(
+            f"{function}: preconditioning must be one of {PRECONDITIONINGS}, "
+            f"got {preconditioning!r}"
+        )
+
+
 def _conj_transpose(x: Array) -> Array:
     return x.mT.conj()
 
@@ -95,11 +104,7 @@ def orthogonalize_via_newton_schulz(
             "orthogonalize_via_newton_schulz: x must be a matrix where there are no "
             f"dimension_numbers, got shape {x.shape}"
         )
-    if preconditioning not in PRECONDITIONINGS:
-        raise ValueError(
-            f"orthogonalize_via_newton_schulz: preconditioning must be one of {PRECONDITIONINGS}, "
-            f"got {preconditioning!r}"
-        )
+    require_preconditioning("orthogonalize_via_newton_schulz", preconditioning)
     require_coefficients("orthogonalize_via_newton_schulz", ns_coeffs)
     if x.size == 0:
         return x
