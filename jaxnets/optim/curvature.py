@@ -38,12 +38,11 @@ def _signs_like(key: Key, params: Params) -> Params:
     """±1 for each value."""
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
-    return structure.unflatten(
-        [
-            jax.random.rademacher(k, jnp.shape(p), jnp.float32).astype(jnp.result_type(p))
-            for k, p in zip(keys, leaves, strict=True)
-        ]
-    )
+    signs = [
+        jax.random.rademacher(k, jnp.shape(p), jnp.float32).astype(jnp.result_type(p))
+        for k, p in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, signs)
 
 
 @by_value

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def _is_numbers(x: Any) -> bool:
     return x is None or isinstance(x, MuonDimensionNumbers)
 
 
-def _is_rules(spec: Any, params: Params) -> bool:
+def _is_rules(spec: Any, params: Params) -> TypeGuard[Mapping[str, Numbers]]:
     if not isinstance(spec, Mapping) or not all(map(_is_numbers, spec.values())):
         return False
     return not (isinstance(params, Mapping) and set(spec) <= set(params))
@@ -77,8 +77,9 @@ def numbers_like(spec: WeightDimNumOrFn, params: Params, *, default: Any = None)
     elif callable(spec):
         prefix = spec(params)
     elif _is_rules(spec, params):
+        rules = spec
         prefix = tree.map_with_paths(
-            lambda path, _: next((n for rule, n in spec.items() if re.search(rule, path)), None),
+            lambda path, _: next((n for rule, n in rules.items() if re.search(rule, path)), None),
             params,
         )
     else:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnets.optim.decay import Mask, add_decayed_weights
 from jaxnets.optim.descent import trace
@@ -39,10 +40,10 @@ class ScaleByShampooState(NamedTuple):
 def _inverse_root(statistic: Array, eps: Any, exponent: Any, precision: Any) -> Array:
     """`(S + ε 1)⁻ᵉ`; `S` is a matrix, or a vector for a diagonal one."""
     if statistic.ndim == 1:
-        return (statistic + eps) ** -exponent
+        return jnp.power(statistic + eps, -exponent)
     eigenvalues, vectors = jnp.linalg.eigh(statistic)
     # below this an eigenvalue is rounding error, of either sign
-    least = len(eigenvalues) * jnp.finfo(eigenvalues.dtype).eps * jnp.max(eigenvalues)
+    least = len(eigenvalues) * np.finfo(eigenvalues.dtype).eps * jnp.max(eigenvalues)
     powers = (jnp.maximum(eigenvalues, least) + eps) ** -exponent
     return jnp.matmul(vectors * powers[None, :], vectors.conj().T, precision=precision)
 

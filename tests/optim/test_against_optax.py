@@ -148,11 +148,12 @@ def test_inside_optax(case, combinator):
 def test_nested_with_optax(case):
     """Ours inside Optax's chain, mask and MultiSteps, and that inside a chain of ours."""
 
+    def given_extra(tx):
+        # Optax hands extra arguments to this class only
+        return tx if case.extra is no_extra else optax.GradientTransformationExtraArgs(*tx)
+
     def nest(tx):
-        if case.extra is not no_extra:
-            # Optax hands extra arguments to this class only
-            tx = optax.GradientTransformationExtraArgs(*tx)
-        every_third = optax.MultiSteps(tx, 3).gradient_transformation()
+        every_third = given_extra(optax.MultiSteps(given_extra(tx), 3).gradient_transformation())
         masked = optax.masked(every_third, _by_rank)
         return optim.chain(optim.scale(2.0), optax.chain(masked, optax.ema(0.5)))
 
