@@ -72,8 +72,15 @@ from jaxnets.optim.constrain import (
     keep_params_nonnegative,
     zero_nans,
 )
+from jaxnets.optim.curvature import (
+    GaussNewtonBartlettState,
+    HutchinsonState,
+    gauss_newton_bartlett_estimator_diag_hessian,
+    hutchinson_estimator_diag_hessian,
+)
 from jaxnets.optim.decay import add_decayed_weights
 from jaxnets.optim.descent import TraceState, sgd, trace
+from jaxnets.optim.dimensions import MuonDimensionNumbers
 from jaxnets.optim.factored import FactoredState, adafactor, scale_by_factored_rms
 from jaxnets.optim.flat import FlatState, flat
 from jaxnets.optim.flatten import flatten
@@ -97,6 +104,7 @@ from jaxnets.optim.loss_scale import (
 )
 from jaxnets.optim.masking import MaskedNode, MaskedState, masked
 from jaxnets.optim.monitor import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
+from jaxnets.optim.muon import MuonState, muon, scale_by_muon, scale_by_shape
 from jaxnets.optim.nadam import ScaleByNadamState, nadam, nadamw, scale_by_nadam
 from jaxnets.optim.noise import AddNoiseState, add_noise, noisy_sgd
 from jaxnets.optim.novograd import ScaleByNovogradState, novograd, scale_by_novograd
@@ -107,6 +115,7 @@ from jaxnets.optim.optimistic import (
     optimistic_gradient_descent,
     scale_by_optimistic_gradient,
 )
+from jaxnets.optim.orthogonalize import orthogonalize_via_newton_schulz
 from jaxnets.optim.packing import Packed, pack, unpack
 from jaxnets.optim.partition import (
     MultiTransformState,
@@ -137,6 +146,7 @@ from jaxnets.optim.schedules import (
     warmup_constant_schedule,
     warmup_cosine_decay_schedule,
 )
+from jaxnets.optim.shampoo import ScaleByShampooState, scale_by_shampoo, shampoo
 from jaxnets.optim.sign import (
     ScaleByLionState,
     lion,
@@ -147,6 +157,8 @@ from jaxnets.optim.sign import (
 )
 from jaxnets.optim.slow_copies import incremental_update, periodic_update
 from jaxnets.optim.sm3 import ScaleBySM3State, scale_by_sm3, sm3
+from jaxnets.optim.soap import ScaleBySoapState, scale_by_soap, soap
+from jaxnets.optim.sophia import SophiaState, scale_by_sophia, sophia
 from jaxnets.optim.stateless import set_to_zero, stateless, stateless_with_tree_map
 from jaxnets.optim.transform import (
     EmptyState,
@@ -173,8 +185,10 @@ __all__ = [
     "EmptyState",
     "FactoredState",
     "FlatState",
+    "GaussNewtonBartlettState",
     "GradientTransformation",
     "GradientTransformationExtraArgs",
+    "HutchinsonState",
     "InjectHyperparamsState",
     "InjectStatefulHyperparamsState",
     "LookaheadParams",
@@ -185,6 +199,8 @@ __all__ = [
     "MultiSteps",
     "MultiStepsState",
     "MultiTransformState",
+    "MuonDimensionNumbers",
+    "MuonState",
     "NonNegativeParamsState",
     "Packed",
     "PartitionState",
@@ -206,8 +222,11 @@ __all__ = [
     "ScaleByRssState",
     "ScaleBySM3State",
     "ScaleByScheduleState",
+    "ScaleByShampooState",
+    "ScaleBySoapState",
     "ScheduledState",
     "SnapshotState",
+    "SophiaState",
     "StatefulSchedule",
     "TraceState",
     "TransformUpdateExtraArgsFn",
@@ -248,7 +267,9 @@ __all__ = [
     "flatten",
     "freeze",
     "fromage",
+    "gauss_newton_bartlett_estimator_diag_hessian",
     "global_norm",
+    "hutchinson_estimator_diag_hessian",
     "hyperparams",
     "identity",
     "incremental_update",
@@ -267,6 +288,7 @@ __all__ = [
     "measure_with_ema",
     "monitor",
     "multi_transform",
+    "muon",
     "nadam",
     "nadamw",
     "named_chain",
@@ -276,6 +298,7 @@ __all__ = [
     "optimistic_adam",
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
+    "orthogonalize_via_newton_schulz",
     "pack",
     "partition",
     "periodic_update",
@@ -296,6 +319,7 @@ __all__ = [
     "scale_by_factored_rms",
     "scale_by_learning_rate",
     "scale_by_lion",
+    "scale_by_muon",
     "scale_by_nadam",
     "scale_by_novograd",
     "scale_by_optimistic_gradient",
@@ -307,8 +331,12 @@ __all__ = [
     "scale_by_rprop",
     "scale_by_rss",
     "scale_by_schedule",
+    "scale_by_shampoo",
+    "scale_by_shape",
     "scale_by_sign",
     "scale_by_sm3",
+    "scale_by_soap",
+    "scale_by_sophia",
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_yogi",
@@ -316,12 +344,15 @@ __all__ = [
     "selective_transform",
     "set_to_zero",
     "sgd",
+    "shampoo",
     "sign_sgd",
     "signum",
     "skip_large_updates",
     "skip_not_finite",
     "sm3",
     "snapshot",
+    "soap",
+    "sophia",
     "stateless",
     "stateless_with_tree_map",
     "trace",

@@ -39,6 +39,8 @@ class Range(NamedTuple):
 
     text: str
     holds: Callable[[Any], bool]
+    optional: bool = False
+    """Whether None passes too, where it is not the default."""
 
 
 NUMBER = Range("a number", lambda x: not math.isnan(x))
@@ -91,7 +93,8 @@ def checked(**ranges: Range) -> Callable[[Callable[P, T]], Callable[P, T]]:
             bound.apply_defaults()
             for name, wanted in ranges.items():
                 value = bound.arguments[name]
-                if value is not None or signature.parameters[name].default is not None:
+                optional = wanted.optional or signature.parameters[name].default is None
+                if value is not None or not optional:
                     bound.arguments[name] = _checked(factory.__name__, name, value, wanted)
             return factory(*bound.args, **bound.kwargs)
 

@@ -127,17 +127,19 @@ def map_moments(
     params: Params | None = None,
     reads_params: bool = False,
     statistics: tuple[PyTree, ...] = (),
+    static: tuple[PyTree, ...] = (),
 ) -> tuple[PyTree, ...]:
     """Run the equation of one leaf, `step(g, *moments) -> (update, *new_moments)`, over trees.
 
     Args:
-      step: gets the gradient and its moments in float32 at least; then its statistics, as
-        `step(g, *moments, *statistics) -> (update, *new_moments, *new_statistics)`.
+      step: gets the gradient and its moments in float32 at least; then its statistics, and what is
+        static; returns the update, the new moments and the new statistics.
       updates: the gradients.
       moments: trees of the same structure.
       params: for the dtypes of the updates, and for `step` where it reads them.
       reads_params: whether `step` gets the parameter too, after the gradient.
       statistics: trees that hold a tree of arrays, of any shapes, in the place of each gradient.
+      static: trees that hold anything in the place of each gradient; handed to `step` as it is.
 
     Returns:
       The tree of updates and one tree for each of `moments` and `statistics`.
@@ -150,16 +152,20 @@ def map_moments(
     what = "the optimizer's state"
     columns = [_flatten_like(updates, tree, what) for tree in moments]
     columns += [_flatten_up_to(updates, tree, what) for tree in statistics]
+    settings = [structure.flatten_up_to(tree) for tree in static]
 
-    def run(g: Any, reference: Any, *leaves: Any) -> tuple[Any, ...]:
+    def run(g: Any, reference: Any, leaves: Any, constants: Any) -> tuple[Any, ...]:
         if g is None:
             return (None, *leaves)
         read = (g, reference) if reads_params else (g,)
-        update, *new = step(*jax.tree.map(widened, (*read, *leaves)))
-        stored = jax.tree.map(lambda leaf, x: x.astype(leaf.dtype), leaves, tuple(new))
+        update, *new = step(*jax.tree.map(widened, (*read, *leaves)), *constants)
+        stored = jax.tree.map(lambda leaf, x: x.astype(leaf.dtype), tuple(leaves), tuple(new))
         return (update.astype(_update_dtype(g, reference)), *stored)
 
-    rows = [run(*row) for row in zip(gradients, references, *columns, strict=True)]
+    rows = [
+        run(g, reference, [column[i] for column in columns], [column[i] for column in settings])
+        for i, (g, reference) in enumerate(zip(gradients, references, strict=True))
+    ]
     return tuple(structure.unflatten([row[i] for row in rows]) for i in range(1 + len(columns)))
 
 

@@ -129,7 +129,7 @@ def test_weakly_typed_parameters():
     """Python numbers are parameters too; their states have one dtype from the start."""
     for case in OPTIMIZERS:
         optimizer = case.ours()
-        if case.name == "adamw masked":
+        if case.name == "adamw masked" or case.params is not make_params:
             continue
         state = optimizer.init({"x": 1.0})
         extra = case.extra({"x": 1.0}, {"x": 0.5})
