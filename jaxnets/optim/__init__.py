@@ -31,6 +31,12 @@ from jaxnets.optim.adaptive import (
     scale_by_stddev,
 )
 from jaxnets.optim.clip import clip, clip_by_global_norm
+from jaxnets.optim.cycles import (
+    cosine_onecycle_schedule,
+    linear_onecycle_schedule,
+    piecewise_interpolate_schedule,
+    sgdr_schedule,
+)
 from jaxnets.optim.decay import add_decayed_weights
 from jaxnets.optim.descent import TraceState, sgd, trace
 from jaxnets.optim.hyper import ScheduledState
@@ -58,6 +64,11 @@ from jaxnets.optim.transform import (
     chain,
     identity,
 )
+from jaxnets.optim.warmup import (
+    inverse_sqrt_schedule,
+    warmup_exponential_decay_schedule,
+    warmup_stable_decay_schedule,
+)
 
 __all__ = [
     "EmptyState",
@@ -81,11 +92,15 @@ __all__ = [
     "clip_by_global_norm",
     "constant_schedule",
     "cosine_decay_schedule",
+    "cosine_onecycle_schedule",
     "exponential_decay",
     "identity",
+    "inverse_sqrt_schedule",
     "join_schedules",
+    "linear_onecycle_schedule",
     "linear_schedule",
     "piecewise_constant_schedule",
+    "piecewise_interpolate_schedule",
     "polynomial_schedule",
     "rmsprop",
     "scale",
@@ -96,7 +111,10 @@ __all__ = [
     "scale_by_schedule",
     "scale_by_stddev",
     "sgd",
+    "sgdr_schedule",
     "trace",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
+    "warmup_exponential_decay_schedule",
+    "warmup_stable_decay_schedule",
 ]
