@@ -15,7 +15,7 @@ import optax
 
 from jaxnets import losses, models, nn
 from tests.losses import references
-from tests.optim.cases import core
+from tests.optim.cases import adaptive_rates, core
 
 
 class LayerCase(NamedTuple):
@@ -450,4 +450,4 @@ LOSSES = [
 ]
 
 
-OPTIMIZERS = core.CASES
+OPTIMIZERS = core.CASES + adaptive_rates.CASES

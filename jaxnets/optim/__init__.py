@@ -30,6 +30,15 @@ from jaxnets.optim.adaptive import (
     scale_by_rss,
     scale_by_stddev,
 )
+from jaxnets.optim.ademamix import (
+    ScaleByAdemamixState,
+    ScaleBySimplifiedAdEMAMixState,
+    ademamix,
+    scale_by_ademamix,
+    scale_by_simplified_ademamix,
+    simplified_ademamix,
+)
+from jaxnets.optim.adopt import adopt, scale_by_adopt
 from jaxnets.optim.clip import clip, clip_by_global_norm
 from jaxnets.optim.cycles import (
     cosine_onecycle_schedule,
@@ -39,12 +48,23 @@ from jaxnets.optim.cycles import (
 )
 from jaxnets.optim.decay import add_decayed_weights
 from jaxnets.optim.descent import TraceState, sgd, trace
+from jaxnets.optim.distance import DoGState, DoWGState, dog, dowg, scale_by_dog, scale_by_dowg
 from jaxnets.optim.hyper import ScheduledState
+from jaxnets.optim.mechanic import MechanicState, mechanize
+from jaxnets.optim.prodigy import ProdigyState, prodigy
+from jaxnets.optim.sam import NormalizeState, SAMState, normalize, sam
 from jaxnets.optim.scale import (
     ScaleByScheduleState,
     scale,
     scale_by_learning_rate,
     scale_by_schedule,
+)
+from jaxnets.optim.schedule_free import (
+    ScheduleFreeState,
+    schedule_free,
+    schedule_free_adamw,
+    schedule_free_eval_params,
+    schedule_free_sgd,
 )
 from jaxnets.optim.schedules import (
     constant_schedule,
@@ -71,21 +91,32 @@ from jaxnets.optim.warmup import (
 )
 
 __all__ = [
+    "DoGState",
+    "DoWGState",
     "EmptyState",
     "GradientTransformation",
+    "MechanicState",
+    "NormalizeState",
+    "ProdigyState",
+    "SAMState",
     "ScaleByAdamState",
+    "ScaleByAdemamixState",
     "ScaleByRStdDevState",
     "ScaleByRStdDevWithCountState",
     "ScaleByRmsState",
     "ScaleByRmsWithCountState",
     "ScaleByRssState",
     "ScaleByScheduleState",
+    "ScaleBySimplifiedAdEMAMixState",
+    "ScheduleFreeState",
     "ScheduledState",
     "TraceState",
     "adagrad",
     "adam",
     "adamw",
     "add_decayed_weights",
+    "ademamix",
+    "adopt",
     "apply_updates",
     "chain",
     "clip",
@@ -93,25 +124,41 @@ __all__ = [
     "constant_schedule",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
+    "dog",
+    "dowg",
     "exponential_decay",
     "identity",
     "inverse_sqrt_schedule",
     "join_schedules",
     "linear_onecycle_schedule",
     "linear_schedule",
+    "mechanize",
+    "normalize",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
     "polynomial_schedule",
+    "prodigy",
     "rmsprop",
+    "sam",
     "scale",
     "scale_by_adam",
+    "scale_by_ademamix",
+    "scale_by_adopt",
+    "scale_by_dog",
+    "scale_by_dowg",
     "scale_by_learning_rate",
     "scale_by_rms",
     "scale_by_rss",
     "scale_by_schedule",
+    "scale_by_simplified_ademamix",
     "scale_by_stddev",
+    "schedule_free",
+    "schedule_free_adamw",
+    "schedule_free_eval_params",
+    "schedule_free_sgd",
     "sgd",
     "sgdr_schedule",
+    "simplified_ademamix",
     "trace",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",

@@ -11,6 +11,7 @@ import pytest
 
 from jaxnets import optim
 from tests.numerics import assert_trees_close, assert_trees_equal
+from tests.optim.cases import adaptive_rates
 from tests.optim.trajectories import gradients, make_params, run
 
 # each numeric hyper-parameter with a range to sweep, and a constructor that takes only it
@@ -35,6 +36,7 @@ SWEEPS = {
     "max_delta": (lambda x: optim.clip(x), [0.1, 1.0]),
     "max_norm": (lambda x: optim.clip_by_global_norm(x), [0.1, 1.0]),
 }
+SWEEPS |= adaptive_rates.SWEEPS
 sweeps = pytest.mark.parametrize(("build", "values"), SWEEPS.values(), ids=SWEEPS)
 
 
