@@ -50,8 +50,16 @@ from jaxnets.optim.decay import add_decayed_weights
 from jaxnets.optim.descent import TraceState, sgd, trace
 from jaxnets.optim.distance import DoGState, DoWGState, dog, dowg, scale_by_dog, scale_by_dowg
 from jaxnets.optim.hyper import ScheduledState
+from jaxnets.optim.lbfgs import ScaleByLBFGSState, lbfgs, scale_by_lbfgs
+from jaxnets.optim.linesearch import (
+    BacktrackingLinesearchInfo,
+    ScaleByBacktrackingLinesearchState,
+    scale_by_backtracking_linesearch,
+    value_and_grad_from_state,
+)
 from jaxnets.optim.mechanic import MechanicState, mechanize
 from jaxnets.optim.prodigy import ProdigyState, prodigy
+from jaxnets.optim.range_test import learning_rate_range, suggest_rate
 from jaxnets.optim.sam import NormalizeState, SAMState, normalize, sam
 from jaxnets.optim.scale import (
     ScaleByScheduleState,
@@ -89,8 +97,14 @@ from jaxnets.optim.warmup import (
     warmup_exponential_decay_schedule,
     warmup_stable_decay_schedule,
 )
+from jaxnets.optim.zoom import (
+    ScaleByZoomLinesearchState,
+    ZoomLinesearchInfo,
+    scale_by_zoom_linesearch,
+)
 
 __all__ = [
+    "BacktrackingLinesearchInfo",
     "DoGState",
     "DoWGState",
     "EmptyState",
@@ -101,6 +115,8 @@ __all__ = [
     "SAMState",
     "ScaleByAdamState",
     "ScaleByAdemamixState",
+    "ScaleByBacktrackingLinesearchState",
+    "ScaleByLBFGSState",
     "ScaleByRStdDevState",
     "ScaleByRStdDevWithCountState",
     "ScaleByRmsState",
@@ -108,9 +124,11 @@ __all__ = [
     "ScaleByRssState",
     "ScaleByScheduleState",
     "ScaleBySimplifiedAdEMAMixState",
+    "ScaleByZoomLinesearchState",
     "ScheduleFreeState",
     "ScheduledState",
     "TraceState",
+    "ZoomLinesearchInfo",
     "adagrad",
     "adam",
     "adamw",
@@ -130,6 +148,8 @@ __all__ = [
     "identity",
     "inverse_sqrt_schedule",
     "join_schedules",
+    "lbfgs",
+    "learning_rate_range",
     "linear_onecycle_schedule",
     "linear_schedule",
     "mechanize",
@@ -144,14 +164,17 @@ __all__ = [
     "scale_by_adam",
     "scale_by_ademamix",
     "scale_by_adopt",
+    "scale_by_backtracking_linesearch",
     "scale_by_dog",
     "scale_by_dowg",
+    "scale_by_lbfgs",
     "scale_by_learning_rate",
     "scale_by_rms",
     "scale_by_rss",
     "scale_by_schedule",
     "scale_by_simplified_ademamix",
     "scale_by_stddev",
+    "scale_by_zoom_linesearch",
     "schedule_free",
     "schedule_free_adamw",
     "schedule_free_eval_params",
@@ -159,7 +182,9 @@ __all__ = [
     "sgd",
     "sgdr_schedule",
     "simplified_ademamix",
+    "suggest_rate",
     "trace",
+    "value_and_grad_from_state",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
     "warmup_exponential_decay_schedule",

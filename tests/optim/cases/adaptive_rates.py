@@ -44,7 +44,7 @@ CASES = [
             safeguard_warmup=True,
         ),
     ),
-    _contrib("dog", lambda _, lib: lib.dog(0.5)),
+    _contrib("dog", lambda _, lib: lib.dog(0.5, ("distance", 0.1))),
     _contrib("dowg", lambda _, lib: lib.dowg(0.5, 0.01, 1e-3)),
     # the sum of steps is taken back from the parameters' difference: for small s, rounding errors
     _contrib(
