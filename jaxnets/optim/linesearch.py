@@ -220,7 +220,8 @@ def scale_by_backtracking_linesearch(
             return jnp.asarray(error, dtype)
 
         def goes_on(search: _Backtracking) -> Array:
-            return ~(search.error <= atol) & (search.tried <= max_backtracking_steps)
+            more: Array = (search.error > atol) & (search.tried <= max_backtracking_steps)
+            return more
 
         def try_next(search: _Backtracking) -> _Backtracking:
             rate = jnp.where(search.tried > 0, decrease_factor * search.rate, search.rate)

@@ -109,6 +109,6 @@ def suggest_rate(rates: Array, losses: Array, *, method: str = "steepest") -> Ar
     lowest = jnp.argmin(jnp.where(finite, losses, jnp.inf))
     if method == "minimum":
         return rates[lowest] / 10
-    slopes = jnp.gradient(jnp.where(finite, losses, 0)) / jnp.gradient(jnp.log(rates))
+    slopes = jnp.asarray(jnp.gradient(jnp.where(finite, losses, 0), jnp.log(rates)))
     before = jnp.arange(rates.size) <= jnp.maximum(lowest - 1, 0)
     return rates[jnp.argmin(jnp.where(before, slopes, jnp.inf))]
