@@ -190,12 +190,11 @@ def scale_by_backtracking_linesearch(
 
     def init(params: Params) -> ScaleByBacktrackingLinesearchState:
         dtype = scalar_dtype(params)
-        infinite = jnp.full((), jnp.inf, dtype)
         return ScaleByBacktrackingLinesearchState(
             learning_rate=jnp.ones((), dtype),
-            value=infinite,
+            value=jnp.full((), jnp.inf, dtype),
             grad=moments_like(params) if store_grad else None,
-            info=BacktrackingLinesearchInfo(jnp.zeros((), jnp.int32), infinite),
+            info=BacktrackingLinesearchInfo(jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, dtype)),
         )
 
     def update(

@@ -77,14 +77,13 @@ def mechanize(
 
     def init(params: Params) -> MechanicState:
         dtype = scalar_dtype(params)
-        zeros = jnp.zeros(num_betas, dtype)
         return MechanicState(
             base_optimizer_state=base.init(params)[0],
             count=jnp.zeros((), jnp.int32),
-            r=zeros,
-            m=zeros,
-            v=zeros,
-            s=zeros + jnp.asarray(s_init, dtype),
+            r=jnp.zeros(num_betas, dtype),
+            m=jnp.zeros(num_betas, dtype),
+            v=jnp.zeros(num_betas, dtype),
+            s=jnp.full(num_betas, s_init, dtype),
             x0=copy_of(params),
         )
 

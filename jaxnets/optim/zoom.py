@@ -165,12 +165,16 @@ def scale_by_zoom_linesearch(
 
     def init(params: Params) -> ScaleByZoomLinesearchState:
         dtype = scalar_dtype(params)
-        infinite = jnp.full((), jnp.inf, dtype)
+
+        def infinite() -> Array:
+            # made anew each time: a buffer that is donated must be in a state but once
+            return jnp.full((), jnp.inf, dtype)
+
         return ScaleByZoomLinesearchState(
             learning_rate=jnp.ones((), dtype),
-            value=infinite,
+            value=infinite(),
             grad=moments_like(params),
-            info=ZoomLinesearchInfo(jnp.zeros((), jnp.int32), infinite, infinite),
+            info=ZoomLinesearchInfo(jnp.zeros((), jnp.int32), infinite(), infinite()),
         )
 
     def decrease_error(point: _Point, start: _Point) -> Array:

@@ -411,6 +411,61 @@ def test_bad_values(build, message):
         build()
 
 
+SWEEPS = {
+    "tol": (lambda x: optim.scale_by_zoom_linesearch(20, tol=x), [0.0, 1e5]),
+    "max_learning_rate": (lambda x: optim.scale_by_zoom_linesearch(20, x), [0.5, 2.0]),
+    "growth": (lambda x: optim.scale_by_zoom_linesearch(20, increase_factor=x), [1.5, 3.0]),
+    "slope_rtol": (
+        lambda x: optim.scale_by_zoom_linesearch(
+            20, slope_rtol=x, curv_rtol=0.01, approx_dec_rtol=None
+        ),
+        [1e-4, 0.9],
+    ),
+    "curv_rtol": (lambda x: optim.scale_by_zoom_linesearch(20, curv_rtol=x), [0.01, 0.9]),
+    "precision": (
+        lambda x: optim.scale_by_zoom_linesearch(20, curv_rtol=1e-3, stepsize_precision=x),
+        [1e-5, 1e3],
+    ),
+    "slope": (lambda x: optim.scale_by_backtracking_linesearch(50, x), [1e-4, 0.9]),
+    "decrease_factor": (
+        lambda x: optim.scale_by_backtracking_linesearch(50, decrease_factor=x),
+        [0.5, 0.8],
+    ),
+    "increase_factor": (
+        lambda x: optim.scale_by_backtracking_linesearch(50, 1e-4, 0.8, x, 9.0),
+        [1.1, 3.0],
+    ),
+    "largest": (
+        lambda x: optim.scale_by_backtracking_linesearch(50, max_learning_rate=x),
+        [1e-4, 1.0],
+    ),
+    "atol": (lambda x: optim.scale_by_backtracking_linesearch(50, atol=x), [0.0, 1e4]),
+    "rtol": (lambda x: optim.scale_by_backtracking_linesearch(50, rtol=x), [0.0, 1e4]),
+}
+
+
+@pytest.mark.parametrize(("build", "values"), SWEEPS.values(), ids=SWEEPS)
+def test_sweeps(build, values):
+    """Traced hyper-parameters and schedules do as numbers, and each of them matters."""
+    params = start(jnp.float32)
+    value, grad = jax.value_and_grad(rosenbrock)(params)
+    optimizer = build(values[0])
+    # too short a step for the zoom, too long a one to backtrack
+    scale = -1e-5 if hasattr(optimizer.init(params).info, "curvature_error") else -1.0
+    down = jax.tree.map(lambda g: scale * g, grad)
+
+    def updates(value_or_schedule):
+        optimizer = build(value_or_schedule)
+        return optimizer.update(
+            down, optimizer.init(params), params, value=value, grad=grad, value_fn=rosenbrock
+        )[0]["b"]
+
+    one_by_one = [updates(x) for x in values]
+    assert one_by_one[0] != one_by_one[1]
+    np.testing.assert_allclose(jax.vmap(updates)(jnp.array(values)), one_by_one, rtol=1e-5)
+    np.testing.assert_allclose(updates(lambda step: values[1] + step), one_by_one[1], rtol=1e-5)
+
+
 def test_missing_arguments():
     x = jnp.ones(2)
     for optimizer in (optim.lbfgs(), optim.scale_by_backtracking_linesearch(3)):
