@@ -15,7 +15,14 @@ import optax
 
 from jaxnets import losses, models, nn
 from tests.losses import references
-from tests.optim.cases import adam, combining, core, matrices, norms_and_signs
+from tests.optim.cases import (
+    adam,
+    adaptive_rates,
+    combining,
+    core,
+    matrices,
+    norms_and_signs,
+)
 
 
 class LayerCase(NamedTuple):
@@ -450,4 +457,11 @@ LOSSES = [
 ]
 
 
-OPTIMIZERS = core.CASES + adam.CASES + norms_and_signs.CASES + matrices.CASES + combining.CASES
+OPTIMIZERS = [
+    *core.CASES,
+    *adam.CASES,
+    *norms_and_signs.CASES,
+    *matrices.CASES,
+    *adaptive_rates.CASES,
+    *combining.CASES,
+]

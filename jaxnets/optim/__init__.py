@@ -41,6 +41,15 @@ from jaxnets.optim.adaptive import (
     scale_by_rss,
     scale_by_stddev,
 )
+from jaxnets.optim.ademamix import (
+    ScaleByAdemamixState,
+    ScaleBySimplifiedAdEMAMixState,
+    ademamix,
+    scale_by_ademamix,
+    scale_by_simplified_ademamix,
+    simplified_ademamix,
+)
+from jaxnets.optim.adopt import adopt, scale_by_adopt
 from jaxnets.optim.amsgrad import ScaleByAmsgradState, amsgrad, scale_by_amsgrad
 from jaxnets.optim.averages import ApplyEvery, EmaState, apply_every, ema
 from jaxnets.optim.blocks import (
@@ -78,9 +87,16 @@ from jaxnets.optim.curvature import (
     gauss_newton_bartlett_estimator_diag_hessian,
     hutchinson_estimator_diag_hessian,
 )
+from jaxnets.optim.cycles import (
+    cosine_onecycle_schedule,
+    linear_onecycle_schedule,
+    piecewise_interpolate_schedule,
+    sgdr_schedule,
+)
 from jaxnets.optim.decay import add_decayed_weights
 from jaxnets.optim.descent import TraceState, sgd, trace
 from jaxnets.optim.dimensions import MuonDimensionNumbers
+from jaxnets.optim.distance import DoGState, DoWGState, dog, dowg, scale_by_dog, scale_by_dowg
 from jaxnets.optim.factored import FactoredState, adafactor, scale_by_factored_rms
 from jaxnets.optim.flat import FlatState, flat
 from jaxnets.optim.flatten import flatten
@@ -95,6 +111,13 @@ from jaxnets.optim.inject import (
     inject_hyperparams,
     inject_stateful_hyperparams,
 )
+from jaxnets.optim.lbfgs import ScaleByLBFGSState, lbfgs, scale_by_lbfgs
+from jaxnets.optim.linesearch import (
+    BacktrackingLinesearchInfo,
+    ScaleByBacktrackingLinesearchState,
+    scale_by_backtracking_linesearch,
+    value_and_grad_from_state,
+)
 from jaxnets.optim.lookahead import LookaheadParams, LookaheadState, lookahead
 from jaxnets.optim.loss_scale import (
     DynamicLossScaleState,
@@ -103,6 +126,7 @@ from jaxnets.optim.loss_scale import (
     scale_loss,
 )
 from jaxnets.optim.masking import MaskedNode, MaskedState, masked
+from jaxnets.optim.mechanic import MechanicState, mechanize
 from jaxnets.optim.monitor import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
 from jaxnets.optim.muon import MuonState, muon, scale_by_muon, scale_by_shape
 from jaxnets.optim.nadam import ScaleByNadamState, nadam, nadamw, scale_by_nadam
@@ -126,14 +150,24 @@ from jaxnets.optim.partition import (
 )
 from jaxnets.optim.plateau import ReduceLROnPlateauState, reduce_on_plateau
 from jaxnets.optim.polyak import polyak_sgd, scale_by_polyak
+from jaxnets.optim.prodigy import ProdigyState, prodigy
 from jaxnets.optim.radam import radam, scale_by_radam
+from jaxnets.optim.range_test import learning_rate_range, suggest_rate
 from jaxnets.optim.reading import hyperparams
 from jaxnets.optim.rprop import ScaleByRpropState, rprop, scale_by_rprop
+from jaxnets.optim.sam import NormalizeState, SAMState, normalize, sam
 from jaxnets.optim.scale import (
     ScaleByScheduleState,
     scale,
     scale_by_learning_rate,
     scale_by_schedule,
+)
+from jaxnets.optim.schedule_free import (
+    ScheduleFreeState,
+    schedule_free,
+    schedule_free_adamw,
+    schedule_free_eval_params,
+    schedule_free_sgd,
 )
 from jaxnets.optim.schedules import (
     constant_schedule,
@@ -171,15 +205,28 @@ from jaxnets.optim.transform import (
     with_extra_args_support,
 )
 from jaxnets.optim.trust_ratio import fromage, lamb, lars, scale_by_trust_ratio
+from jaxnets.optim.warmup import (
+    inverse_sqrt_schedule,
+    warmup_exponential_decay_schedule,
+    warmup_stable_decay_schedule,
+)
 from jaxnets.optim.yogi import scale_by_yogi, yogi
+from jaxnets.optim.zoom import (
+    ScaleByZoomLinesearchState,
+    ZoomLinesearchInfo,
+    scale_by_zoom_linesearch,
+)
 from jaxnets.tree import global_norm
 
 __all__ = [
     "AddNoiseState",
     "ApplyEvery",
     "ApplyIfFiniteState",
+    "BacktrackingLinesearchInfo",
     "ConditionallyMaskState",
     "ConditionallyTransformState",
+    "DoGState",
+    "DoWGState",
     "DynamicLossScaleState",
     "EmaState",
     "EmptyState",
@@ -195,6 +242,7 @@ __all__ = [
     "LookaheadState",
     "MaskedNode",
     "MaskedState",
+    "MechanicState",
     "MonitorState",
     "MultiSteps",
     "MultiStepsState",
@@ -202,14 +250,20 @@ __all__ = [
     "MuonDimensionNumbers",
     "MuonState",
     "NonNegativeParamsState",
+    "NormalizeState",
     "Packed",
     "PartitionState",
+    "ProdigyState",
     "ReduceLROnPlateauState",
+    "SAMState",
     "ScaleByAdaDeltaState",
     "ScaleByAdamState",
     "ScaleByAdanState",
+    "ScaleByAdemamixState",
     "ScaleByAmsgradState",
+    "ScaleByBacktrackingLinesearchState",
     "ScaleByBeliefState",
+    "ScaleByLBFGSState",
     "ScaleByLionState",
     "ScaleByNadamState",
     "ScaleByNovogradState",
@@ -223,7 +277,10 @@ __all__ = [
     "ScaleBySM3State",
     "ScaleByScheduleState",
     "ScaleByShampooState",
+    "ScaleBySimplifiedAdEMAMixState",
     "ScaleBySoapState",
+    "ScaleByZoomLinesearchState",
+    "ScheduleFreeState",
     "ScheduledState",
     "SnapshotState",
     "SophiaState",
@@ -233,6 +290,7 @@ __all__ = [
     "WrappedSchedule",
     "WrappedScheduleState",
     "ZeroNansState",
+    "ZoomLinesearchInfo",
     "accumulate",
     "adabelief",
     "adadelta",
@@ -246,6 +304,8 @@ __all__ = [
     "adaptive_grad_clip",
     "add_decayed_weights",
     "add_noise",
+    "ademamix",
+    "adopt",
     "amsgrad",
     "apply_every",
     "apply_if_finite",
@@ -260,6 +320,9 @@ __all__ = [
     "conditionally_transform",
     "constant_schedule",
     "cosine_decay_schedule",
+    "cosine_onecycle_schedule",
+    "dog",
+    "dowg",
     "dynamic_loss_scale",
     "ema",
     "exponential_decay",
@@ -275,17 +338,22 @@ __all__ = [
     "incremental_update",
     "inject_hyperparams",
     "inject_stateful_hyperparams",
+    "inverse_sqrt_schedule",
     "join_schedules",
     "keep_params_nonnegative",
     "label_by_path",
     "lamb",
     "lars",
+    "lbfgs",
+    "learning_rate_range",
+    "linear_onecycle_schedule",
     "linear_schedule",
     "lion",
     "lookahead",
     "loss_scale",
     "masked",
     "measure_with_ema",
+    "mechanize",
     "monitor",
     "multi_transform",
     "muon",
@@ -293,6 +361,7 @@ __all__ = [
     "nadamw",
     "named_chain",
     "noisy_sgd",
+    "normalize",
     "normalize_by_update_norm",
     "novograd",
     "optimistic_adam",
@@ -303,20 +372,29 @@ __all__ = [
     "partition",
     "periodic_update",
     "piecewise_constant_schedule",
+    "piecewise_interpolate_schedule",
     "polyak_sgd",
     "polynomial_schedule",
+    "prodigy",
     "radam",
     "reduce_on_plateau",
     "rmsprop",
     "rprop",
+    "sam",
     "scale",
     "scale_by_adadelta",
     "scale_by_adam",
     "scale_by_adamax",
     "scale_by_adan",
+    "scale_by_ademamix",
+    "scale_by_adopt",
     "scale_by_amsgrad",
+    "scale_by_backtracking_linesearch",
     "scale_by_belief",
+    "scale_by_dog",
+    "scale_by_dowg",
     "scale_by_factored_rms",
+    "scale_by_lbfgs",
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_muon",
@@ -334,19 +412,27 @@ __all__ = [
     "scale_by_shampoo",
     "scale_by_shape",
     "scale_by_sign",
+    "scale_by_simplified_ademamix",
     "scale_by_sm3",
     "scale_by_soap",
     "scale_by_sophia",
     "scale_by_stddev",
     "scale_by_trust_ratio",
     "scale_by_yogi",
+    "scale_by_zoom_linesearch",
     "scale_loss",
+    "schedule_free",
+    "schedule_free_adamw",
+    "schedule_free_eval_params",
+    "schedule_free_sgd",
     "selective_transform",
     "set_to_zero",
     "sgd",
+    "sgdr_schedule",
     "shampoo",
     "sign_sgd",
     "signum",
+    "simplified_ademamix",
     "skip_large_updates",
     "skip_not_finite",
     "sm3",
@@ -355,12 +441,16 @@ __all__ = [
     "sophia",
     "stateless",
     "stateless_with_tree_map",
+    "suggest_rate",
     "trace",
     "unitwise_clip",
     "unitwise_norm",
     "unpack",
+    "value_and_grad_from_state",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
+    "warmup_exponential_decay_schedule",
+    "warmup_stable_decay_schedule",
     "with_extra_args_support",
     "yogi",
     "zero_nans",

@@ -24,6 +24,10 @@ def _at_least_float32(dtype: DTypeLike) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def _real(dtype: DTypeLike) -> Any:
+    return jnp.finfo(dtype).dtype  # type: ignore[no-untyped-call]
+
+
 def widened(x: Any) -> Array:
     """`x` in float32 at least."""
     return jnp.asarray(x, _at_least_float32(jnp.result_type(x)))
@@ -62,10 +66,26 @@ def moments_like(
             )
         # `full_like` rather than `full`: a moment is sharded as its parameter
         if real:
-            own = jnp.finfo(own).dtype  # type: ignore[no-untyped-call]
+            own = _real(own)
         return jnp.full_like(p, value, dtype=own)
 
     return jax.tree.map(moment, params)
+
+
+def copy_of(params: Params, dtype: DTypeLike | None = None) -> PyTree:
+    """A copy of the parameters to keep in a state: in `dtype`, by default theirs, float32 at least.
+
+    A copy, since state and parameters may both be donated.
+    """
+    return jax.tree.map(
+        lambda p: jnp.array(p, dtype or _at_least_float32(jnp.result_type(p))), params
+    )
+
+
+def scalar_dtype(params: Params) -> Any:
+    """The dtype of numbers about all parameters at once: the narrowest one's, float32 at least."""
+    dtypes = [_real(_at_least_float32(jnp.result_type(p))) for p in jax.tree.leaves(params)]
+    return min(dtypes, key=lambda dtype: dtype.itemsize, default=jnp.dtype(jnp.float32))
 
 
 def require_params(function: str, params: Params | None) -> None:
@@ -199,6 +219,37 @@ def map_updates(step: Callable[[Array], Any], updates: Updates) -> Updates:
     """`step(g)` for each gradient; see `map_moments`."""
     (mapped,) = map_moments(lambda g: (step(g),), updates)
     return mapped
+
+
+def with_zeros(updates: Updates, params: Params) -> Updates:
+    """The gradients in float32 at least, zeros where there is none; in a tree like `params`."""
+    gradients, structure = _flatten(updates)
+    columns = zip(gradients, _flatten_like(updates, params, "params"), strict=True)
+    filled: Updates = structure.unflatten(
+        [moments_like(p) if g is None else _widened(g) for g, p in columns]
+    )
+    return filled
+
+
+def moved_from(start: PyTree, params: Params) -> PyTree:
+    """`start - params`, in float32 at least."""
+    now, structure = _flatten(params)
+    starts = _flatten_like(params, start, "the optimizer's state")
+    moved: PyTree = structure.unflatten(
+        [None if p is None else p0 - _widened(p) for p0, p in zip(starts, now, strict=True)]
+    )
+    return moved
+
+
+def dot(a: PyTree, b: PyTree) -> Array:
+    """`Re Σ ā b` over all leaves, in float32 at least; leaves that are None on the left count 0."""
+    lefts, structure = _flatten(a)
+    total = jnp.zeros((), jnp.float32)
+    for x, y in zip(lefts, structure.flatten_up_to(b), strict=True):
+        if x is not None:
+            # no matrix product: those of accelerators round their factors
+            total = total + jnp.sum((_widened(x).conj() * _widened(y)).real)
+    return total
 
 
 def abs_sq(x: Array) -> Array:

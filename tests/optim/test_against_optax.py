@@ -57,7 +57,8 @@ def test_trajectory(case, x64):
     got, state, updates = run(case.ours(), params, extra=case.extra)
     want, their_state, their_updates = run(case.theirs(), params, extra=case.extra)
     assert_trees_close(got, want, case.rtol64)
-    assert_trees_close(updates, their_updates, case.rtol64)
+    if case.same_updates:
+        assert_trees_close(updates, their_updates, case.rtol64)
     if case.same_state:
         leaves_close(state, their_state, case.rtol64)
         assert dtypes(state) == dtypes(their_state)
@@ -81,7 +82,9 @@ def test_continues_from_a_state_of_optax(case):
     extra = case.extra(params, grads)
     got = ours.update(grads, state, params, **extra)
     want = theirs.update(grads, their_state, params, **extra)
-    leaves_close(got, want, rtol=1e-6)
+    if case.same_updates:
+        leaves_close(got[0], want[0], rtol=1e-6)
+    leaves_close(got[1], want[1], rtol=1e-6)
     assert dtypes(got) == dtypes(want)
 
 
@@ -155,7 +158,7 @@ def test_nested_with_optax(case):
         return optim.chain(optim.scale(2.0), optax.chain(masked, optax.ema(0.5)))
 
     ours, theirs = nest(case.ours()), nest(case.theirs())
-    if case.same_state:
+    if case.same_state and case.same_updates:
         runs_close(ours, theirs, 2e-6, case.params(), steps=7, extra=case.extra)
     else:
         got = run(ours, case.params(), 7, extra=case.extra)

@@ -11,7 +11,7 @@ import pytest
 
 from jaxnets import optim
 from tests.numerics import assert_trees_close, assert_trees_equal
-from tests.optim.cases import adam, matrices, norms_and_signs
+from tests.optim.cases import adam, adaptive_rates, matrices, norms_and_signs
 from tests.optim.trajectories import gradients, make_params, run
 
 # each numeric hyper-parameter with a range to sweep, and a constructor that takes only it
@@ -36,7 +36,7 @@ SWEEPS = {
     "max_delta": (lambda x: optim.clip(x), [0.1, 1.0]),
     "max_norm": (lambda x: optim.clip_by_global_norm(x), [0.1, 1.0]),
 }
-SWEEPS |= adam.SWEEPS | norms_and_signs.SWEEPS | matrices.SWEEPS
+SWEEPS |= adam.SWEEPS | norms_and_signs.SWEEPS | matrices.SWEEPS | adaptive_rates.SWEEPS
 sweeps = pytest.mark.parametrize(("build", "values"), SWEEPS.values(), ids=SWEEPS)
 
 

@@ -28,6 +28,8 @@ class OptimizerCase(NamedTuple):
     """`extra(params, gradients)`: the keyword arguments that `update` needs besides."""
     params: Callable[..., Any] = make_params
     """`params(dtype)`, for optimizers of matrices only."""
+    same_updates: bool = True
+    """Whether updates are as exact as Optax's; not where those are differences of parameters."""
     same_state: bool = True
     """Whether the states have the same leaves in the same order as Optax's."""
     moves_at_zero: bool = False
