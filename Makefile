@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint types bench wheel clean
+.PHONY: demo test lint types download bench wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -19,26 +19,33 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
-bench: $(INSTALLED)
-	$(BIN)/python -m experiments.benchmarks.training $(ARGS)
+# fetches data sets of a few megabytes; skips those that cannot be reached
+download: $(INSTALLED)
+	$(BIN)/python -m pytest -m download $(ARGS)
 
-# only jaxnets goes into it
+# training or layers
+BENCH ?= training
+bench: $(INSTALLED)
+	$(BIN)/python -m experiments.benchmarks.$(BENCH) $(ARGS)
+
+# only jaxnets goes into it; built in an empty folder, where no older wheel is taken for it
 OUT ?= dist
 wheel: $(INSTALLED)
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(OUT) .
-	$(BIN)/python -m zipfile --list $(OUT)/jaxnets-*.whl
-	! $(BIN)/python -m zipfile --list $(OUT)/jaxnets-*.whl | grep --extended-regexp '^(tests|experiments)/'
+	rm -rf build/wheel
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(BIN)/python -m zipfile --list build/wheel/jaxnets-*.whl
+	! $(BIN)/python -m zipfile --list build/wheel/jaxnets-*.whl | grep --extended-regexp '^(tests|experiments)/'
+	mkdir -p $(OUT) && cp build/wheel/jaxnets-*.whl $(OUT)
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache build dist
 
+# uv is quicker, but reads none of pip's settings: where it fails, pip may still succeed
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "jaxnets needs Python 3.11 or later; choose one with: make PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv || $(PYTHON) -m venv --clear --without-pip .venv
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet uv || true
-	if $(BIN)/python -m uv --version; \
-	then $(BIN)/python -m uv pip install --quiet --python $(BIN)/python --editable '.[dev]'; \
-	else $(PYTHON) -m pip --python $(BIN)/python install --quiet --editable '.[dev]'; fi
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --editable '.[dev]' || \
+	  $(PYTHON) -m pip --python $(BIN)/python install --quiet --editable '.[dev]'
 	touch $@

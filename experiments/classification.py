@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data import Dataset
+from experiments.errors import UsageError
 from experiments.progress import Handle, report_progress
 from jaxnets import gradients, losses, models, optim, train
 from jaxnets.types import Array, Key, PyTree
@@ -23,17 +24,30 @@ class Program(NamedTuple):
     init: Callable[[Array], tuple[train.TrainState, train.Stopping]]
     """`init(seed)`."""
     run: Callable[..., tuple[train.TrainState, train.Stopping, train.History]]
-    """`run(state, stopping, data, held_out, bar)`; state and stopping are given up."""
+    """`run(epochs, state, stopping, data, held_out, bar)`; state and stopping are given up, and
+    each number of epochs is compiled once."""
     evaluate: Callable[[train.TrainState, Batch], dict[str, Array]]
     """`evaluate(state, data)`: mean loss and accuracy."""
 
 
 def model_config(data: Dataset, *, dropout: float, dtype: str) -> models.CNNConfig:
-    """Two convolutions and one hidden layer, for the images of `data`."""
+    """Two convolutions and one hidden layer, for the images of `data`.
+
+    Raises:
+      UsageError: if the images are too small for it.
+    """
+    channels, pool = (32, 64), 2
+    height, width, _ = data.train_x.shape[1:]
+    if min(height, width) < (smallest := pool ** len(channels)):
+        raise UsageError(
+            f"{data.name}: the net takes images of {smallest}×{smallest} or larger, "
+            f"got {height}×{width}"
+        )
     return models.CNNConfig(
         image=data.train_x.shape[1:],
         n_out=len(data.classes),
-        channels=(32, 64),
+        channels=channels,
+        pool=pool,
         hidden=(128,),
         dropout_rate=dropout,
         dtype=jnp.dtype(dtype),
@@ -56,11 +70,10 @@ def make_program(
     optimizer: optim.GradientTransformation,
     *,
     batch_size: int,
-    epochs: int,
     steps_per_epoch: int,
     patience: int | None,
 ) -> Program:
-    """Compile (on first use) `epochs` epochs of training, each followed by an evaluation."""
+    """Training, each epoch followed by an evaluation; compiled on first use."""
 
     def loss(params: PyTree, moments: PyTree, batch: Batch, key: Key) -> Any:
         logits, moments = models.cnn(params, model, batch["x"], state=moments, train=True, key=key)
@@ -84,7 +97,12 @@ def make_program(
         return state, train.init_stopping(state)
 
     def run(
-        state: train.TrainState, stopping: train.Stopping, data: Batch, held_out: Batch, bar: Handle
+        epochs: int,
+        state: train.TrainState,
+        stopping: train.Stopping,
+        data: Batch,
+        held_out: Batch,
+        bar: Handle,
     ) -> tuple[train.TrainState, train.Stopping, train.History]:
         def show(state: train.TrainState, metrics: dict[str, Array]) -> None:
             report_progress(bar, state.step - 1, every, **metrics)
@@ -94,7 +112,8 @@ def make_program(
             state, stopping, data, held_out
         )
 
-    return Program(jax.jit(init), jax.jit(run, donate_argnums=(0, 1)), jax.jit(evaluate))
+    compiled = jax.jit(run, static_argnums=0, donate_argnums=(1, 2))
+    return Program(jax.jit(init), compiled, jax.jit(evaluate))
 
 
 class Examples(NamedTuple):
@@ -110,20 +129,22 @@ def examine(
 ) -> Examples:
     """Predictions and per-example gradient norms, a chunk of examples at a time."""
 
-    def one(params: PyTree, x: Array, y: Array) -> tuple[Array, Array]:
-        logits, _ = models.cnn(params, model, x, state=state.model_state)
-        return example_loss(logits, y), jnp.argmax(logits)
+    @jax.jit
+    def of_chunk(params: PyTree, moments: PyTree, batch: Batch) -> tuple[Array, Array]:
+        def one(params: PyTree, x: Array, y: Array) -> tuple[Array, Array]:
+            logits, _ = models.cnn(params, model, x, state=moments)
+            return example_loss(logits, y), jnp.argmax(logits)
 
-    def of_chunk(batch: Batch) -> tuple[Array, Array]:
         per_example = gradients.per_example_grad(one, has_aux=True)
-        (_, predictions), factors = per_example(state.params, batch["x"], batch["y"])
-        return predictions, jnp.sqrt(gradients.sq_norms(factors))
+        (_, predictions), factors = per_example(params, batch["x"], batch["y"])
+        return predictions, gradients.norms(factors)
 
     n = len(data["y"])
-    compiled = jax.jit(of_chunk)
-    parts = [
-        compiled(jax.tree.map(lambda leaf, i=start: leaf[i : i + chunk], data))
-        for start in range(0, n, chunk)
-    ]
-    predictions, norms = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    parts = []
+    for start in range(0, n, chunk):
+        # the last chunk is filled up with the last example: one shape, compiled once
+        indices = np.minimum(np.arange(start, start + chunk), n - 1)
+        batch = {name: leaf[indices] for name, leaf in data.items()}
+        parts.append(of_chunk(state.params, state.model_state, batch))
+    predictions, norms = (np.concatenate(columns)[:n] for columns in zip(*parts, strict=True))
     return Examples(predictions, norms)

@@ -10,10 +10,9 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from experiments.errors import UsageError
+from experiments.errors import UsageError, did_you_mean
 
 PROGRAM = "python -m experiments"
 
@@ -41,8 +40,9 @@ def main(
 ) -> int:
     """Run the command line `arguments` (by default the process's own); returns the exit code.
 
-    Errors that the user can mend, and all errors about values and files, are printed as one line;
-    with `--debug` (or `JAXNETS_DEBUG=1`) their traceback comes first.
+    Errors that the user can mend, and those of files, are printed as one line; with `--debug` (or
+    `JAXNETS_DEBUG=1`) their traceback comes first. Anything else is a fault of the program's own,
+    and is printed as such, with its traceback.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = os.environ.get("JAXNETS_DEBUG", "") not in ("", "0")
@@ -55,19 +55,22 @@ def main(
         return _run(words[0], words[1:], registry)
     except UsageError as error:
         return _failed(str(error), debug, USER_ERROR)
-    except (ValueError, OSError) as error:
+    except OSError as error:
         return _failed(f"{error} (for a traceback: {PROGRAM} --debug ...)", debug, FAILURE)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in ("experiments", ""):
-            raise
+        if (error.name or "").partition(".")[0] in ("experiments", "jaxnets", ""):
+            return _broken()
         return _failed(
-            f"{error.name} is not installed; experiments need: pip install 'jaxnets[experiments]'",
+            f"{error.name} is not installed; experiments need, in a clone: "
+            "pip install '.[experiments]'",
             debug,
             FAILURE,
         )
     except KeyboardInterrupt:
         # the code shells give for SIGINT
         return _failed("interrupted", debug, 130)
+    except Exception:
+        return _broken()
 
 
 def _listing(registry: Mapping[str, Experiment]) -> str:
@@ -93,10 +96,14 @@ def _failed(message: str, debug: bool, code: int) -> int:
     return code
 
 
+def _broken() -> int:
+    print("internal error:", traceback.format_exc(), file=sys.stderr)
+    return FAILURE
+
+
 def _run(name: str, flags: Sequence[str], registry: Mapping[str, Experiment]) -> int:
     if name not in registry:
-        close = get_close_matches(name, registry, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
+        hint = did_you_mean(name, registry)
         kind = "flag" if name.startswith("-") else "experiment"
         raise UsageError(f"unknown {kind} {name!r}{hint}; experiments are {', '.join(registry)}")
     module = importlib.import_module(registry[name].module)

@@ -2,8 +2,10 @@
 
 import re
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +14,10 @@ import numpy as np
 
 from experiments import optimizers
 from experiments.classification import Batch, Program, batch_of, make_program
-from experiments.data import Dataset
+from experiments.data import Dataset, standardizer
+from experiments.errors import UsageError
 from experiments.progress import progress
-from experiments.run import Run, append_metrics, rewind
+from experiments.run import Run, append_metrics, read_metrics, rewind
 from jaxnets import models, optim, train
 
 
@@ -45,7 +48,7 @@ class Curve(NamedTuple):
     test: dict[str, float]
     """Loss and accuracy of `state` on the test data."""
     seconds: float
-    """Of training in this process, compilation included."""
+    """Of training, compilation included, summed over the run's resumptions."""
 
 
 class _Saved(NamedTuple):
@@ -57,45 +60,70 @@ class _Saved(NamedTuple):
     """Of all epochs; those to come are not marked as run."""
 
 
-def held_out_size(examples: int, patience: int | None) -> int:
-    """How many training examples are held out: with patience, a tenth."""
-    return 0 if patience is None else max(1, examples // 10)
+class Data(NamedTuple):
+    """Standardized images and their labels, on the device."""
+
+    train: Batch
+    held_out: Batch
+    """What is watched while training."""
+    test: Batch
 
 
-def split(data: Dataset, patience: int | None, dtype: Any) -> tuple[Batch, Batch]:
-    """Training and held-out data: with patience, a fixed tenth of the training data.
+def split(images: Dataset, patience: int | None, dtype: Any) -> Data:
+    """The data of a run; with patience, a fixed tenth of the training images is held out.
 
     Without patience nothing is chosen by the held-out data, so it may be the test data itself.
+
+    Raises:
+      UsageError: if nothing would be left to train on.
     """
-    x, y = data.train_x, data.train_y
-    if patience is None:
-        return batch_of(x, y, dtype), batch_of(data.test_x, data.test_y, dtype)
-    order = np.random.default_rng(0).permutation(len(y))
-    held, kept = np.split(order, [held_out_size(len(order), patience)])
-    return batch_of(x[kept], y[kept], dtype), batch_of(x[held], y[held], dtype)
+    x, y = images.train_x, images.train_y
+    held, kept = np.array([], int), np.arange(len(y))
+    if patience is not None:
+        if len(y) < 2:
+            raise UsageError("--patience holds out a tenth of the training images; there is only 1")
+        order = np.random.default_rng(0).permutation(len(y))
+        held, kept = np.split(order, [max(1, len(order) // 10)])
+    # by what is trained on alone
+    move = standardizer(x[kept])
+    test = batch_of(move(images.test_x), images.test_y, dtype)
+    return Data(
+        train=batch_of(move(x[kept]), y[kept], dtype),
+        held_out=test if patience is None else batch_of(move(x[held]), y[held], dtype),
+        test=test,
+    )
 
 
 def train_curves(
     run: Run,
     config: Any,
     training: Training,
-    data: Dataset,
+    data: Data,
     model: models.CNNConfig,
     wanted: Sequence[tuple[str, int]],
 ) -> list[Curve]:
-    """A curve for each `(optimizer, seed)` of `wanted`; those of one optimizer share a program."""
-    batch, held_out = split(data, training.patience, model.dtype)
-    test = batch_of(data.test_x, data.test_y, model.dtype)
-    programs = {name: _programs(training, model, name, len(batch["y"])) for name in dict(wanted)}
+    """A curve for each `(optimizer, seed)` of `wanted`; those of one optimizer share a program.
+
+    Raises:
+      UsageError: if training diverges, or (resuming) a checkpoint is corrupt; then nothing was
+        written.
+    """
+    names = dict.fromkeys(name for name, _ in wanted)
+    programs = {name: _program(training, model, name, len(data.train["y"])) for name in names}
+    labels = [f"{name}, seed {seed}" for name, seed in wanted]
+    starts = [
+        _start(_folder(run, label), training, programs[name], data, seed)
+        for label, (name, seed) in zip(labels, wanted, strict=True)
+    ]
+    if training.resume:
+        steps = [int(saved.state.step) for saved in starts]
+        rewind(run, dict(zip(labels, steps, strict=True)), config)
     curves = []
-    for name, seed in wanted:
-        label = f"{name}, seed {seed}"
-        started = time.perf_counter()
-        saved = _train(run, config, training, programs[name], batch, held_out, label, seed)
+    for label, (name, seed), start in zip(labels, wanted, starts, strict=True):
+        saved = _train(run, training, programs[name], data, label, start)
         state = saved.state
         if training.patience is not None:
             state = train.best(state, saved.stopping)
-        measured = next(iter(programs[name].values())).evaluate(state, test)
         ran = int(saved.history.ran.sum())
         curves.append(
             Curve(
@@ -105,59 +133,73 @@ def train_curves(
                 train_loss=np.asarray(saved.history.train["loss"][:ran]).ravel(),
                 held_out={k: np.asarray(v[:ran]) for k, v in saved.history.held_out.items()},
                 state=state,
-                test={key: float(value) for key, value in measured.items()},
-                seconds=time.perf_counter() - started,
+                test={k: float(v) for k, v in programs[name].evaluate(state, data.test).items()},
+                seconds=0.0,
             )
         )
-    return curves
+    seconds = _seconds(run)
+    return [curve._replace(seconds=seconds[curve.label]) for curve in curves]
 
 
-def _programs(
-    training: Training, model: models.CNNConfig, name: str, examples: int
-) -> dict[int, Program]:
-    """By number of epochs: a full call's, and what is left for the last call."""
+def _seconds(run: Run) -> Mapping[str, float]:
+    """By curve, the seconds of all its calls."""
+    total: Counter[str] = Counter()
+    for record in read_metrics(run):
+        total[record["curve"]] += record.get("seconds", 0)
+    return total
+
+
+def _folder(run: Run, label: str) -> Path:
+    return run.folder / "checkpoints" / re.sub(r"\W+", "-", label)
+
+
+def _program(training: Training, model: models.CNNConfig, name: str, examples: int) -> Program:
     per_epoch = train.steps_per_epoch(examples, training.batch_size)
     rate: Any = training.learning_rate
     if training.schedule == "cosine":
         rate = optim.cosine_decay_schedule(rate, per_epoch * training.epochs)
-    call = min(training.checkpoint_every, training.epochs)
-    return {
-        epochs: make_program(
-            model,
-            optimizers.make(name, rate),
-            batch_size=training.batch_size,
-            epochs=epochs,
-            steps_per_epoch=per_epoch,
-            patience=training.patience,
-        )
-        for epochs in (call, training.epochs % call)
-        if epochs
-    }
+    return make_program(
+        model,
+        optimizers.make(name, rate),
+        batch_size=training.batch_size,
+        steps_per_epoch=per_epoch,
+        patience=training.patience,
+    )
+
+
+def _start(folder: Path, training: Training, program: Program, data: Data, seed: int) -> _Saved:
+    """Where a curve begins: at its first step or, resuming, at its last checkpoint."""
+    state, stopping = program.init(jnp.asarray(seed))
+    with progress(0, quiet=True) as bar:
+        run = partial(program.run, training.epochs)
+        shapes = jax.eval_shape(run, state, stopping, data.train, data.held_out, bar)[2]
+    history = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    saved = _Saved(state, stopping, history)
+    return _restored(folder, saved) if training.resume else saved
+
+
+def _restored(folder: Path, saved: _Saved) -> _Saved:
+    """What the last checkpoint in `folder` holds, or `saved` if none was begun."""
+    if train.latest_checkpoint(folder) is None:
+        # a save that was cut short has a longer name; this one was whole once
+        if whole := [path for path in folder.glob("*") if re.fullmatch(r"\d+", path.name)]:
+            raise UsageError(
+                f"corrupt checkpoint: {whole[0]} has no manifest (.sha256), so it cannot be "
+                f"checked; remove {folder} to train this curve from its first step"
+            )
+        return saved
+    try:
+        restored: _Saved = train.restore_checkpoint(folder, saved)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return restored
 
 
 def _train(
-    run: Run,
-    config: Any,
-    training: Training,
-    programs: dict[int, Program],
-    batch: Batch,
-    held_out: Batch,
-    label: str,
-    seed: int,
+    run: Run, training: Training, program: Program, data: Data, label: str, saved: _Saved
 ) -> _Saved:
     """Train, or go on training, one curve; saved after each call of its program."""
-    call = max(programs)
-    per_epoch = train.steps_per_epoch(len(batch["y"]), training.batch_size)
-    folder = run.folder / "checkpoints" / re.sub(r"\W+", "-", label)
-    state, stopping = programs[call].init(jnp.asarray(seed))
-    with progress(0, quiet=True) as bar:
-        part = jax.eval_shape(programs[call].run, state, stopping, batch, held_out, bar)[2]
-    saved = _Saved(state, stopping, _empty(part, training.epochs))
-    if training.resume:
-        if train.latest_checkpoint(folder) is not None:
-            saved = train.restore_checkpoint(folder, saved)
-        rewind(run, int(saved.state.step), config, curve=label)
-
+    per_epoch = train.steps_per_epoch(len(data.train["y"]), training.batch_size)
     with progress(
         per_epoch * training.epochs,
         batch_size=training.batch_size,
@@ -166,43 +208,49 @@ def _train(
         description=label,
     ) as bar:
         while not (saved.history.ran[-1] or train.should_stop(saved.stopping, training.patience)):
+            started = time.perf_counter()
             done = int(saved.history.ran.sum())
-            program = programs[min(call, training.epochs - done)]
-            state, stopping, part = program.run(saved.state, saved.stopping, batch, held_out, bar)
-            history = jax.tree.map(partial(_fill, done), saved.history, part)
-            saved = _Saved(state, stopping, history)
-            _record(run, label, part, done, per_epoch)
-            train.save_checkpoint(folder, int(state.step), saved, keep=1)
+            state, stopping, part = program.run(
+                min(training.checkpoint_every, training.epochs - done),
+                saved.state,
+                saved.stopping,
+                data.train,
+                data.held_out,
+                bar,
+            )
+            saved = _Saved(state, stopping, jax.tree.map(partial(_fill, done), saved.history, part))
+            jax.block_until_ready(saved)
+            records = list(_records(label, part, done, per_epoch))
+            records[-1]["seconds"] = time.perf_counter() - started
+            append_metrics(run, records)
+            _require_finite(records)
+            train.save_checkpoint(_folder(run, label), int(state.step), saved, keep=1)
     return saved
-
-
-def _empty(part: train.History, epochs: int) -> train.History:
-    empty: train.History = jax.tree.map(
-        lambda leaf: jnp.zeros((epochs, *leaf.shape[1:]), leaf.dtype), part
-    )
-    return empty
 
 
 def _fill(start: int, whole: jax.Array, part: jax.Array) -> jax.Array:
     return whole.at[start : start + len(part)].set(part)
 
 
-def _record(run: Run, label: str, part: train.History, done: int, per_epoch: int) -> None:
-    """A line of metrics for each step, and one for each epoch's held-out values.
-
-    Raises:
-      ValueError: if the loss is no longer finite.
-    """
+def _records(
+    label: str, part: train.History, done: int, per_epoch: int
+) -> Iterator[dict[str, Any]]:
+    """A record for each step, and one for each epoch's held-out values."""
     part = jax.tree.map(np.asarray, part)
     for epoch in range(int(part.ran.sum())):
         first = (done + epoch) * per_epoch
         for index in range(per_epoch):
             values = {name: float(value[epoch, index]) for name, value in part.train.items()}
-            append_metrics(run, first + index + 1, curve=label, **values)
-            if not np.isfinite(values["loss"]):
-                raise ValueError(
-                    f"training diverged: {label} has loss {values['loss']} at step "
-                    f"{first + index + 1}; try a lower --learning-rate"
-                )
+            yield {"step": first + index + 1, "curve": label, **values}
         held_out = {f"held_out_{name}": float(v[epoch]) for name, v in part.held_out.items()}
-        append_metrics(run, first + per_epoch, curve=label, **held_out)
+        yield {"step": first + per_epoch, "curve": label, **held_out}
+
+
+def _require_finite(records: Sequence[Mapping[str, Any]]) -> None:
+    for record in records:
+        for name, kind in (("loss", "loss"), ("held_out_loss", "held-out loss")):
+            if not np.isfinite(value := record.get(name, 0.0)):
+                raise UsageError(
+                    f"training diverged: {record['curve']} has {kind} {value} at step "
+                    f"{record['step']}; try a lower --learning-rate"
+                )

@@ -6,22 +6,25 @@ The same code trains on MNIST and Fashion-MNIST (`--data`).
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
 
 from experiments import optimizers
-from experiments.classification import batch_of, examine, model_config
-from experiments.curves import Training, held_out_size, train_curves
-from experiments.data import load, standardize
-from experiments.digits_report import compare, print_results, write_report
+from experiments.classification import examine, model_config
+from experiments.curves import Training, split, train_curves
+from experiments.data import Dataset, fingerprint, load
+from experiments.digits_report import Results, print_results, write_report
 from experiments.errors import UsageError
 from experiments.run import open_run
 from jaxnets import models, tree
 
-BATCH_SIZE, EPOCHS = {"digits": 32}, {"digits": 30, "mnist": 5}
-"""By data set; others take 128 and 10."""
+BATCH_SIZE = {"digits": 32}
+"""By data set; others take 128."""
+
+EPOCHS = {"digits": 30, "mnist": 5}
+"""By data set; others take 10."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,14 @@ class Config:
     this, and keep the best parameters; by default nothing is held out and the last are kept"""
     seed: int = 0
     """of the first run's initial weights, batches and dropout"""
-    seeds: int = 5
-    """how many runs of `optimizer`, with seeds one after the other"""
+    seeds: int | None = None
+    """how many runs of `optimizer`, with seeds one after the other (5)"""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """of the computation; parameters are float32 or wider"""
     checkpoint_every: int = 10
     """epochs per compiled call, after each of which the run is saved"""
     quick: bool = False
-    """three epochs of a single seed"""
+    """three epochs of a single seed, unless other flags say how many"""
     runs: Path = Path("runs")
     """where a folder for this run is made"""
     folder: Path | None = None
@@ -67,90 +70,102 @@ class Config:
     """go on with the interrupted run in `folder`, bit for bit"""
 
 
-def settled(config: Config) -> Config:
-    """`config` with the data set's own defaults filled in, checked.
+class Amounts(NamedTuple):
+    """The config's fields with defaults that depend on others."""
+
+    batch_size: int
+    epochs: int
+    seeds: int
+
+
+def settle(config: Config) -> Amounts:
+    """What the config's `None`s stand for, once all of its flags are checked.
 
     Raises:
       UsageError: naming the flag that is out of range.
     """
     optimizers.require_known(config.optimizer)
-    quick = {"epochs": 3, "seeds": 1} if config.quick else {}
-    defaults: dict[str, Any] = {}
-    if config.batch_size is None:
-        defaults["batch_size"] = BATCH_SIZE.get(config.data, 128)
-    if config.epochs is None:
-        defaults["epochs"] = EPOCHS.get(config.data, 10)
-    config = replace(config, **{**defaults, **quick})
-    for name in ("learning_rate", "batch_size", "epochs", "seeds", "patience", "checkpoint_every"):
-        value = getattr(config, name)
+    amounts = Amounts(
+        batch_size=_default(config.batch_size, BATCH_SIZE.get(config.data, 128)),
+        epochs=_default(config.epochs, 3 if config.quick else EPOCHS.get(config.data, 10)),
+        seeds=_default(config.seeds, 1 if config.quick else 5),
+    )
+    positive = amounts._asdict() | {
+        name: getattr(config, name) for name in ("learning_rate", "patience", "checkpoint_every")
+    }
+    for name, value in positive.items():
         if value is not None and not (value > 0 and np.isfinite(value)):
             raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
     if not 0 <= config.dropout <= 1:
         raise UsageError(f"--dropout must be from 0 to 1, got {config.dropout}")
-    if not 0 <= config.seed < 2**31 - config.seeds:
-        raise UsageError(f"--seed must be from 0 to 2³¹, got {config.seed}")
-    return config
+    if not 0 <= config.seed < 2**31 - amounts.seeds:
+        raise UsageError(
+            f"--seed must be from 0 to {2**31 - 1 - amounts.seeds} (2³¹ - 1 - seeds), "
+            f"got {config.seed}"
+        )
+    return amounts
+
+
+def _default(value: int | None, default: int) -> int:
+    return default if value is None else value
 
 
 def main(config: Config) -> int:
     """Train, compare, examine, report; returns the exit code."""
-    config = settled(config)
+    amounts = settle(config)
+    config = replace(config, **amounts._asdict())
     with jax.enable_x64(True) if config.dtype == "float64" else nullcontext():
-        return _main(config)
+        return _main(config, amounts)
 
 
-def _main(config: Config) -> int:
+def _main(config: Config, amounts: Amounts) -> int:
     images = load(config.data, config.data_folder)
-    data = standardize(images)
-    model = model_config(data, dropout=config.dropout, dtype=config.dtype)
+    model = model_config(images, dropout=config.dropout, dtype=config.dtype)
+    data = split(images, config.patience, model.dtype)
+    kept = len(data.train["y"])
+    if amounts.batch_size > kept:
+        raise UsageError(
+            f"--batch-size must be at most the {kept} training images, got {amounts.batch_size}"
+        )
+    _describe(images, model)
     training = Training(
         learning_rate=config.learning_rate,
         schedule=config.schedule,
-        batch_size=_known(config.batch_size),
-        epochs=_known(config.epochs),
+        batch_size=amounts.batch_size,
+        epochs=amounts.epochs,
         patience=config.patience,
         checkpoint_every=config.checkpoint_every,
         resume=config.resume,
     )
-    kept = len(data.train_y) - held_out_size(len(data.train_y), config.patience)
-    if training.batch_size > kept:
-        raise UsageError(
-            f"--batch-size must be at most the {kept} training images, got {config.batch_size}"
-        )
-    may_differ = {"folder", "resume", "runs", "data_folder"}
-    run = open_run(
+    wanted = [(config.optimizer, config.seed + i) for i in range(amounts.seeds)]
+    if config.compare:
+        wanted.append((optimizers.counterpart(config.optimizer), config.seed))
+    opened = open_run(
         config.runs,
         "digits",
         config,
+        data=fingerprint(images),
         folder=config.folder,
         resume=config.resume,
-        may_differ=may_differ,
+        may_differ={"folder", "resume", "runs", "data_folder"},
     )
-    _describe(data.name, len(data.train_y), len(data.test_y), model)
-
-    wanted = [(config.optimizer, config.seed + i) for i in range(config.seeds)]
-    if config.compare:
-        wanted.append((optimizers.counterpart(config.optimizer), config.seed))
-    curves = train_curves(run, config, training, data, model, wanted)
-    test = batch_of(data.test_x, data.test_y, model.dtype)
-    examples = examine(curves[0].state, model, test)
-    difference = compare(curves[0], curves[-1]) if config.compare else None
-    print_results(curves, difference, images, examples)
-    report = write_report(run, config, images, model, curves, difference, examples)
-    print(f"report: {report}")
+    with opened as run:
+        curves = train_curves(run, config, training, data, model, wanted)
+        results = Results(
+            seeds=curves[: amounts.seeds],
+            counterpart=curves[-1] if config.compare else None,
+            examples=examine(curves[0].state, model, data.test),
+        )
+        print_results(results, images)
+        print(f"report: {write_report(run, config, images, model, results)}")
     return 0
 
 
-def _known(value: int | None) -> int:
-    assert value is not None  # `settled` has filled it in
-    return value
-
-
-def _describe(name: str, training: int, test: int, model: models.CNNConfig) -> None:
+def _describe(images: Dataset, model: models.CNNConfig) -> None:
     params, _ = jax.eval_shape(lambda key: models.init_cnn(key, model), jax.random.key(0))
     height, width, _ = model.image
     print(
-        f"{name}: {training:,} training and {test:,} test images of {height}×{width}, "
-        f"{model.n_out} classes; CNN with {tree.size(params):,} parameters, "
+        f"{images.name}: {len(images.train_y):,} training and {len(images.test_y):,} test images "
+        f"of {height}×{width}, {model.n_out} classes; CNN with {tree.size(params):,} parameters, "
         f"on {jax.devices()[0].device_kind}"
     )

@@ -21,10 +21,22 @@ from experiments.report import (
     Table,
     config_table,
     render,
+    resumption_lines,
     versions_line,
 )
 from experiments.run import Run, read_config, write_bytes, write_text
 from jaxnets import models
+
+
+class Results(NamedTuple):
+    """All that the experiment found."""
+
+    seeds: Sequence[Curve]
+    """Of the optimizer that was asked for, one for each seed."""
+    counterpart: Curve | None
+    """The other library's, with the first of the seeds; `None` if it was not asked for."""
+    examples: Examples
+    """What the first seed's net makes of the test images."""
 
 
 class Difference(NamedTuple):
@@ -38,7 +50,7 @@ class Difference(NamedTuple):
 
 
 def compare(ours: Curve, theirs: Curve) -> Difference:
-    """The largest differences of two curves that should coincide."""
+    """The largest differences of two curves that should coincide, as far as both go."""
     steps = min(len(ours.train_loss), len(theirs.train_loss))
     apart = np.abs(ours.train_loss[:steps] - theirs.train_loss[:steps])
     pairs = zip(
@@ -56,99 +68,99 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
-def accuracy_line(curves: Sequence[Curve]) -> str:
-    """The mean test accuracy of the seeds of the first curve's optimizer, and its range."""
-    found = [c.test["accuracy"] for c in curves if c.optimizer == curves[0].optimizer]
+def accuracies(results: Results) -> list[float]:
+    """The test accuracy of each seed."""
+    return [curve.test["accuracy"] for curve in results.seeds]
+
+
+def accuracy_line(results: Results) -> str:
+    """The mean test accuracy of the seeds, and its range."""
+    found = accuracies(results)
     if len(found) == 1:
         return percent(found[0])
-    seeds = f"seeds {curves[0].seed} to {curves[0].seed + len(found) - 1}"
+    seeds = f"seeds {results.seeds[0].seed} to {results.seeds[-1].seed}"
     return (
         f"{percent(float(np.mean(found)))} "
         f"(mean of {seeds}; from {percent(min(found))} to {percent(max(found))})"
     )
 
 
-def difference_line(difference: Difference, curves: Sequence[Curve]) -> str:
-    """What `compare` found, in a sentence."""
-    names = f"{curves[0].label} and {curves[-1].label}"
-    if difference.loss == difference.params == 0:
+def difference_line(ours: Curve, theirs: Curve) -> str:
+    """What `compare` finds, in a sentence."""
+    difference = compare(ours, theirs)
+    names = f"{ours.label} and {theirs.label}"
+    steps = _steps([ours, theirs])
+    if difference.loss == difference.params == 0 and len(ours.train_loss) == len(theirs.train_loss):
         return (
-            f"{names}: largest difference 0: all {len(curves[0].train_loss)} losses and all final "
+            f"{names}: largest difference 0: all {steps} losses and all final "
             "parameters are equal bit for bit"
         )
     return (
         f"{names}: the loss curves differ by at most "
-        f"{difference.loss:.2e} (at step {difference.at_step} of {len(curves[0].train_loss)}), "
+        f"{difference.loss:.2e} (at step {difference.at_step} of {steps}), "
         f"the final parameters by at most {difference.params:.2e} of their leaf's largest"
     )
 
 
-def _hardest(examples: Examples, count: int) -> np.ndarray:
-    return np.argsort(-examples.norms, kind="stable")[:count]
+def _steps(curves: Sequence[Curve]) -> str:
+    """How many steps a curve has, or from how many to how many."""
+    counts = sorted({len(curve.train_loss) for curve in curves})
+    return " to ".join(map(str, counts[:1] + counts[1:][-1:]))
 
 
-def print_results(
-    curves: Sequence[Curve], difference: Difference | None, data: Dataset, examples: Examples
-) -> None:
+def print_results(results: Results, data: Dataset) -> None:
     """The results on the terminal."""
-    print(f"test accuracy of {curves[0].optimizer}: {accuracy_line(curves)}")
-    if difference is not None:
-        print(difference_line(difference, curves))
+    print(f"test accuracy of {results.seeds[0].optimizer}: {accuracy_line(results)}")
+    if results.counterpart is not None:
+        print(difference_line(results.seeds[0], results.counterpart))
     print("hardest test images, by the norm of their own gradient:")
-    for index in _hardest(examples, 5):
+    examples = results.examples
+    for index in plots.hardest_first(examples.norms)[:5]:
         label, said = (data.classes[c] for c in (data.test_y[index], examples.predictions[index]))
         verdict = "read rightly" if label == said else f"read as {said}"
         print(f"  image {index}: {label}, {verdict}, gradient norm {examples.norms[index]:.3g}")
 
 
 def write_report(
-    run: Run,
-    config: Any,
-    data: Dataset,
-    model: models.CNNConfig,
-    curves: Sequence[Curve],
-    difference: Difference | None,
-    examples: Examples,
+    run: Run, config: Any, data: Dataset, model: models.CNNConfig, results: Results
 ) -> Path:
     """The plots as PNG files and `report.html`; returns the report's path."""
     described = read_config(run)
     # without patience, the test images themselves are watched, and nothing is chosen by them
     held_out = "test" if config.patience is None else "held-out"
+    first, other = results.seeds[0], results.counterpart
+    curves = [*results.seeds, *([] if other is None else [other])]
     sections = [
-        Section("Training", _training(run, curves, difference, held_out)),
-        Section("The hardest images", _examples(run, data, examples)),
-        Section("The net", [Code(_summary(curves[0], model))]),
+        Section("Training", _training(run, results, curves, held_out)),
+        Section("The hardest images", _examples(run, data, results.examples)),
+        Section("The net", [Code(_summary(first, model))]),
         Section("Settings", [config_table(described["config"])]),
     ]
-    seconds = sum(curve.seconds for curve in curves)
     facts = {
-        "test accuracy": percent(float(np.mean(_accuracies(curves)))),
-        "steps per run": len(curves[0].train_loss),
-        "seconds for all runs": f"{seconds:.1f}",
+        "test accuracy": percent(float(np.mean(accuracies(results)))),
+        "steps per run": _steps(curves),
+        "seconds for all runs": f"{sum(curve.seconds for curve in curves):.1f}",
     }
-    if difference is not None:
-        facts["largest loss difference"] = f"{difference.loss:.1e}" if difference.loss else "0"
+    if other is not None:
+        loss = compare(first, other).loss
+        facts["largest loss difference"] = f"{loss:.1e}" if loss else "0"
     report = Report(
         title=f"A convolutional net on {data.name}",
-        summary=_headline(curves, difference, data),
+        summary=_headline(results, data),
         sections=sections,
         facts=facts,
-        footer=versions_line(described["environment"]),
+        footer=[versions_line(described["environment"]), *resumption_lines(described)],
     )
     return write_text(run, "report.html", render(report))
 
 
-def _accuracies(curves: Sequence[Curve]) -> list[float]:
-    return [c.test["accuracy"] for c in curves if c.optimizer == curves[0].optimizer]
-
-
-def _headline(curves: Sequence[Curve], difference: Difference | None, data: Dataset) -> str:
+def _headline(results: Results, data: Dataset) -> str:
     text = (
-        f"Trained by {curves[0].optimizer}, the net names {accuracy_line(curves)} of the "
+        f"Trained by {results.seeds[0].optimizer}, the net names {accuracy_line(results)} of the "
         f"{len(data.test_y):,} test images rightly."
     )
-    if difference is not None:
-        text += f" {difference_line(difference, curves)}."
+    if results.counterpart is not None:
+        text += f" {difference_line(results.seeds[0], results.counterpart)}."
     return text
 
 
@@ -158,26 +170,26 @@ def _picture(run: Run, name: str, figure: Any, caption: str) -> Picture:
     return Picture(png, caption)
 
 
-def _pair(curves: Sequence[Curve], difference: Difference | None) -> list[Curve]:
-    return [curves[0]] if difference is None else [curves[0], curves[-1]]
-
-
 def _running_mean(values: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     """The last step of each window, and the window's mean."""
     means = np.convolve(values, np.full(width, 1 / width), mode="valid")
     return np.arange(width, len(values) + 1), means
 
 
-def _training(
-    run: Run, curves: Sequence[Curve], difference: Difference | None, held_out: str
-) -> list[Block]:
-    pair = _pair(curves, difference)
-    epochs = len(pair[0].held_out["loss"])
-    at = (np.arange(epochs) + 1) * len(pair[0].train_loss) // max(epochs, 1)
-    width = max(1, len(pair[0].train_loss) // 200)
-    loss = [plots.Curve(c.label, *_running_mean(c.train_loss, width)) for c in pair]
-    loss += [plots.Curve(c.label, at, c.held_out["loss"], held_out) for c in pair]
-    accuracy = [plots.Curve(c.label, at, c.held_out["accuracy"], held_out) for c in curves]
+def _watched(curve: Curve, metric: str, held_out: str) -> plots.Line:
+    """A held-out metric over the steps; curves that stop early have fewer."""
+    values = curve.held_out[metric]
+    steps = (np.arange(len(values)) + 1) * (len(curve.train_loss) // len(values))
+    return plots.Line(curve.label, steps, values, held_out)
+
+
+def _training(run: Run, results: Results, curves: Sequence[Curve], held_out: str) -> list[Block]:
+    other = results.counterpart
+    pair = [results.seeds[0], *([] if other is None else [other])]
+    width = max(1, min(len(curve.train_loss) for curve in pair) // 200)
+    loss = [plots.Line(c.label, *_running_mean(c.train_loss, width)) for c in pair]
+    loss += [_watched(c, "loss", held_out) for c in pair]
+    accuracy = [_watched(c, "accuracy", held_out) for c in curves]
     blocks: list[Block] = [
         _picture(
             run,
@@ -194,9 +206,16 @@ def _training(
         ),
     ]
     rows = [
-        (c.label, percent(c.test["accuracy"]), c.test["loss"], f"{c.seconds:.1f}") for c in curves
+        (
+            c.label,
+            len(c.train_loss),
+            percent(c.test["accuracy"]),
+            c.test["loss"],
+            f"{c.seconds:.1f}",
+        )
+        for c in curves
     ]
-    header = ("run", "test accuracy", "test loss", "seconds")
+    header = ("run", "steps", "test accuracy", "test loss", "seconds")
     return [*blocks, Table(header, rows, "The first run of each optimizer includes compilation.")]
 
 

@@ -2,10 +2,9 @@
 
 import importlib
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any
 
-from experiments.errors import UsageError
+from experiments.errors import UsageError, did_you_mean
 from jaxnets import optim
 
 NAMES = ("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw")
@@ -17,8 +16,7 @@ CHOICES = tuple(f"{library}:{name}" for library in LIBRARIES for name in NAMES)
 def require_known(choice: str) -> None:
     """Raise `UsageError` unless `choice` is one of `CHOICES`."""
     if choice not in CHOICES:
-        close = get_close_matches(choice, CHOICES, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
+        hint = did_you_mean(choice, CHOICES)
         raise UsageError(f"unknown optimizer {choice!r}{hint}; there are {', '.join(CHOICES)}")
 
 

@@ -7,13 +7,10 @@ Matplotlib's settings are as they were once a function returns.
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-from experiments import files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,11 +44,11 @@ _STYLE: dict[str, Any] = {
 }
 
 
-class Curve(NamedTuple):
+class Line(NamedTuple):
     """One line of a plot: a value of a run over its steps."""
 
     run: str
-    """Curves of the same run share a colour."""
+    """Lines of the same run share a colour."""
     steps: ArrayLike
     values: ArrayLike
     split: str = "train"
@@ -68,37 +65,37 @@ def _figure(width: float, height: float) -> Iterator["Figure"]:
         yield Figure(figsize=(width, height))
 
 
-def loss_curves(curves: Sequence[Curve], *, log: bool = True, x_label: str = "step") -> "Figure":
-    """The loss of several runs over their steps, on a logarithmic axis unless `log=False`."""
+def loss_curves(lines: Sequence[Line]) -> "Figure":
+    """The loss of several runs over their steps, on a logarithmic axis if any is positive."""
     with _figure(7.2, 4.0) as figure:
         axes = figure.subplots()
-        _draw(axes, curves, x_label, "loss")
-        if log and any(np.any(np.asarray(curve.values) > 0) for curve in curves):
+        _draw(axes, lines, "loss")
+        if any(np.any(np.asarray(line.values) > 0) for line in lines):
             axes.set_yscale("log")
     return figure
 
 
-def accuracy_curves(curves: Sequence[Curve], *, x_label: str = "step") -> "Figure":
+def accuracy_curves(lines: Sequence[Line]) -> "Figure":
     """The accuracy (0 to 1) of several runs over their steps, in percent."""
     with _figure(7.2, 4.0) as figure:
         axes = figure.subplots()
-        percent = [curve._replace(values=100 * np.asarray(curve.values)) for curve in curves]
-        _draw(axes, percent, x_label, "accuracy (%)")
+        percent = [line._replace(values=100 * np.asarray(line.values)) for line in lines]
+        _draw(axes, percent, "accuracy (%)")
         axes.set_ylim(top=100.5)
     return figure
 
 
-def _draw(axes: "Axes", curves: Sequence[Curve], x_label: str, y_label: str) -> None:
-    if not curves:
-        raise ValueError(f"no curves to draw for {y_label}")
-    runs = list(dict.fromkeys(curve.run for curve in curves))
-    for curve in curves:
-        index = runs.index(curve.run)
-        test = curve.split != "train"
+def _draw(axes: "Axes", lines: Sequence[Line], y_label: str) -> None:
+    if not lines:
+        raise ValueError(f"no lines to draw for {y_label}")
+    runs = list(dict.fromkeys(line.run for line in lines))
+    for line in lines:
+        index = runs.index(line.run)
+        test = line.split != "train"
         axes.plot(
-            np.asarray(curve.steps),
-            np.asarray(curve.values),
-            label=f"{curve.run}, {curve.split}" if curve.split else curve.run,
+            np.asarray(line.steps),
+            np.asarray(line.values),
+            label=f"{line.run}, {line.split}",
             color=PALETTE[index % len(PALETTE)],
             # earlier runs are drawn broader beneath later ones: equal curves both stay visible
             linewidth=1.3 + (2.4 if index < len(runs) - 1 else 0),
@@ -107,7 +104,7 @@ def _draw(axes: "Axes", curves: Sequence[Curve], x_label: str, y_label: str) -> 
             marker="o" if test else None,
             markersize=5 if index < len(runs) - 1 else 3,
         )
-    axes.set_xlabel(x_label)
+    axes.set_xlabel("step")
     axes.set_ylabel(y_label)
     axes.legend()
 
@@ -144,7 +141,7 @@ def gradient_norms(norms: ArrayLike, labels: ArrayLike, classes: Sequence[str]) 
                     annotation_clip=False,
                 )
         axes.set_xscale("log")
-        axes.set_yticks([-row + 0.1 for row in range(len(classes))], labels=list(classes))
+        axes.set_yticks([-row + 0.1 for row in range(len(classes))], labels=_literal(classes))
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
         axes.set_ylim(-len(classes) + 0.8, 1.1)
@@ -180,8 +177,8 @@ def hardest_examples(
     """
     x, of, said = np.asarray(images), np.asarray(labels), np.asarray(predictions)
     sizes = _require_examples(np.asarray(norms, np.float64), of)
-    # stable, so that equal norms keep the data's order on every machine
-    order = np.argsort(-sizes, kind="stable")[:count]
+    order = hardest_first(sizes)[:count]
+    names = _literal(classes)
     columns = min(columns, len(order))
     rows = -(-len(order) // columns)
     # names that would run into their neighbours' take two lines
@@ -199,7 +196,7 @@ def hardest_examples(
             for spine in axes.spines.values():
                 spine.set(visible=True, color=color, linewidth=2.5 if wrong else 0.8)
             axes.set_title(
-                f"{classes[of[index]]}{arrow}{classes[said[index]]}",
+                f"{names[of[index]]}{arrow}{names[said[index]]}",
                 fontsize=8,
                 fontweight="bold" if wrong else "normal",
                 color=VERMILLION if wrong else "#333333",
@@ -210,9 +207,22 @@ def hardest_examples(
 
 
 def _picture(image: NDArray[Any]) -> NDArray[Any]:
-    low, high = float(image.min()), float(image.max())
-    scaled = (image - low) / (high - low if high > low else 1)
-    return scaled[..., 0] if scaled.shape[-1] == 1 else scaled[..., :3]
+    """In colour from three channels on, else the first."""
+    shown = image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
+    low, high = float(shown.min()), float(shown.max())
+    scaled: NDArray[Any] = (shown - low) / (high - low if high > low else 1)
+    return scaled
+
+
+def hardest_first(norms: NDArray[Any]) -> NDArray[Any]:
+    """The examples' indices by falling gradient norm."""
+    # stable, so that equal norms keep the data's order on every machine
+    return np.argsort(-norms, kind="stable")
+
+
+def _literal(names: Sequence[str]) -> list[str]:
+    """For Matplotlib, to which dollars begin a formula."""
+    return [name.replace("$", r"\$") for name in names]
 
 
 def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: Sequence[str]) -> "Figure":
@@ -236,12 +246,12 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: Sequenc
         turn = 45 if max(map(len, classes)) > 3 else 0
         axes.set_xticks(
             range(n),
-            labels=list(classes),
+            labels=_literal(classes),
             rotation=turn,
             ha="right" if turn else "center",
             rotation_mode="anchor",
         )
-        axes.set_yticks(range(n), labels=list(classes))
+        axes.set_yticks(range(n), labels=_literal(classes))
         axes.tick_params(length=0)
         axes.grid(visible=False)
         axes.set_xlabel("prediction")
@@ -254,8 +264,3 @@ def png(figure: "Figure") -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=150, metadata={"Software": None})
     return stream.getvalue()
-
-
-def save_png(figure: "Figure", path: Path | str) -> Path:
-    """Write the figure to `path`, atomically. Returns the path."""
-    return files.write_bytes(Path(path), png(figure))

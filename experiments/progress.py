@@ -38,7 +38,8 @@ class Handle(NamedTuple):
 
 class _Display(NamedTuple):
     show: Callable[[int, Mapping[str, float]], None]
-    """`show(steps done, values)`; steps only grow."""
+    """`show(steps done, values)`; steps only grow. The time until the first report is compilation
+    for the most part, and counts in no rate."""
     close: Callable[[], None]
 
 
@@ -120,11 +121,6 @@ def report_progress(handle: Handle, step: ArrayLike, every: int, **values: Array
     )
 
 
-def show_progress(handle: Handle, step: int, **values: Any) -> None:
-    """Report scalars from ordinary Python code, where nothing is compiled."""
-    _receive(tuple(values), handle.bar, step + 1, *values.values())
-
-
 def _receive(names: tuple[str, ...], number: Any, done: Any, *values: Any) -> None:
     bar = _bars.get(int(number))
     if bar is None:
@@ -155,9 +151,18 @@ def _terminal(
         dynamic_ncols=True,
     )
 
+    begun = False
+
     def show(done: int, values: Mapping[str, float]) -> None:
+        nonlocal begun
         bar.set_postfix_str(_text(values), refresh=False)
-        bar.update(done * batch_size - bar.n)
+        if begun:
+            bar.update(done * batch_size - bar.n)
+        else:
+            begun = True
+            bar.initial = bar.n = bar.last_print_n = done * batch_size
+            bar.unpause()
+            bar.refresh()
 
     def close() -> None:
         # without this, the last values stay unseen if they came within tqdm's refresh interval
@@ -171,22 +176,25 @@ def _log(
     total: int, batch_size: int, epoch: int | None, start: int, description: str, stream: TextIO
 ) -> _Display:
     period = epoch or max(1, total // 10)
-    shown, since = start, time.perf_counter()
+    shown = start
+    timed: tuple[int, float] | None = None
 
     def show(done: int, values: Mapping[str, float]) -> None:
-        nonlocal shown, since
+        nonlocal shown, timed
+        now = time.perf_counter()
+        since, timed = timed, timed or (done, now)
         if done // period == shown // period and done != total:
             return
-        now = time.perf_counter()
-        rate = (done - shown) * batch_size / max(now - since, 1e-9)
         parts = [
             f"epoch {done // epoch}/{total // epoch}" if epoch else "",
             f"step {done}/{total}",
             _text(values),
-            f"{rate:,.0f} examples/s",
         ]
+        if since is not None:
+            rate = (done - since[0]) * batch_size / max(now - since[1], 1e-9)
+            parts.append(f"{rate:,.0f} examples/s")
         prefix = f"{description}: " if description else ""
         print(prefix + ", ".join(filter(None, parts)), file=stream, flush=True)
-        shown, since = done, now
+        shown, timed = done, (done, now)
 
     return _Display(show, lambda: None)

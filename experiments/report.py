@@ -5,7 +5,7 @@
         summary="A small net reads 98.9 % of the digits it has not seen.",
         facts={"test accuracy": "98.9 %", "seconds": 41.2},
         sections=[Section("Training", [Paragraph("..."), Picture(png(figure), "The loss.")])],
-        footer=versions_line(environment),
+        footer=[versions_line(environment)],
     )
     write_text(run, "report.html", render(report))
 
@@ -76,7 +76,8 @@ class Report(NamedTuple):
     """The result in a sentence or two."""
     sections: Sequence[Section]
     facts: Mapping[str, Any] = {}
-    footer: str = ""
+    footer: Sequence[str] = ()
+    """Its lines."""
 
 
 def render(report: Report) -> str:
@@ -86,7 +87,7 @@ def render(report: Report) -> str:
         summary=_paragraphs(report.summary),
         facts=_facts(Facts(report.facts)) if report.facts else "",
         sections="\n".join(map(_section, report.sections)),
-        footer=html.escape(report.footer),
+        footer="<br>\n".join(map(html.escape, report.footer)),
     )
 
 
@@ -110,6 +111,14 @@ def versions_line(environment: Mapping[str, Any]) -> str:
         changed = " with changes" if git["dirty"] else ""
         parts.append(f"revision {(git['revision'] or 'none')[:12]}{changed}")
     return " · ".join(parts)
+
+
+def resumption_lines(described: Mapping[str, Any]) -> list[str]:
+    """When a run was resumed (as in `config.json`), and on what, for the footer."""
+    return [
+        f"resumed {note['at']} · {versions_line(note['environment'])}"
+        for note in described.get("resumed", [])
+    ]
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,6 +16,12 @@ def test_example(number, printed, capsys):
     assert printed in capsys.readouterr().out
 
 
+def test_ten_lines_are_ten_and_imports():
+    assert "## Ten lines, after the imports\n\n```python\n" + EXAMPLES[0] in README.read_text()
+    lines = [line for line in EXAMPLES[0].splitlines() if line]
+    assert len([line for line in lines if not line.startswith(("import ", "from "))]) == 10
+
+
 def test_the_files_it_shows_are_there():
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README.read_text()):
         assert (README.parent / target).exists(), target

@@ -1,9 +1,13 @@
 """Interleaved timing: machines are noisy, so contenders take turns and ratios are quoted."""
 
+import importlib.metadata
+import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from statistics import median
 from typing import NamedTuple
+
+from experiments.errors import UsageError
 
 TURN = 0.1
 """Seconds a contender works at least before the next one's turn: caches and clocks settle."""
@@ -23,7 +27,12 @@ def interleave(contenders: Mapping[str, Callable[[], int]], *, rounds: int) -> d
     Args:
       contenders: each call does some steps, waits for their end, and returns how many they were.
       rounds: how many times; one more comes first and is not counted.
+
+    Raises:
+      UsageError: for fewer rounds than one.
     """
+    if rounds < 1:
+        raise UsageError(f"--rounds must be at least 1, got {rounds}")
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
     for number in range(rounds + 1):
@@ -38,11 +47,41 @@ def interleave(contenders: Mapping[str, Callable[[], int]], *, rounds: int) -> d
 
 
 def table(timings: Mapping[str, Timing], baseline: str) -> str:
-    """Microseconds per step, and how many times as fast as the baseline (by medians)."""
+    """Microseconds per step, and how many times as fast as the baseline (by medians).
+
+    Without the baseline among them, the speeds are left out.
+    """
     width = max(map(len, timings))
     lines = [f"{'':<{width}}  {'median µs':>10}  {'min':>10}  {'max':>10}  {'speed':>7}"]
     for name, timing in timings.items():
-        speed = timings[baseline].median / timing.median
         cells = "  ".join(f"{1e6 * value:>10,.1f}" for value in timing)
-        lines.append(f"{name:<{width}}  {cells}  {speed:>6.2f}x")
+        base = timings.get(baseline)
+        speed = f"{base.median / timing.median:>6.2f}x" if base else f"{'–':>7}"
+        lines.append(f"{name:<{width}}  {cells}  {speed}")
     return "\n".join(lines)
+
+
+def versions() -> str:
+    """What is compared, and where."""
+    import jax
+
+    found = []
+    for package in ("jax", "flax", "optax", "equinox", "torch"):
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"{package} not installed")
+    return f"{jax.devices()[0].device_kind}, Python {platform.python_version()}, {', '.join(found)}"
+
+
+def chosen(names: Iterable[str], only: str) -> list[str]:
+    """The names that contain `only`.
+
+    Raises:
+      UsageError: if none does.
+    """
+    names = list(names)
+    found = [name for name in names if only in name]
+    if not found:
+        raise UsageError(f"--only {only!r} matches none of: {'; '.join(names)}")
+    return found

@@ -3,15 +3,15 @@
 Run it alone on the machine: `make bench`, or `python -m experiments.benchmarks.training --help`.
 """
 
-import importlib.metadata
-import platform
+import sys
 from dataclasses import dataclass
 
 import tyro
 
 from experiments.benchmarks.contenders import CONTENDERS, Epoch
 from experiments.benchmarks.problems import PROBLEMS, Problem
-from experiments.benchmarks.timing import interleave, table
+from experiments.benchmarks.timing import chosen, interleave, table, versions
+from experiments.errors import UsageError
 
 BASELINE = "Flax NNX + Optax"
 
@@ -26,19 +26,6 @@ class Config:
     """problems whose name contains this"""
 
 
-def versions() -> str:
-    """What is compared, and where."""
-    import jax
-
-    found = []
-    for package in ("jax", "flax", "optax", "equinox", "torch"):
-        try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            found.append(f"{package} not installed")
-    return f"{jax.devices()[0].device_kind}, Python {platform.python_version()}, {', '.join(found)}"
-
-
 def make_contenders(problem: Problem) -> dict[str, Epoch]:
     """Every contender whose library is installed."""
     made = {}
@@ -51,15 +38,22 @@ def make_contenders(problem: Problem) -> dict[str, Epoch]:
 
 
 def main(config: Config) -> None:
-    """Print a table for each problem."""
+    """Print a table for each problem.
+
+    Raises:
+      UsageError: if `rounds` or `only` leaves nothing to time.
+    """
+    names = chosen((problem.name for problem in PROBLEMS), config.only)
     print(versions())
     for problem in PROBLEMS:
-        if config.only not in problem.name:
-            continue
-        timings = interleave(make_contenders(problem), rounds=config.rounds)
-        print(f"\n{problem.name} ({problem.steps} steps a round, {config.rounds} rounds)")
-        print(table(timings, BASELINE), flush=True)
+        if problem.name in names:
+            timings = interleave(make_contenders(problem), rounds=config.rounds)
+            print(f"\n{problem.name} ({problem.steps} steps a round, {config.rounds} rounds)")
+            print(table(timings, BASELINE), flush=True)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    try:
+        main(tyro.cli(Config, description=__doc__))
+    except UsageError as error:
+        sys.exit(f"error: {error}")

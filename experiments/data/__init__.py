@@ -4,23 +4,23 @@
     data = load("fashion-mnist", folder="/my/idx/files")    # from a folder
     data = load("my-own.npz")                               # train_x, train_y, test_x, test_y
 
-Images are float32 NHWC in [0, 1], as stored: they can be looked at, and nothing was estimated from
-them yet. `standardize` moves them to mean 0 and deviation 1, by the training images' moments alone.
+Images are float32 NHWC as stored (in [0, 1], but for floats of one's own, which are taken as they
+are): they can be looked at, and nothing was estimated from them yet. `standardizer` moves images to
+mean 0 and deviation 1 by the moments of those that are trained on.
 """
 
 import os
-from difflib import get_close_matches
 from pathlib import Path
 
-from experiments.data.dataset import Dataset, standardize, validate
+from experiments.data.dataset import Dataset, fingerprint, standardizer, validate
 from experiments.data.digits import load_digits
 from experiments.data.own import load_npz
 from experiments.data.sources import SOURCES, load_source
-from experiments.errors import UsageError
+from experiments.errors import UsageError, did_you_mean
 
 NAMES = ("digits", *SOURCES)
 
-__all__ = ["NAMES", "Dataset", "load", "standardize", "validate"]
+__all__ = ["NAMES", "Dataset", "fingerprint", "load", "standardizer", "validate"]
 
 
 def load(name: str, folder: Path | str | None = None) -> Dataset:
@@ -33,16 +33,18 @@ def load(name: str, folder: Path | str | None = None) -> Dataset:
       which is filled through the package's own client if need be.
 
     Raises:
-      UsageError: if the name is unknown, files are missing or corrupt, or values are not finite.
+      UsageError: if the name is unknown, files are missing or corrupt, values are not finite, or
+        `folder` is given where nothing is read from one.
     """
     if name.endswith(".npz"):
         return load_npz(Path(name) if folder is None else Path(folder) / name)
     if name == "digits":
+        if folder is not None:
+            raise UsageError(f"digits come with scikit-learn: no data folder is read, got {folder}")
         return load_digits()
     if name in SOURCES:
         return load_source(SOURCES[name], None if folder is None else Path(folder), os.environ)
-    close = get_close_matches(name, NAMES, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
     raise UsageError(
-        f"unknown data set {name!r}{hint}; there are {', '.join(NAMES)}, or an .npz file's path"
+        f"unknown data set {name!r}{did_you_mean(name, NAMES)}; there are {', '.join(NAMES)}, "
+        "or an .npz file's path"
     )

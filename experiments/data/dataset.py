@@ -1,20 +1,25 @@
 """What every data set is: four arrays and the names of the classes."""
 
-from typing import Any, NamedTuple
+import hashlib
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from experiments.errors import UsageError
 
+Images: TypeAlias = NDArray[np.float32]
+"""`[n, height, width, channels]`"""
+
 
 class Dataset(NamedTuple):
-    """Images (float32, NHWC, in [0, 1] as loaded) and labels (int32), to train and to test on."""
+    """Images (float32, NHWC) and labels (int32), to train and to test on."""
 
     name: str
-    train_x: NDArray[np.float32]
+    train_x: Images
     train_y: NDArray[np.int32]
-    test_x: NDArray[np.float32]
+    test_x: Images
     test_y: NDArray[np.int32]
     classes: tuple[str, ...]
     """`classes[label]` is the label's name."""
@@ -66,18 +71,22 @@ def _require_labels(name: str, y: NDArray[Any], examples: int, classes: int) -> 
         )
 
 
-def standardize(data: Dataset) -> Dataset:
-    """`data` with each channel at mean 0 and deviation 1 over the training images.
+def fingerprint(data: Dataset) -> str:
+    """The SHA-256 of all that `data` holds, its name aside: equal for the same data elsewhere."""
+    digest = hashlib.sha256(repr(data.classes).encode())
+    for array in (data.train_x, data.train_y, data.test_x, data.test_y):
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
-    The test images are moved by the same numbers, so that nothing is learned from them.
+
+def standardizer(images: Images) -> Callable[[Images], Images]:
+    """`f(x)`: moves each channel by what takes `images` to mean 0 and deviation 1.
+
+    Given the images that are trained on, nothing is learned from the others.
     """
-    mean = data.train_x.mean(axis=(0, 1, 2), dtype=np.float64)
-    deviation = data.train_x.std(axis=(0, 1, 2), dtype=np.float64)
+    mean = images.mean(axis=(0, 1, 2), dtype=np.float64)
+    deviation = images.std(axis=(0, 1, 2), dtype=np.float64)
     # a channel that never varies carries nothing; it becomes 0, not NaN
     scale = 1 / np.where(deviation > 0, deviation, 1)
-
-    def move(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        moved: NDArray[np.float32] = ((x - mean) * scale).astype(np.float32)
-        return moved
-
-    return data._replace(train_x=move(data.train_x), test_x=move(data.test_x))
+    return lambda x: ((x - mean) * scale).astype(np.float32)

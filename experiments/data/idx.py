@@ -76,5 +76,8 @@ def parse_idx(content: bytes, source: str) -> NDArray[Any]:
             f"{source} has {len(content) - expected} bytes too many after its "
             f"{shape} values of {dtype.name}"
         )
-    values = np.frombuffer(content, dtype, offset=start).reshape(shape)
+    try:
+        values = np.frombuffer(content, dtype, offset=start).reshape(shape)
+    except ValueError as error:  # more dimensions than NumPy's arrays have
+        raise UsageError(f"{source}: an array of shape {shape} cannot be had: {error}") from None
     return values.astype(dtype.newbyteorder("="))

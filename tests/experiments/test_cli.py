@@ -23,7 +23,13 @@ class Config:
 
 
 def run(config):
-    failures = {"usage": UsageError, "value": ValueError, "file": FileNotFoundError}
+    failures = {
+        "usage": UsageError,
+        "file": FileNotFoundError,
+        "value": ValueError,
+        "type": TypeError,
+        "module": lambda text: ModuleNotFoundError(text, name="matplotlib"),
+    }
     if config.fail:
         raise failures[config.fail]("something\nis wrong")
     print(f"done {config.times} times")
@@ -59,7 +65,6 @@ def test_flags_are_typed_and_described(registry, capsys):
         (["thin"], "unknown experiment 'thin' (did you mean thing?)"),
         (["--verbose"], "unknown flag '--verbose'"),
         (["thing", "--fail", "usage"], "error: something is wrong"),
-        (["thing", "--fail", "value"], "error: something is wrong"),
         (["thing", "--fail", "file"], "error: something is wrong"),
         (["thing", "--time-out", "3"], "--time-out"),
     ],
@@ -70,6 +75,20 @@ def test_errors_are_one_line_and_a_code(registry, capsys, arguments, message):
     assert message in error
     assert error.startswith("error: ")
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["value", "type"])
+def test_faults_of_the_program_are_told_from_the_users(registry, capsys, kind):
+    assert cli.main(["thing", "--fail", kind], registry) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("internal error: Traceback")
+    assert "is wrong" in error
+
+
+def test_a_missing_package_is_named_with_its_remedy(registry, capsys):
+    assert cli.main(["thing", "--fail", "module"], registry) == 1
+    expected = "matplotlib is not installed; experiments need, in a clone: pip install '.[exp"
+    assert expected in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(registry, capsys):

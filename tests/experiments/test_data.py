@@ -1,11 +1,13 @@
+import contextlib
 import gzip
 import hashlib
 import struct
+import zipfile
 
 import numpy as np
 import pytest
 
-from experiments.data import load, sources, standardize
+from experiments.data import fingerprint, load, sources, standardizer
 from experiments.data.idx import parse_idx, read_content
 from experiments.errors import UsageError
 
@@ -38,6 +40,7 @@ def test_idx_round_trip():
         (idx(IMAGES)[:-1], r"cut short: shape \(2, 3, 4\) of uint8 needs 40 bytes, it has 39"),
         (idx(IMAGES) + b"!", "has 1 bytes too many"),
         (bytes([0, 0, 0x08, 4]) + b"\xff" * 16, "cut short"),
+        (bytes([0, 0, 0x08, 65]) + bytes([0, 0, 0, 1]) * 65 + b"!", "cannot be had: maximum"),
     ],
 )
 def test_a_damaged_idx_file_is_named(content, message):
@@ -139,6 +142,12 @@ def test_without_the_client_one_line_says_what_to_get(tiny, monkeypatch):
         load("mnist")
 
 
+def test_a_client_that_leaves_no_archive_is_named(tiny, monkeypatch):
+    monkeypatch.setattr(sources, "_call", lambda folder, *command: None)
+    with pytest.raises(UsageError, match=r"left 0 files \*.tgz, expected one"):
+        load("mnist")
+
+
 def test_digits_are_split_once_and_for_all():
     data, again = load("digits"), load("digits")
     np.testing.assert_array_equal(data.test_x, again.test_x)
@@ -160,17 +169,29 @@ def test_no_test_digit_is_trained_on():
 
 def test_standardizing_uses_the_training_images_alone():
     data = load("digits")
-    moved = standardize(data)
-    np.testing.assert_allclose(moved.train_x.mean(), 0, atol=1e-6)
-    np.testing.assert_allclose(moved.train_x.std(), 1, rtol=1e-5)
+    move = standardizer(data.train_x)
+    np.testing.assert_allclose(move(data.train_x).mean(), 0, atol=1e-6)
+    np.testing.assert_allclose(move(data.train_x).std(), 1, rtol=1e-5)
     want = (data.test_x - data.train_x.mean()) / data.train_x.std()
-    np.testing.assert_allclose(moved.test_x, want, atol=1e-5)
+    np.testing.assert_allclose(move(data.test_x), want, atol=1e-5)
 
 
 def test_a_channel_that_never_varies_becomes_zero():
-    data = load("digits")
-    flat = data._replace(train_x=np.ones_like(data.train_x), test_x=np.ones_like(data.test_x))
-    assert not standardize(flat).train_x.any()
+    flat = np.ones((3, 2, 2, 1), np.float32)
+    assert not standardizer(flat)(flat).any()
+
+
+def test_the_fingerprint_is_of_what_the_data_hold(tmp_path):
+    one = load(save(tmp_path / "one.npz"))
+    assert fingerprint(load(save(tmp_path / "two.npz"))) == fingerprint(one)
+    others = [
+        {"train_y": np.arange(4)[::-1]},
+        {"test_x": np.ones((2, 2, 2), np.uint8)},
+        {"classes": np.array(["a", "b", "c", "d"])},
+        {"train_x": np.zeros((4, 1, 4), np.uint8), "test_x": np.zeros((2, 1, 4), np.uint8)},
+    ]
+    found = {fingerprint(load(save(tmp_path / "x.npz", **changes))) for changes in others}
+    assert len(found | {fingerprint(one)}) == 5
 
 
 def save(path, **changes):
@@ -200,12 +221,52 @@ def test_data_of_ones_own(tmp_path):
         ({"test_x": np.zeros((2, 3, 2), np.uint8)}, "different shapes"),
         ({"train_x": np.full((4, 2, 2), np.inf)}, "NaN or infinite values in 4 of 4"),
         ({"train_x": np.array([{}], dtype=object)}, "npz"),
+        ({"classes": np.array("abcd")}, r"classes must be a list of strings, got <U4\[\]"),
+        ({"classes": np.array([["a", "b", "c", "d"]])}, r"got <U1\[1, 4\]"),
+        ({"classes": np.arange(4)}, r"got int64\[4\]"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_unsound_arrays_are_named(tmp_path, changes, message):
     with pytest.raises(UsageError, match=message):
         load(save(tmp_path / "own.npz", **changes))
+
+
+def test_an_array_is_not_an_archive(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+    with pytest.raises(UsageError, match=r"is not an .npz archive: it holds a single array"):
+        load(str(tmp_path / "x.npz"))
+
+
+def test_no_damage_to_an_archive_is_more_than_a_line(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "x.npz"
+    labels = {"train_y": np.arange(4), "test_y": np.arange(2)}
+    images = {"train_x": np.zeros((4, 8, 8), np.uint8), "test_x": np.zeros((2, 8, 8), np.uint8)}
+    np.savez_compressed(path, **labels, **images)
+    whole = path.read_bytes()
+    for _ in range(300):
+        content = bytearray(whole)
+        for position in rng.integers(0, len(whole), 3):
+            content[position] = rng.integers(256)
+        path.write_bytes(content)
+        with contextlib.suppress(UsageError):
+            load(str(path))
+
+
+def test_an_array_too_large_for_any_memory_is_refused(tmp_path):
+    save(tmp_path / "x.npz")
+    with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive, archive.open("big.npy", "w") as file:
+        header = {"descr": "<f8", "fortran_order": False, "shape": (2**60,)}
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(UsageError, match=r"x.npz is not a readable .npz archive"):
+        load(str(tmp_path / "x.npz"))
+
+
+def test_digits_have_no_folder(tmp_path):
+    with pytest.raises(UsageError, match="no data folder is read"):
+        load("digits", tmp_path)
 
 
 def test_names():

@@ -1,4 +1,5 @@
 import io
+import re
 
 import chex
 import jax
@@ -6,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import progress as module
-from experiments.progress import progress, report_progress, show_progress
+from experiments.progress import progress, report_progress
 
 
 class Terminal(io.StringIO):
@@ -21,6 +22,11 @@ def scan(bar, steps, every=1):
         return total, None
 
     return jax.lax.scan(body, 0.0, jnp.arange(steps))[0]
+
+
+def show_progress(bar, step, **values):
+    report_progress(bar, step, 1, **values)
+    jax.effects_barrier()
 
 
 def test_a_log_gets_a_line_per_epoch_from_inside_a_scan():
@@ -90,3 +96,28 @@ def test_a_resumed_run_starts_where_it_was():
     lines = stream.getvalue().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("epoch 2/2, step 8/8, loss 1")
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_the_time_before_the_first_report_is_in_no_rate(kind, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    monkeypatch.setattr("tqdm.std.time", lambda: now)
+    stream = kind()
+    with progress(6, batch_size=1000, steps_per_epoch=2, stream=stream) as bar:
+        now = 100.0  # compilation
+        for step in range(6):
+            now += 0.5
+            show_progress(bar, step, loss=1)
+    text = stream.getvalue().replace("2.00k", "2,000")
+    assert set(re.findall(r"([\d.,]+k?) ?examples/s", text)) == {"2,000"}
+
+
+def test_a_first_report_has_no_rate():
+    stream = io.StringIO()
+    with progress(4, steps_per_epoch=2, stream=stream) as bar:
+        show_progress(bar, 1, loss=1)
+        show_progress(bar, 3, loss=1)
+    first, second = stream.getvalue().splitlines()
+    assert first == "epoch 1/2, step 2/4, loss 1"
+    assert second.endswith("examples/s")

@@ -18,6 +18,7 @@ from experiments.report import (
     Table,
     config_table,
     render,
+    resumption_lines,
     versions_line,
 )
 
@@ -26,18 +27,24 @@ CLASSES = ("zero", "one", "two")
 LABELS = np.arange(30) % 3
 NORMS = RNG.lognormal(size=30)
 IMAGES = RNG.uniform(size=(30, 8, 8, 1)).astype(np.float32)
-CURVES = [
-    plots.Curve("ours", np.arange(20), np.linspace(2, 0.1, 20)),
-    plots.Curve("ours", [10, 20], [0.5, 0.3], "test"),
-    plots.Curve("theirs", np.arange(20), np.linspace(2, 0.1, 20)),
+LINES = [
+    plots.Line("ours", np.arange(20), np.linspace(2, 0.1, 20)),
+    plots.Line("ours", [10, 20], [0.5, 0.3], "test"),
+    plots.Line("theirs", np.arange(20), np.linspace(2, 0.1, 20)),
 ]
 
 FIGURES = {
-    "loss": lambda: plots.loss_curves(CURVES),
-    "accuracy": lambda: plots.accuracy_curves(CURVES),
+    "loss": lambda: plots.loss_curves(LINES),
+    "accuracy": lambda: plots.accuracy_curves(LINES),
     "norms": lambda: plots.gradient_norms(NORMS, LABELS, CLASSES),
     "norms with zeros": lambda: plots.gradient_norms(NORMS * (NORMS > 1), LABELS, CLASSES),
     "hardest": lambda: plots.hardest_examples(IMAGES, LABELS, LABELS[::-1], NORMS, CLASSES),
+    "two channels": lambda: plots.hardest_examples(
+        np.repeat(IMAGES, 2, -1), LABELS, LABELS[::-1], NORMS, CLASSES
+    ),
+    "four channels": lambda: plots.hardest_examples(
+        np.repeat(IMAGES, 4, -1), LABELS, LABELS[::-1], NORMS, CLASSES
+    ),
     "confusion": lambda: plots.confusion_matrix(LABELS, LABELS[::-1], CLASSES),
 }
 
@@ -49,11 +56,25 @@ def test_plots_are_pictures_with_something_on_them(name):
     assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 10
 
 
+@pytest.mark.parametrize("name", ["$^$", "$x", "a$b$", r"\$"])
+def test_class_names_are_no_formulas(name):
+    classes = (name, "one", "two")
+    for figure in (
+        plots.hardest_examples(IMAGES, LABELS, LABELS[::-1], NORMS, classes),
+        plots.gradient_norms(NORMS, LABELS, classes),
+        plots.confusion_matrix(LABELS, LABELS[::-1], classes),
+    ):
+        assert plots.png(figure)
+    # as Matplotlib draws it
+    label = figure.axes[0].get_yticklabels()[0]
+    assert label._preprocess_math(label.get_text()) == (name, False)
+
+
 def test_plots_leave_matplotlib_as_it_was():
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    plots.png(plots.loss_curves(CURVES))
+    plots.png(plots.loss_curves(LINES))
     assert dict(matplotlib.rcParams) == before
 
 
@@ -76,7 +97,7 @@ def test_plots_refuse_what_cannot_be_drawn():
         plots.gradient_norms(NORMS, LABELS[:5], CLASSES)
     with pytest.raises(ValueError, match="must be finite"):
         plots.gradient_norms(NORMS * np.nan, LABELS, CLASSES)
-    with pytest.raises(ValueError, match="no curves"):
+    with pytest.raises(ValueError, match="no lines"):
         plots.loss_curves([])
 
 
@@ -88,7 +109,7 @@ def report(**changes):
                 Paragraph("one & two\n\nthree"),
                 Facts({"a": 1.5}),
                 Table(("name", "value"), [("x", 0.25), ("<y>", None), ("z", True)], "caption"),
-                Picture(plots.png(plots.loss_curves(CURVES)), 'a "picture"'),
+                Picture(plots.png(plots.loss_curves(LINES)), 'a "picture"'),
                 Code("a < b"),
             ],
         )
@@ -119,10 +140,10 @@ class Checker(HTMLParser):
 
 def test_the_report_is_well_formed_escaped_and_needs_nothing_else():
     checker = Checker()
-    html = report(facts={"k": 3}, footer="jax <1>")
+    html = report(facts={"k": 3}, footer=["jax <1>", "resumed & on"])
     checker.feed(html)
     assert checker.open == []
-    for expected in ("T <t>", "Part <1>", "one & two", "<y>", "a < b", "jax <1>"):
+    for expected in ("T <t>", "Part <1>", "one & two", "<y>", "a < b", "jax <1>", "resumed & on"):
         assert expected in checker.text
     addresses = [value for _, name, value in checker.attributes if name in ("src", "href")]
     assert addresses
@@ -148,3 +169,9 @@ def test_config_and_versions():
     }
     line = versions_line(environment)
     assert line == "python 3.11 · 1 × cpu (cpu) · revision aaaaaaaaaaaa with changes"
+
+
+def test_resumptions_are_lines_of_the_footer():
+    assert resumption_lines({}) == []
+    note = {"at": "2026-01-01", "steps": {}, "environment": {"jax": "0.10.2"}}
+    assert resumption_lines({"resumed": [note]}) == ["resumed 2026-01-01 · jax 0.10.2"]

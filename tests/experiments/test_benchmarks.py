@@ -1,0 +1,83 @@
+"""The benchmarks run and compare what they say; how fast anything is, is not tested."""
+
+import pytest
+
+from experiments.benchmarks import layers, timing, training
+from experiments.benchmarks.problems import Problem
+from experiments.errors import UsageError
+from tests.numerics import assert_trees_close
+
+TINY = (
+    Problem("MLP", None, (), 6, (5,), 3, 4, 2),
+    Problem("CNN", (4, 4, 1), (2,), 8, (5,), 3, 4, 2),
+)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(timing, "TURN", 0.0)
+
+
+def test_training_prints_a_row_for_each_contender(monkeypatch, capsys):
+    monkeypatch.setattr(training, "PROBLEMS", TINY)
+    monkeypatch.setattr(training, "CONTENDERS", {name: lambda p: lambda: p.steps for name in "xy"})
+    training.main(training.Config(rounds=1, only="MLP"))
+    text = capsys.readouterr().out
+    assert "MLP (2 steps a round, 1 rounds)" in text
+    assert "CNN" not in text
+    assert [row.split()[0] for row in text.splitlines()[-2:]] == ["x", "y"]
+
+
+def test_every_contender_does_the_steps_it_says():
+    made = training.make_contenders(TINY[1])
+    assert set(training.CONTENDERS) - set(made) <= {"PyTorch eager, fused Adam, data on the device"}
+    for name, epoch in made.items():
+        assert epoch() == 2, name
+
+
+@pytest.mark.parametrize("name", layers.LAYERS)
+def test_both_libraries_layers_are_the_same_function(name):
+    _, theirs, ours, inputs = layers.LAYERS[name](2)
+    assert_trees_close(ours(inputs), theirs(inputs), 1e-5)
+
+
+def test_layers_prints_a_row_for_each_library(capsys):
+    layers.main(layers.Config(rounds=1, only=", 10 classes", batch=2))
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows[-2:]] == ["Optax", "jaxnets"]
+
+
+@pytest.mark.parametrize("module", [layers, training])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"rounds": 0}, "--rounds must be at least 1, got 0"),
+        ({"only": "transformer"}, "--only 'transformer' matches none of: "),
+    ],
+)
+def test_nothing_to_time_is_an_error(monkeypatch, module, flags, message):
+    monkeypatch.setattr(training, "PROBLEMS", TINY[:1])
+    monkeypatch.setattr(training, "make_contenders", lambda problem: {"x": lambda: 1})
+    with pytest.raises(UsageError, match=message):
+        module.main(module.Config(**flags))
+
+
+def test_medians_and_ratios():
+    done = timing.interleave({"a": lambda: 1, "b": lambda: 2}, rounds=3)
+    assert done.keys() == {"a", "b"}
+    assert all(t.low <= t.median <= t.high for t in done.values())
+    given = {"a": timing.Timing(4e-6, 3e-6, 5e-6), "b": timing.Timing(2e-6, 1e-6, 3e-6)}
+    _, a, b = timing.table(given, "a").splitlines()
+    assert a.split() == ["a", "4.0", "3.0", "5.0", "1.00x"]
+    assert b.split() == ["b", "2.0", "1.0", "3.0", "2.00x"]
+    # its library is not installed
+    assert [row.split()[-1] for row in timing.table(given, "c").splitlines()[1:]] == ["–", "–"]
+
+
+def test_a_contender_without_its_library_is_left_out(monkeypatch, capsys):
+    def absent(problem):
+        raise ModuleNotFoundError("No module named 'x'", name="x")
+
+    monkeypatch.setattr(training, "CONTENDERS", {"theirs": absent, "ours": lambda problem: "made"})
+    assert training.make_contenders(TINY[0]) == {"ours": "made"}
+    assert "(theirs: x is not installed)" in capsys.readouterr().out
