@@ -226,7 +226,7 @@ def with_zeros(updates: Updates, params: Params) -> Updates:
     gradients, structure = _flatten(updates)
     columns = zip(gradients, _flatten_like(updates, params, "params"), strict=True)
     filled: Updates = structure.unflatten(
-        [moments_like(p) if g is None else _widened(g) for g, p in columns]
+        [moments_like(p) if g is None else widened(g) for g, p in columns]
     )
     return filled
 
@@ -236,7 +236,7 @@ def moved_from(start: PyTree, params: Params) -> PyTree:
     now, structure = _flatten(params)
     starts = _flatten_like(params, start, "the optimizer's state")
     moved: PyTree = structure.unflatten(
-        [None if p is None else p0 - _widened(p) for p0, p in zip(starts, now, strict=True)]
+        [None if p is None else p0 - widened(p) for p0, p in zip(starts, now, strict=True)]
     )
     return moved
 
@@ -248,7 +248,7 @@ def dot(a: PyTree, b: PyTree) -> Array:
     for x, y in zip(lefts, structure.flatten_up_to(b), strict=True):
         if x is not None:
             # no matrix product: those of accelerators round their factors
-            total = total + jnp.sum((_widened(x).conj() * _widened(y)).real)
+            total = total + jnp.sum((widened(x).conj() * widened(y)).real)
     return total
 
 
