@@ -40,7 +40,9 @@ def from_host(make: Callable[[Problem, list[Any]], Epoch]) -> Callable[[Problem]
     return lambda problem: make(problem, batches(problem))
 
 
-def _jaxnets(problem: Problem) -> tuple[train.TrainState, Callable[..., Any]]:
+def _jaxnets(
+    problem: Problem, *, packed: bool = False
+) -> tuple[train.TrainState, Callable[..., Any]]:
     key = jax.random.key(0)
     if problem.image is None:
         mlp = models.MLPConfig(problem.n_in, problem.n_out, problem.hidden)
@@ -59,9 +61,12 @@ def _jaxnets(problem: Problem) -> tuple[train.TrainState, Callable[..., Any]]:
 
     def loss(params: Any, batch: Any) -> jax.Array:
         x, y = batch
-        return jnp.mean(losses.softmax_cross_entropy_with_integer_labels(forward(params, x), y))
+        logits = forward(optim.unpack(params) if packed else params, x)
+        return jnp.mean(losses.softmax_cross_entropy_with_integer_labels(logits, y))
 
     optimizer = optim.adam(LEARNING_RATE)
+    if packed:
+        params, optimizer = optim.pack(params), optim.flat(optimizer)
     return train.init_state(params, optimizer, key), train.step(loss, optimizer)
 
 
@@ -80,9 +85,9 @@ def jaxnets_step(problem: Problem, prepared: list[Any]) -> Epoch:
     return epoch
 
 
-def jaxnets_epoch(problem: Problem, unroll: int = 1) -> Epoch:
+def jaxnets_epoch(problem: Problem, *, unroll: int = 1, packed: bool = False) -> Epoch:
     """A whole epoch in one scan, shuffling included."""
-    state, step = _jaxnets(problem)
+    state, step = _jaxnets(problem, packed=packed)
     jitted = jax.jit(train.epoch(step, problem.batch_size, unroll=unroll), donate_argnums=0)
     everything = jax.tree.map(jnp.asarray, data(problem))
 
@@ -284,4 +289,5 @@ CONTENDERS: dict[str, Callable[[Problem], Epoch]] = {
     "jaxnets, step by step, data on the device": on_device(jaxnets_step),
     "jaxnets, epoch in one scan": jaxnets_epoch,
     "jaxnets, epoch in one scan, unroll=2": partial(jaxnets_epoch, unroll=2),
+    "jaxnets, the same, parameters packed": partial(jaxnets_epoch, unroll=2, packed=True),
 }

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import optax
 import tyro
 
-from experiments.benchmarks.timing import interleave
-from experiments.benchmarks.training import versions
+from experiments.benchmarks.timing import interleave, versions
 from jaxnets import losses, models, optim
 
 FLOOR = 28
