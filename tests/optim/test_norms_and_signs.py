@@ -100,14 +100,22 @@ def adafactor(lr, power, clip, mu, decay, eps, factored=True):
     return theta
 
 
-def sm3(lr, mu, eps=1e-8):
+def sm3(lr, mu, eps=1e-8, b2=1.0):
     theta, rows, columns, m = START, np.zeros(2), np.zeros(4), 0
     for g in GRADIENTS:
-        s = np.minimum(rows[:, None], columns[None]) + g * g
+        s = b2 * np.minimum(rows[:, None], columns[None]) + (1 - b2 if b2 < 1 else 1) * g * g
         m = mu * m + (1 - mu) * g / np.sqrt(s + eps)
         theta = theta - lr * m
         rows, columns = s.max(1), s.max(0)
     return theta
+
+
+def averaged_gradients(decay):
+    total, m = 0, 0
+    for t, g in enumerate(GRADIENTS, 1):
+        m = decay * m + (1 - decay) * g
+        total = total + m / (1 - decay**t)
+    return total
 
 
 def optimistic(lr, alpha, beta, directions):
@@ -143,6 +151,14 @@ def polyak(value, f_min, most, eps, scaling=1.0):
         (lambda: optim.lamb(0.1, weight_decay=0.1, eps=0.1), lamb(0.1, 0.1, 0.1)),
         (lambda: optim.fromage(0.1), fromage(0.1)),
         (lambda: optim.sm3(0.1), sm3(0.1, 0.9)),
+        (
+            lambda: optim.chain(optim.scale_by_sm3(0.5, 0.8, 0.1), optim.scale(-0.1)),
+            sm3(0.1, 0.5, 0.1, 0.8),
+        ),
+        (
+            lambda: optim.chain(optim.ema(0.9), optim.scale(-0.1)),
+            START - 0.1 * averaged_gradients(0.9),
+        ),
         (
             lambda: optim.optimistic_gradient_descent(0.1, 0.7, 0.4),
             optimistic(0.1, 0.7, 0.4, GRADIENTS),
