@@ -129,12 +129,12 @@ def test_weakly_typed_parameters():
     """Python numbers are parameters too; their states have one dtype from the start."""
     for case in OPTIMIZERS:
         optimizer = case.ours()
-        if case.name == "adamw masked":
+        if case.name == "adamw masked" or case.by_path:
             continue
         state = optimizer.init({"x": 1.0})
         updates, after = optimizer.update({"x": 0.5}, state, {"x": 1.0})
         assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, state)
-        assert updates["x"].shape == ()
+        assert jnp.shape(updates["x"]) == ()
 
 
 @pytest.mark.parametrize(

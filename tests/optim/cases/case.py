@@ -30,6 +30,8 @@ class OptimizerCase(NamedTuple):
     """`params(dtype)`, for optimizers of matrices only."""
     same_state: bool = True
     """Whether the states have the same leaves in the same order as Optax's."""
+    by_path: bool = False
+    """Whether it has rules for the paths of `params`, and refuses others."""
 
 
 def same_call(name: str, build: Callable[[Any], Any], **keywords: Any) -> OptimizerCase:
