@@ -129,13 +129,14 @@ def test_weakly_typed_parameters():
     """Python numbers are parameters too; their states have one dtype from the start."""
     for case in OPTIMIZERS:
         optimizer = case.ours()
-        if case.name == "adamw masked" or case.params is not make_params:
+        other_params = case.by_path or case.params is not make_params
+        if case.name == "adamw masked" or other_params:
             continue
         state = optimizer.init({"x": 1.0})
         extra = case.extra({"x": 1.0}, {"x": 0.5})
         updates, after = optimizer.update({"x": 0.5}, state, {"x": 1.0}, **extra)
         assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, state)
-        assert updates["x"].shape == ()
+        assert jnp.shape(updates["x"]) == ()
 
 
 @pytest.mark.parametrize(

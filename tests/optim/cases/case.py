@@ -34,6 +34,8 @@ class OptimizerCase(NamedTuple):
     """Whether the states have the same leaves in the same order as Optax's."""
     moves_at_zero: bool = False
     """Whether a gradient of 0 moves its parameter: as with decay, whose rows say so by name."""
+    by_path: bool = False
+    """Whether it has rules for the paths of `params`, and refuses others."""
 
 
 def same_call(name: str, build: Callable[[Any], Any], **keywords: Any) -> OptimizerCase:

@@ -11,11 +11,11 @@ from tests.optim.cases.case import OptimizerCase, same_call
 
 
 def _by_rank(params: Any) -> Any:
-    return jax.tree.map(lambda x: x.ndim > 1, params)
+    return jax.tree.map(lambda x: jnp.ndim(x) > 1, params)
 
 
 def _labels(params: Any) -> Any:
-    return jax.tree.map(lambda x: "a" if x.ndim > 1 else "b", params)
+    return jax.tree.map(lambda x: "a" if jnp.ndim(x) > 1 else "b", params)
 
 
 def _every(step: Any) -> Any:
@@ -39,6 +39,7 @@ CASES = [
             optax.adam(0.01),
             {"dense": True, "stack": [True, False], "tiny": False, "still": False, "empty": False},
         ),
+        by_path=True,
     ),
     same_call(
         "partition",
@@ -53,6 +54,7 @@ CASES = [
             {"a": optax.sgd(0.1, momentum=0.9), "b": optax.adam(0.01)},
             {"dense": "b", "stack": ["b", "a"], "tiny": "a", "still": "a", "empty": "a"},
         ),
+        by_path=True,
     ),
     OptimizerCase(
         "freeze",
@@ -67,6 +69,7 @@ CASES = [
                 "empty": True,
             },
         ),
+        by_path=True,
     ),
     same_call(
         "inject_hyperparams adamw",
