@@ -72,6 +72,8 @@ def numbers_like(spec: WeightDimNumOrFn, params: Params, *, default: Any = None)
     Raises:
       ValueError: if `spec` does not cover `params` or does not fit a leaf.
     """
+    if not jax.tree.leaves(params):
+        return params
     if spec is None:
         prefix = jax.tree.map(default, params)
     elif callable(spec):

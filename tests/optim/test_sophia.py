@@ -72,6 +72,17 @@ def test_numpy(options, keywords, x64):
     np.testing.assert_allclose(params, sophia(1e-3, 6, *options), rtol=1e-12)
 
 
+def test_momentum_is_stored_rounded():
+    """And used before it is."""
+    g = jnp.float32(1.001)
+    options = {"eps": 1.0, "clip_threshold": None, "hessian_diagonal_fn": optim.identity()}
+    optimizer = optim.scale_by_sophia(mu_dtype=jnp.bfloat16, **options)
+    update, state = optimizer.update(g, optimizer.init(g), g)
+    np.testing.assert_allclose(update, 1.001, rtol=1e-5)
+    assert state.mu.dtype == jnp.bfloat16
+    assert state.nu.dtype == jnp.float32
+
+
 def mean_estimate(estimator, params, count, **extra):
     def step(state, _):
         diagonal, state = estimator.update(params, state, params, **extra)

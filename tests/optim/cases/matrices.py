@@ -35,7 +35,11 @@ def _muon_of_stacks(lib: Any) -> Any:
 
 def _objective(params: Any, updates: Any) -> Any:
     def obj_fn(params: Any) -> Any:
-        leaves = jax.tree.leaves(params)
+        # a Hessian-vector product of half-precision arithmetic is noise
+        leaves = [
+            x.astype(jnp.promote_types(x.dtype, jnp.float32))
+            for x in map(jnp.asarray, jax.tree.leaves(params))
+        ]
         return sum((jnp.sum(jnp.sin(x) + x**2 / 3) for x in leaves), jnp.zeros(()))
 
     return {"obj_fn": obj_fn}
