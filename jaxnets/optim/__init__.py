@@ -13,6 +13,8 @@ Where they differ from Optax, it is on purpose:
 - `clip_by_global_norm` does not overflow, and its derivative at 0 is finite.
 - Centered RMSProp stays finite where rounding makes the variance negative.
 - Second moments of complex parameters are real.
+- States hold copies: parameters and states may both be donated.
+- Prodigy, normalized SAM and line searches recover from zero gradients and losses without value.
 - Any hyper-parameter may be a schedule, not only learning rate and weight decay.
 - Numbers out of range, masks that match nothing and mismatched trees are errors.
 """
