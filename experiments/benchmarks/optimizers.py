@@ -3,6 +3,7 @@
 Run it alone on the machine: `python -m experiments.benchmarks.optimizers --help`.
 """
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ import jax.numpy as jnp
 import optax
 import tyro
 
-from experiments.benchmarks.timing import interleave, versions
+from experiments.benchmarks.timing import chosen, interleave, versions
+from experiments.errors import UsageError
 from jaxnets import losses, models, optim
 
 FLOOR = 28
@@ -152,19 +154,103 @@ def flat_tables(rounds: int) -> None:
         )
 
 
+SAME_CALL: dict[str, Callable[[Any], Any]] = {
+    "sgd": lambda lib: lib.sgd(1e-3, momentum=0.9),
+    "noisy_sgd": lambda lib: lib.noisy_sgd(1e-3),
+    "adagrad": lambda lib: lib.adagrad(1e-3),
+    "adadelta": lambda lib: lib.adadelta(1e-3),
+    "rmsprop": lambda lib: lib.rmsprop(1e-3),
+    "adam": lambda lib: lib.adam(1e-3),
+    "adamw": lambda lib: lib.adamw(1e-3),
+    "amsgrad": lambda lib: lib.amsgrad(1e-3),
+    "nadam": lambda lib: lib.nadam(1e-3),
+    "nadamw": lambda lib: lib.nadamw(1e-3),
+    "adamax": lambda lib: lib.adamax(1e-3),
+    "adamaxw": lambda lib: lib.adamaxw(1e-3),
+    "adabelief": lambda lib: lib.adabelief(1e-3),
+    "radam": lambda lib: lib.radam(1e-3),
+    "adan": lambda lib: lib.adan(1e-3),
+    "yogi": lambda lib: lib.yogi(1e-3),
+    "novograd": lambda lib: lib.novograd(1e-3),
+    "lion": lambda lib: lib.lion(1e-3),
+    "lamb": lambda lib: lib.lamb(1e-3),
+    "lars": lambda lib: lib.lars(1e-3),
+    "adafactor": lambda lib: lib.adafactor(1e-3, min_dim_size_to_factor=32),
+    "sm3": lambda lib: lib.sm3(1e-3),
+    "rprop": lambda lib: lib.rprop(1e-3),
+    "sign_sgd": lambda lib: lib.sign_sgd(1e-3),
+    "fromage": lambda lib: lib.fromage(1e-3),
+    "optimistic_gradient_descent": lambda lib: lib.optimistic_gradient_descent(1e-3),
+    "polyak_sgd": lambda lib: lib.polyak_sgd(),
+    "muon": lambda lib: _contrib(lib).muon(1e-3),
+    "schedule_free_sgd": lambda lib: _contrib(lib).schedule_free_sgd(1e-3),
+    "schedule_free_adamw": lambda lib: _contrib(lib).schedule_free_adamw(1e-3),
+    "prodigy": lambda lib: _contrib(lib).prodigy(),
+    "ademamix": lambda lib: _contrib(lib).ademamix(1e-3),
+    "adopt": lambda lib: _contrib(lib).adopt(1e-3),
+    "dowg": lambda lib: _contrib(lib).dowg(),
+    "mechanize": lambda lib: _contrib(lib).mechanize(lib.adam(1e-3)),
+    "clip_by_global_norm": lambda lib: lib.chain(lib.clip_by_global_norm(1.0), lib.adamw(1e-3)),
+    "adaptive_grad_clip": lambda lib: lib.chain(lib.adaptive_grad_clip(0.1), lib.adamw(1e-3)),
+    "masked": lambda lib: lib.masked(lib.adamw(1e-3), _every_second),
+    "inject_hyperparams": lambda lib: lib.inject_hyperparams(lib.adamw)(1e-3),
+    "lookahead's inner, ema": lambda lib: lib.chain(lib.adamw(1e-3), lib.ema(0.9)),
+    "MultiSteps, 4": lambda lib: lib.MultiSteps(lib.adamw(1e-3), 4),
+    "apply_if_finite": lambda lib: lib.apply_if_finite(lib.adamw(1e-3), 3),
+}
+"""The same call in both libraries; those that need a loss to search along are left out."""
+
+
+def _contrib(lib: Any) -> Any:
+    return getattr(lib, "contrib", lib)
+
+
+def _every_second(params: Any) -> Any:
+    return {name: int(name.removeprefix("layer")) % 2 == 0 for name in params}
+
+
+def same_call_table(rounds: int, only: str) -> None:
+    """Every optimizer and some wrappers, per leaf in both libraries."""
+    print(f"\nThe same call, update alone, {MEDIUM}")
+    print(f"{'':<42}{'optax ms':>10}{'ours ms':>10}{'speed':>8}{'bytes/param':>16}")
+    for name in chosen(SAME_CALL, only):
+        build = SAME_CALL[name]
+        value = 1.0 if name == "polyak_sgd" else None
+        theirs = update_alone(build(optax), MEDIUM, value=value)
+        ours = update_alone(build(optim), MEDIUM, value=value)
+        timings = interleave({"theirs": theirs.run, "ours": ours.run}, rounds=rounds)
+        before, after = timings["theirs"].median, timings["ours"].median
+        moved = f"{theirs.bytes_moved:.0f} -> {ours.bytes_moved:.0f}"
+        line = f"{name:<42}{1e3 * before:>10.3f}{1e3 * after:>10.3f}{before / after:>7.2f}x"
+        print(f"{line}{moved:>16}", flush=True)
+
+
 @dataclass(frozen=True)
 class Config:
     """Time optimizers beside Optax's, in turns, and print medians and ratios."""
 
     rounds: int = 11
     """counted rounds"""
+    only: str = ""
+    """of the optimizers with the same call, those whose name contains this"""
+    flat: bool = True
+    """whether to time packed parameters too"""
 
 
 def main(config: Config) -> None:
-    """Print all tables."""
+    """Print all tables.
+
+    Raises:
+      UsageError: if `rounds` or `only` leaves nothing to time.
+    """
     print(versions())
-    flat_tables(config.rounds)
+    same_call_table(config.rounds, config.only)
+    if config.flat:
+        flat_tables(config.rounds)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    try:
+        main(tyro.cli(Config, description=__doc__))
+    except UsageError as error:
+        sys.exit(f"error: {error}")

@@ -6,17 +6,11 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from jaxnets.optim.calls import by_value, combines
 from jaxnets.optim.conditional import update_if
 from jaxnets.optim.hyper import COUNTING, checked, increment
 from jaxnets.optim.leaves import abs_sq, map_moments, moments_like, widened
-from jaxnets.optim.transform import (
-    GradientTransformation,
-    State,
-    Updates,
-    by_value,
-    combines,
-    with_extra_args_support,
-)
+from jaxnets.optim.transform import GradientTransformation, State, Updates, with_extra_args_support
 from jaxnets.types import Array, ArrayLike, DTypeLike, Params, PyTree
 
 Every: TypeAlias = ArrayLike | Callable[[Array], ArrayLike]

@@ -7,15 +7,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxnets.optim.calls import by_value
 from jaxnets.optim.hyper import NON_NEGATIVE, NUMBER, Hyper, transformation
 from jaxnets.optim.leaves import map_updates, map_with_params, norm, require_params, rms
-from jaxnets.optim.transform import (
-    GradientTransformation,
-    State,
-    Updates,
-    by_value,
-    empty_state,
-)
+from jaxnets.optim.transform import GradientTransformation, State, Updates, empty_state
 from jaxnets.tree import global_norm
 from jaxnets.types import Array, Params
 

@@ -3,14 +3,8 @@
 from collections import OrderedDict
 from typing import Any
 
-from jaxnets.optim.transform import (
-    GradientTransformation,
-    State,
-    Updates,
-    by_value,
-    combines,
-    with_extra_args_support,
-)
+from jaxnets.optim.calls import by_value, combines
+from jaxnets.optim.transform import GradientTransformation, State, Updates, with_extra_args_support
 from jaxnets.types import Params
 
 

@@ -5,15 +5,9 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from jaxnets.optim.calls import by_value
 from jaxnets.optim.leaves import map_moments, map_with_params, require_params
-from jaxnets.optim.transform import (
-    EmptyState,
-    GradientTransformation,
-    State,
-    Updates,
-    by_value,
-    empty_state,
-)
+from jaxnets.optim.transform import EmptyState, GradientTransformation, State, Updates, empty_state
 from jaxnets.types import Array, Params
 
 NonNegativeParamsState: TypeAlias = EmptyState

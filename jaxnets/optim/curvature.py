@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnets.optim.calls import by_value
 from jaxnets.optim.leaves import abs_sq
-from jaxnets.optim.transform import GradientTransformation, Updates, by_value
+from jaxnets.optim.transform import GradientTransformation, Updates
 from jaxnets.types import Array, Key, Params
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxnets.optim.calls import by_value
 from jaxnets.optim.hyper import NUMBER, POSITIVE, checked
 from jaxnets.optim.schedules import join_schedules, warmup_cosine_decay_schedule
-from jaxnets.optim.transform import by_value
 from jaxnets.types import Array, ArrayLike, Schedule
 
 

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxnets.optim.calls import by_value, combines
 from jaxnets.optim.packing import Layout, Packed, lay_out, pack_as, unpack
-from jaxnets.optim.transform import GradientTransformation, State, Updates, by_value
+from jaxnets.optim.transform import GradientTransformation, State, Updates
 from jaxnets.types import Params
 
 # they mix elements although the shape stays
@@ -50,6 +51,7 @@ def _first_mixing(jaxpr: Any, shapes: set[tuple[int, ...]]) -> str | None:
 
 
 @by_value
+@combines(lambda call, state: {"": (call["inner"], state.inner_state)})
 def flat(
     inner: GradientTransformation,
     groups: Mapping[str, str] | None = None,

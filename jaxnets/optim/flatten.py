@@ -7,15 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnets.optim.calls import by_value, combines
 from jaxnets.optim.leaves import leaves_like
-from jaxnets.optim.transform import (
-    GradientTransformation,
-    State,
-    Updates,
-    by_value,
-    combines,
-    with_extra_args_support,
-)
+from jaxnets.optim.transform import GradientTransformation, State, Updates, with_extra_args_support
 from jaxnets.types import Array, Params
 
 

@@ -6,17 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnets.optim.calls import by_value
 from jaxnets.optim.decay import Mask
 from jaxnets.optim.leaves import is_none, map_updates
 from jaxnets.optim.masking import chosen_by, masked
 from jaxnets.optim.partition import partition
-from jaxnets.optim.transform import (
-    GradientTransformation,
-    State,
-    Updates,
-    by_value,
-    empty_state,
-)
+from jaxnets.optim.transform import GradientTransformation, State, Updates, empty_state
 from jaxnets.types import Params, PyTree
 
 

@@ -18,12 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets.checks import concrete
-from jaxnets.optim.transform import (
-    GradientTransformation,
-    State,
-    Updates,
-    by_value,
-)
+from jaxnets.optim.calls import by_value
+from jaxnets.optim.transform import GradientTransformation, State, Updates
 from jaxnets.types import Array, Params
 
 P = ParamSpec("P")

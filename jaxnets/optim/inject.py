@@ -10,15 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnets.optim.calls import by_value
 from jaxnets.optim.conditional import cast_like
 from jaxnets.optim.hyper import increment
-from jaxnets.optim.transform import (
-    GradientTransformation,
-    State,
-    Updates,
-    by_value,
-    with_extra_args_support,
-)
+from jaxnets.optim.transform import GradientTransformation, State, Updates, with_extra_args_support
 from jaxnets.types import Array, ArrayLike, DTypeLike, Params, PyTree, Schedule
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.lax import Precision
 from jax.scipy.linalg import solve_triangular
 
+from jaxnets.optim.calls import by_value
 from jaxnets.optim.hyper import NON_NEGATIVE, checked, increment
 from jaxnets.optim.leaves import (
     copy_of,
@@ -21,13 +22,7 @@ from jaxnets.optim.leaves import (
     with_zeros,
 )
 from jaxnets.optim.scale import scale, scale_by_learning_rate
-from jaxnets.optim.transform import (
-    GradientTransformation,
-    Updates,
-    by_value,
-    chain,
-    identity,
-)
+from jaxnets.optim.transform import GradientTransformation, Updates, chain, identity
 from jaxnets.optim.zoom import scale_by_zoom_linesearch
 from jaxnets.tree import global_norm
 from jaxnets.types import Array, Params, PyTree, ScalarOrSchedule

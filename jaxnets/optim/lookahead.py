@@ -5,15 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnets.optim.calls import combines
 from jaxnets.optim.hyper import COUNTING, NON_NEGATIVE, Hyper, transformation
 from jaxnets.optim.leaves import map_with_params
-from jaxnets.optim.transform import (
-    GradientTransformation,
-    State,
-    Updates,
-    combines,
-    with_extra_args_support,
-)
+from jaxnets.optim.transform import GradientTransformation, State, Updates, with_extra_args_support
 from jaxnets.types import Array, Params
 
 

@@ -5,16 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnets.optim.calls import combines
 from jaxnets.optim.conditional import all_finite, update_if
 from jaxnets.optim.hyper import COUNTING, POSITIVE, Hyper, Range, increment, transformation
 from jaxnets.optim.leaves import widened
-from jaxnets.optim.transform import (
-    GradientTransformation,
-    State,
-    Updates,
-    combines,
-    with_extra_args_support,
-)
+from jaxnets.optim.transform import GradientTransformation, State, Updates, with_extra_args_support
 from jaxnets.types import Array, Params, PyTree
 
 

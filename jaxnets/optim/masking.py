@@ -8,16 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxnets.optim.calls import by_value, combines
 from jaxnets.optim.decay import Mask, is_function, mask_prefix
 from jaxnets.optim.leaves import is_none, leaves_like
-from jaxnets.optim.transform import (
-    GradientTransformation,
-    State,
-    Updates,
-    by_value,
-    combines,
-    with_extra_args_support,
-)
+from jaxnets.optim.transform import GradientTransformation, State, Updates, with_extra_args_support
 from jaxnets.types import Params, PyTree
 
 

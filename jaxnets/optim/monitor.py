@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.optim.averages import ema
+from jaxnets.optim.calls import by_value
 from jaxnets.optim.hyper import DECAY_RATE, Hyper, transformation
 from jaxnets.optim.stateless import stateless
-from jaxnets.optim.transform import GradientTransformation, State, Updates, by_value, chain
+from jaxnets.optim.transform import GradientTransformation, State, Updates, chain
 from jaxnets.types import DTypeLike, Params, PyTree
 
 Measure: TypeAlias = Callable[[Updates], PyTree]

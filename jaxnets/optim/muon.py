@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.optim.adam import adamw
+from jaxnets.optim.calls import by_value
 from jaxnets.optim.decay import Mask, add_decayed_weights
 from jaxnets.optim.dimensions import (
     MuonDimensionNumbers,
@@ -35,14 +36,7 @@ from jaxnets.optim.orthogonalize import (
 )
 from jaxnets.optim.partition import partition
 from jaxnets.optim.scale import scale_by_learning_rate
-from jaxnets.optim.transform import (
-    EmptyState,
-    GradientTransformation,
-    State,
-    Updates,
-    by_value,
-    chain,
-)
+from jaxnets.optim.transform import EmptyState, GradientTransformation, State, Updates, chain
 from jaxnets.tree import path_string
 from jaxnets.types import Array, DTypeLike, Params, PyTree, ScalarOrSchedule
 

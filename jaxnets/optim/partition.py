@@ -6,17 +6,11 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 
 from jaxnets import tree
+from jaxnets.optim.calls import by_value, combines
 from jaxnets.optim.decay import broadcast, is_function
 from jaxnets.optim.leaves import is_none, leaves_like
 from jaxnets.optim.masking import MaskedState, keep, keep_extra, put_back, without_none
-from jaxnets.optim.transform import (
-    GradientTransformation,
-    State,
-    Updates,
-    by_value,
-    combines,
-    with_extra_args_support,
-)
+from jaxnets.optim.transform import GradientTransformation, State, Updates, with_extra_args_support
 from jaxnets.types import Params, PyTree
 
 Labels: TypeAlias = PyTree | Callable[[Params], PyTree]

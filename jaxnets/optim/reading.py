@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from jaxnets.optim.calls import Call, call_of, parts_of
 from jaxnets.optim.hyper import ScheduledState
-from jaxnets.optim.transform import Call, GradientTransformation, State, call_of, parts_of
+from jaxnets.optim.transform import GradientTransformation, State
 
 
 def _own(call: Call, state: State) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def hyperparams(optimizer: GradientTransformation, state: State) -> dict[str, An
     injected = getattr(state, "hyperparams", None)
     if isinstance(injected, Mapping):
         return dict(injected)
-    call = call_of(optimizer)
+    call = call_of(optimizer.update)
     if call is None:
         return {}
     own = _own(call, state)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnets.optim.calls import by_value
 from jaxnets.optim.leaves import copy_of, map_updates, map_with_params, require_params
 from jaxnets.optim.transform import (
     EmptyState,
@@ -13,7 +14,6 @@ from jaxnets.optim.transform import (
     State,
     Updates,
     apply_updates,
-    by_value,
     chain,
     empty_state,
 )

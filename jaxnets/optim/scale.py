@@ -5,16 +5,10 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxnets.optim.calls import by_value
 from jaxnets.optim.hyper import NON_NEGATIVE, NUMBER, Hyper, checked, increment, transformation
 from jaxnets.optim.leaves import map_updates
-from jaxnets.optim.transform import (
-    GradientTransformation,
-    State,
-    Updates,
-    by_value,
-    empty_state,
-    identity,
-)
+from jaxnets.optim.transform import GradientTransformation, State, Updates, empty_state, identity
 from jaxnets.types import Array, ArrayLike, Params, ScalarOrSchedule, Schedule
 
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 
+from jaxnets.optim.calls import by_value
 from jaxnets.optim.hyper import NUMBER, checked
-from jaxnets.optim.transform import by_value
 from jaxnets.types import ArrayLike, Schedule
 
 

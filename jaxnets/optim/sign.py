@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 
 from jaxnets.optim.averages import ema
+from jaxnets.optim.calls import by_value
 from jaxnets.optim.decay import Mask, add_decayed_weights
 from jaxnets.optim.hyper import (
     DECAY_RATE,
@@ -16,14 +17,7 @@ from jaxnets.optim.hyper import (
 )
 from jaxnets.optim.leaves import map_moments, map_updates, moments_like
 from jaxnets.optim.scale import scale_by_learning_rate
-from jaxnets.optim.transform import (
-    GradientTransformation,
-    State,
-    Updates,
-    by_value,
-    chain,
-    empty_state,
-)
+from jaxnets.optim.transform import GradientTransformation, State, Updates, chain, empty_state
 from jaxnets.types import Array, DTypeLike, Params, ScalarOrSchedule
 
 

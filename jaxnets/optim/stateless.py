@@ -6,15 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnets.optim.calls import by_value
 from jaxnets.optim.leaves import map_updates
-from jaxnets.optim.transform import (
-    EmptyState,
-    GradientTransformation,
-    State,
-    Updates,
-    by_value,
-    empty_state,
-)
+from jaxnets.optim.transform import EmptyState, GradientTransformation, State, Updates, empty_state
 from jaxnets.types import Array, Params
 
 

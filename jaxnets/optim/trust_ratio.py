@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxnets.optim.adam import scale_by_adam
+from jaxnets.optim.calls import by_value
 from jaxnets.optim.decay import Mask, add_decayed_weights, mask_tree
 from jaxnets.optim.descent import trace
 from jaxnets.optim.hyper import (
@@ -22,7 +23,6 @@ from jaxnets.optim.transform import (
     GradientTransformation,
     State,
     Updates,
-    by_value,
     chain,
     empty_state,
 )

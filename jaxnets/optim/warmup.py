@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from jaxnets.optim.calls import by_value
 from jaxnets.optim.hyper import NUMBER, checked
 from jaxnets.optim.schedules import (
     constant_schedule,
@@ -11,7 +12,6 @@ from jaxnets.optim.schedules import (
     join_schedules,
     linear_schedule,
 )
-from jaxnets.optim.transform import by_value
 from jaxnets.types import Array, ArrayLike, Schedule
 
 
