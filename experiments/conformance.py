@@ -5,10 +5,8 @@ they are and once with every public name that `jaxnets.optim` has put in place o
 prints the tests whose outcome differs.
 """
 
-import importlib
 import inspect
 import os
-import pkgutil
 import subprocess
 import sys
 import tempfile
@@ -45,13 +43,11 @@ def replace_in(module: ModuleType) -> list[str]:
 
 def put_in_place() -> list[str]:
     """Replace Optax's public names throughout Optax."""
-    import optax
+    import optax.contrib  # noqa: F401
 
-    replaced = set()
-    for info in pkgutil.walk_packages(optax.__path__, "optax."):
-        if not info.name.endswith("_test"):
-            replaced.update(replace_in(importlib.import_module(info.name)))
-    replaced.update(replace_in(optax))
+    # `optax._src` is no package, so it has to be looked for among the modules
+    modules = [m for name, m in sys.modules.items() if name.split(".")[0] == "optax"]
+    replaced = {name for module in modules for name in replace_in(module)}
     return sorted(replaced)
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets import tree
+from jaxnets.optim.transform import by_value
 from jaxnets.types import Array, Params, PyTree, Shape
 
 
@@ -109,6 +110,49 @@ def require_covered(spec: WeightDimNumOrFn, params: Params) -> None:
     """Raise `ValueError` if path rules leave out a leaf, or one of them decides none."""
     if _is_rules(spec, params) and jax.tree.leaves(params):
         tree.apply_rules(spec, params)
+
+
+def numbers_of_all(spec: WeightDimNumOrFn, params: Params) -> PyTree:
+    """The dimension numbers of parameters that are all matrices."""
+    return numbers_like(spec, params, default=lambda _: MuonDimensionNumbers())
+
+
+def require_matrices(spec: WeightDimNumOrFn, params: Params) -> None:
+    """Raise `ValueError` unless all are."""
+
+    def require(path: Any, p: Any, numbers: MuonDimensionNumbers | None) -> None:
+        if numbers is None or (spec is None and jnp.ndim(p) != 2):
+            raise ValueError(
+                f"muon: {tree.path_string(path)!r} of shape {jnp.shape(p)} is no matrix; "
+                "give it dimension numbers, or leave it to another optimizer"
+            )
+
+    jax.tree_util.tree_map_with_path(require, params, numbers_of_all(spec, params))
+
+
+def _matrix(p: Any) -> MuonDimensionNumbers | None:
+    return MuonDimensionNumbers() if jnp.ndim(p) == 2 else None
+
+
+@by_value
+def numbers_of_chosen(spec: WeightDimNumOrFn) -> Callable[[Params], PyTree]:
+    """From the parameters that are Muon's to their dimension numbers."""
+    return lambda params: numbers_like(spec, params, default=_matrix)
+
+
+@by_value
+def labels_of(spec: WeightDimNumOrFn) -> Callable[[Params], PyTree]:
+    """From the parameters to whose they are."""
+
+    def labels(params: Params) -> PyTree:
+        require_covered(spec, params)
+        return jax.tree.map(
+            lambda _, numbers: "adam" if numbers is None else "muon",
+            params,
+            numbers_like(spec, params, default=_matrix),
+        )
+
+    return labels
 
 
 def fans(shape: Shape, numbers: MuonDimensionNumbers) -> tuple[int, int]:

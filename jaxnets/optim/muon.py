@@ -1,10 +1,8 @@
 """Muon: momentum made orthogonal, for matrices; Adam for all else."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from jaxnets.optim.adam import adamw
@@ -14,8 +12,10 @@ from jaxnets.optim.dimensions import (
     MuonDimensionNumbers,
     WeightDimNumOrFn,
     fans,
-    numbers_like,
-    require_covered,
+    labels_of,
+    numbers_of_all,
+    numbers_of_chosen,
+    require_matrices,
 )
 from jaxnets.optim.hyper import (
     DECAY_RATE,
@@ -36,9 +36,20 @@ from jaxnets.optim.orthogonalize import (
 )
 from jaxnets.optim.partition import partition
 from jaxnets.optim.scale import scale_by_learning_rate
+<<<<<<< HEAD
 from jaxnets.optim.transform import EmptyState, GradientTransformation, State, Updates, chain
 from jaxnets.tree import path_string
 from jaxnets.types import Array, DTypeLike, Params, PyTree, ScalarOrSchedule
+=======
+from jaxnets.optim.transform import (
+    EmptyState,
+    GradientTransformation,
+    State,
+    Updates,
+    chain,
+)
+from jaxnets.types import Array, DTypeLike, Params, ScalarOrSchedule
+>>>>>>> h-d
 
 
 class MuonState(NamedTuple):
@@ -47,22 +58,6 @@ class MuonState(NamedTuple):
     count: Array  # type: ignore[assignment]
     mu: Params
     ns_coeffs: Array
-
-
-def _numbers_of_all(spec: WeightDimNumOrFn, params: Params) -> PyTree:
-    """The dimension numbers of parameters that are all matrices."""
-    return numbers_like(spec, params, default=lambda _: MuonDimensionNumbers())
-
-
-def _require_matrices(spec: WeightDimNumOrFn, params: Params) -> None:
-    def require(path: Any, p: Any, numbers: MuonDimensionNumbers | None) -> None:
-        if numbers is None or (spec is None and jnp.ndim(p) != 2):
-            raise ValueError(
-                f"muon: {path_string(path)!r} of shape {jnp.shape(p)} is no matrix; "
-                "give it dimension numbers, or leave it to another optimizer"
-            )
-
-    jax.tree_util.tree_map_with_path(require, params, _numbers_of_all(spec, params))
 
 
 @transformation(beta=DECAY_RATE, eps=NON_NEGATIVE)
@@ -83,7 +78,7 @@ def scale_by_muon(
     require_preconditioning("scale_by_muon", preconditioning)
 
     def init(params: Params) -> MuonState:
-        _require_matrices(weight_dimension_numbers, params)
+        require_matrices(weight_dimension_numbers, params)
         return MuonState(
             count=jnp.zeros((), jnp.int32),
             mu=moments_like(params, dtype=mu_dtype),
@@ -110,7 +105,7 @@ def scale_by_muon(
             return u, m
 
         reference = updates if params is None else params
-        numbers = _numbers_of_all(weight_dimension_numbers, reference)
+        numbers = numbers_of_all(weight_dimension_numbers, reference)
         updates, mu = map_moments(step, updates, state.mu, params=params, static=(numbers,))
         return updates, MuonState(t, mu, state.ns_coeffs)
 
@@ -129,7 +124,7 @@ def scale_by_shape(
     """
 
     def init(params: Params) -> EmptyState:
-        _require_matrices(weight_dimension_numbers, params)
+        require_matrices(weight_dimension_numbers, params)
         return EmptyState()
 
     def update(
@@ -142,35 +137,10 @@ def scale_by_shape(
             return (math.sqrt(max(fan_in, fan_out)) * consistent_rms * g,)
 
         reference = updates if params is None else params
-        numbers = _numbers_of_all(weight_dimension_numbers, reference)
+        numbers = numbers_of_all(weight_dimension_numbers, reference)
         return map_moments(step, updates, params=params, static=(numbers,))[0], state
 
     return GradientTransformation(init, update)
-
-
-def _matrix(p: Any) -> MuonDimensionNumbers | None:
-    return MuonDimensionNumbers() if jnp.ndim(p) == 2 else None
-
-
-@by_value
-def _numbers(spec: WeightDimNumOrFn) -> Callable[[Params], PyTree]:
-    """From the parameters that are Muon's to their dimension numbers."""
-    return lambda params: numbers_like(spec, params, default=_matrix)
-
-
-@by_value
-def _labels(spec: WeightDimNumOrFn) -> Callable[[Params], PyTree]:
-    """From the parameters to whose they are."""
-
-    def labels(params: Params) -> PyTree:
-        require_covered(spec, params)
-        return jax.tree.map(
-            lambda _, numbers: "adam" if numbers is None else "muon",
-            params,
-            numbers_like(spec, params, default=_matrix),
-        )
-
-    return labels
 
 
 @checked(
@@ -261,7 +231,7 @@ def muon(
         if ns_coeffs not in PRESETS:
             raise ValueError(f"muon: ns_coeffs must be one of {[*PRESETS]}, got {ns_coeffs!r}")
         ns_coeffs = PRESETS[ns_coeffs]
-    numbers = _numbers(muon_weight_dimension_numbers)
+    numbers = numbers_of_chosen(muon_weight_dimension_numbers)
     matrices = chain(
         scale_by_muon(
             ns_coeffs,
@@ -288,4 +258,4 @@ def muon(
         adam_weight_decay,
         nesterov=nesterov,
     )
-    return partition({"muon": matrices, "adam": rest}, _labels(muon_weight_dimension_numbers))
+    return partition({"muon": matrices, "adam": rest}, labels_of(muon_weight_dimension_numbers))

@@ -1,12 +1,12 @@
 """SOAP: Adam in the eigenbasis of Shampoo's preconditioner."""
 
-import functools
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxnets.optim.decay import Mask, add_decayed_weights
+from jaxnets.optim.eigenbasis import rotate, rotate_back, turned
 from jaxnets.optim.hyper import (
     COUNTING,
     DECAY_RATE,
@@ -16,7 +16,7 @@ from jaxnets.optim.hyper import (
     increment,
     transformation,
 )
-from jaxnets.optim.kronecker import along_axes, factors_like, gram, merged, stack_flags
+from jaxnets.optim.kronecker import factors_like, gram, merged, stack_flags
 from jaxnets.optim.leaves import abs_sq, map_moments, moments_like
 from jaxnets.optim.scale import scale_by_learning_rate
 from jaxnets.optim.transform import GradientTransformation, Updates, chain
@@ -35,62 +35,6 @@ class ScaleBySoapState(NamedTuple):
     """For each parameter a tuple, for each axis the moving average of its Gram matrix, or None."""
     bases: Params
     """For each of `factors` its eigenvectors, as columns."""
-
-
-Matrices: TypeAlias = tuple[Array | None, ...]
-"""One for each axis; None for those that are not turned."""
-
-
-def _rotate(x: Array, bases: Matrices, precision: Any) -> Array:
-    """From the original space into the eigenbases."""
-    return along_axes(x, [None if q is None else q.conj() for q in bases], precision)
-
-
-def _rotate_back(x: Array, bases: Matrices, precision: Any) -> Array:
-    return along_axes(x, [None if q is None else q.T for q in bases], precision)
-
-
-def _first_bases(factors: Matrices) -> Matrices:
-    """The eigenvectors, those of the largest eigenvalues first."""
-    return tuple(None if s is None else jnp.linalg.eigh(s)[1][:, ::-1] for s in factors)
-
-
-def _next_bases(
-    m: Array, v: Array, factors: Matrices, bases: Matrices, precision: Any
-) -> tuple[Array, Array, Matrices]:
-    """One round of power iteration, `qr(S Q)` for each axis, and the moments in the new bases."""
-    new: list[Array | None] = list(bases)
-    for axis, (factor, basis) in enumerate(zip(factors, bases, strict=True)):
-        if factor is not None and basis is not None:
-            moved = jnp.matmul(factor, basis, precision=precision)
-            eigenvalues = jnp.sum(basis.conj() * moved, 0).real
-            order = jnp.argsort(-eigenvalues)
-            v = jnp.take(v, order, axis)
-            new[axis] = jnp.linalg.qr(moved[:, order])[0]
-    m = _rotate(_rotate_back(m, bases, precision), tuple(new), precision)
-    return m, v, tuple(new)
-
-
-# compiled once for each shape, also where the caller runs op by op
-@functools.partial(jax.jit, static_argnames="precision")
-def _turned(
-    case: Array,
-    before: tuple[Array, Array],
-    after: tuple[Array, Array],
-    factors: Matrices,
-    bases: Matrices,
-    precision: Any,
-) -> tuple[Array, Array, Matrices]:
-    """The moments and bases after the first step (0), an ordinary one (1) or one that turns (2)."""
-    m, v, new_bases = jax.lax.switch(
-        case,
-        [
-            lambda: (*before, _first_bases(factors)),
-            lambda: (*after, bases),
-            lambda: _next_bases(*after, factors, bases, precision),
-        ],
-    )
-    return m, v, new_bases
 
 
 @transformation(
@@ -148,10 +92,10 @@ def scale_by_soap(
         ) -> tuple[Any, ...]:
             shape, inner = g.shape, shape_of(g.shape)
             g, m, v = g.reshape(inner), m.reshape(inner), v.reshape(inner)
-            rotated = _rotate(g, bases, precision)
+            rotated = rotate(g, bases, precision)
             new_m = (1 - b1) * rotated + b1 * m
             new_v = (1 - b2) * abs_sq(rotated) + b2 * v
-            step = _rotate_back(new_m / (jnp.sqrt(new_v) + eps), bases, precision)
+            step = rotate_back(new_m / (jnp.sqrt(new_v) + eps), bases, precision)
             step = jnp.where(is_first, 0, correction * step)
 
             # only now, so that a gradient is never seen in a basis that it made
@@ -160,7 +104,7 @@ def scale_by_soap(
                 for axis, s in enumerate(factors)
             )
             case = jnp.where(is_first, 0, jnp.where(is_due, 2, 1))
-            m, v, bases = _turned(case, (m, v), (new_m, new_v), factors, bases, precision)
+            m, v, bases = turned(case, (m, v), (new_m, new_v), factors, bases, precision)
             return step.reshape(shape), m.reshape(shape), v.reshape(shape), factors, bases
 
         def step(g: Array, m: Array, v: Array, *rest: Any) -> tuple[Any, ...]:
