@@ -291,6 +291,26 @@ def test_conditions_hold(x64):
     assert state.info.decrease_error == state.info.curvature_error == 0
 
 
+def test_slopes_decide_where_values_are_rounded(x64):
+    """A parabola on a high plateau: its values are equal, its slopes are not."""
+
+    def function(x):
+        return 1e8 + x**2 / 2
+
+    x = jnp.array(1e-5)
+    errors = []
+    for tolerance in (1e-6, None):
+        optimizer = optim.scale_by_zoom_linesearch(5, approx_dec_rtol=tolerance)
+        updates, state = optimizer.update(
+            -x, optimizer.init(x), x, value=function(x), grad=x, value_fn=function
+        )
+        errors.append(float(state.info.decrease_error))
+        if tolerance is not None:
+            assert updates == -x
+            assert state.info.num_linesearch_steps == 1
+    assert errors[0] == 0 < errors[1]
+
+
 def test_backtracking_shrinks_until_the_loss_falls(x64):
     """On `x²` from 1 along `-2`: `η (1 - c) ≤ 1 - ...`, by hand `(1 - 2η)² ≤ 1 - 4 c η`."""
     optimizer = optim.scale_by_backtracking_linesearch(
