@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jaxnets.optim.adam import adamw
-from jaxnets.optim.calls import by_value
 from jaxnets.optim.decay import Mask, add_decayed_weights
 from jaxnets.optim.dimensions import (
     MuonDimensionNumbers,
@@ -36,11 +35,6 @@ from jaxnets.optim.orthogonalize import (
 )
 from jaxnets.optim.partition import partition
 from jaxnets.optim.scale import scale_by_learning_rate
-<<<<<<< HEAD
-from jaxnets.optim.transform import EmptyState, GradientTransformation, State, Updates, chain
-from jaxnets.tree import path_string
-from jaxnets.types import Array, DTypeLike, Params, PyTree, ScalarOrSchedule
-=======
 from jaxnets.optim.transform import (
     EmptyState,
     GradientTransformation,
@@ -49,7 +43,6 @@ from jaxnets.optim.transform import (
     chain,
 )
 from jaxnets.types import Array, DTypeLike, Params, ScalarOrSchedule
->>>>>>> h-d
 
 
 class MuonState(NamedTuple):
