@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets import tree
-from jaxnets.optim.transform import by_value
+from jaxnets.optim.calls import by_value
 from jaxnets.types import Array, Params, PyTree, Shape
 
 
