@@ -43,6 +43,17 @@ def is_none(x: Any) -> bool:
     return x is None
 
 
+def require_inexact_leaves(what: str, tree: PyTree) -> None:
+    """Raise `ValueError` naming the first leaf of integers; Python's numbers count as floats."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        known = jax.typeof(leaf)
+        if not (jnp.issubdtype(known.dtype, jnp.inexact) or known.weak_type):
+            raise ValueError(
+                f"{what} must be of a floating or complex dtype, got {known.dtype} at "
+                f"{path_string(path)!r}; keep what is not trained out of the tree, see partition"
+            )
+
+
 def moments_like(
     params: Params, value: Any = 0.0, *, dtype: DTypeLike | None = None, real: bool = False
 ) -> PyTree:
@@ -55,8 +66,10 @@ def moments_like(
       real: whether moments of complex parameters are real, as those of `|g|²` are.
 
     Raises:
-      ValueError: if `dtype` would drop the imaginary parts of moments.
+      ValueError: if `dtype` would drop the imaginary parts of moments, or a parameter is of an
+        integer dtype.
     """
+    require_inexact_leaves("parameters", params)
 
     def moment(p: Any) -> Array:
         own = dtype or _at_least_float32(jnp.result_type(p))
@@ -167,6 +180,7 @@ def map_moments(
     Raises:
       ValueError: if the trees, or the shapes of two leaves, do not match.
     """
+    require_inexact_leaves("gradients", updates)
     gradients, structure = _flatten(updates)
     references = gradients if params is None else _flatten_like(updates, params, "params")
     what = "the optimizer's state"
@@ -200,6 +214,7 @@ def map_with_params(
       params: a tree of the same structure.
       trees: further trees of the same structure.
     """
+    require_inexact_leaves("gradients", updates)
     gradients, structure = _flatten(updates)
     columns = [_flatten_like(updates, params, "params")]
     columns += [structure.flatten_up_to(tree) for tree in trees]

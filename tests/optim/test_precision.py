@@ -163,6 +163,19 @@ def test_complex_parameters(name, x64):
         assert nu.dtype == jnp.float64
 
 
+@pytest.mark.parametrize("integer", [jnp.arange(3), np.arange(3), jnp.array([True])])
+def test_integers_are_refused(integer):
+    """Where the first step would have rounded them; Python's own numbers are parameters."""
+    params = {"a": jnp.ones(2), "layers": [{"kernel": integer}]}
+    with pytest.raises(ValueError, match=r"parameters must be .* at 'layers/0/kernel'"):
+        optim.adam(0.1).init(params)
+    with pytest.raises(ValueError, match=r"gradients must be .* at 'layers/0/kernel'"):
+        optim.sgd(0.1).update(params, optim.sgd(0.1).init(params), params)
+    with pytest.raises(ValueError, match=r"at 'layers/0/kernel'"):
+        jax.jit(optim.adam(0.1).init)(params)
+    optim.adam(0.1).init({"a": 1})
+
+
 def test_complex_adagrad():
     """Where Optax's fails: it compares a complex sum with 0."""
     g = jnp.array([3 + 4j], jnp.complex64)
