@@ -4,25 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxnets.optim.calls import by_value
 from jaxnets.optim.decay import Mask
-from jaxnets.optim.leaves import is_none, map_updates
+from jaxnets.optim.leaves import is_none
 from jaxnets.optim.masking import chosen_by, masked
 from jaxnets.optim.partition import partition
-from jaxnets.optim.transform import GradientTransformation, State, Updates, empty_state
+from jaxnets.optim.stateless import set_to_zero
+from jaxnets.optim.transform import GradientTransformation
 from jaxnets.types import Params, PyTree
-
-
-@by_value
-def _zero() -> GradientTransformation:
-    def update(
-        updates: Updates, state: State, params: Params | None = None, **extra: Any
-    ) -> tuple[Updates, State]:
-        return map_updates(jnp.zeros_like, updates), state
-
-    return GradientTransformation(empty_state, update)
 
 
 @by_value
@@ -55,7 +45,7 @@ def selective_transform(
     Example:
       >>> optimizer = selective_transform(adam(1e-3), freeze_mask="^encoder/")
     """
-    return partition({"train": optimizer, "freeze": _zero()}, _labels(freeze_mask))
+    return partition({"train": optimizer, "freeze": set_to_zero()}, _labels(freeze_mask))
 
 
 def freeze(mask: Mask, optimizer: GradientTransformation | None = None) -> GradientTransformation:
@@ -72,4 +62,4 @@ def freeze(mask: Mask, optimizer: GradientTransformation | None = None) -> Gradi
     """
     if optimizer is not None:
         return selective_transform(optimizer, freeze_mask=mask)
-    return masked(_zero(), mask)
+    return masked(set_to_zero(), mask)

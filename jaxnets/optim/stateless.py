@@ -7,19 +7,22 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.optim.calls import by_value
-from jaxnets.optim.leaves import map_updates
 from jaxnets.optim.transform import EmptyState, GradientTransformation, State, Updates, empty_state
 from jaxnets.types import Array, Params
 
 
 @by_value
 def set_to_zero() -> GradientTransformation:
-    """`u = 0`: the parameters stay as they are."""
+    """`u = 0`: the parameters stay as they are, integers among them."""
+
+    def zero(g: Any) -> Any:
+        # the gradient of an integer, of JAX's dtype float0, is zero already
+        return g if jnp.result_type(g) == jax.dtypes.float0 else jnp.zeros_like(g)
 
     def update(
         updates: Updates, state: State, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, State]:
-        return map_updates(jnp.zeros_like, updates), state
+        return jax.tree.map(zero, updates), state
 
     return GradientTransformation(empty_state, update)
 

@@ -158,14 +158,14 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
 def apply_updates(params: Params, updates: Updates) -> Params:
     """`params + updates`, leaf by leaf, in the dtypes of `params`.
 
-    A parameter whose update is None stays as it is.
+    A parameter whose update is None, or an integer's gradient (`float0`), stays as it is.
 
     Raises:
       ValueError: if the two trees or the shapes of two leaves do not match.
     """
 
     def add(p: Any, u: Any) -> Any:
-        if p is None or u is None:
+        if p is None or u is None or jnp.result_type(u) == jax.dtypes.float0:
             return p
         if jnp.shape(p) != jnp.shape(u):
             raise ValueError(

@@ -227,3 +227,19 @@ def test_names_of_a_chain_must_differ():
         optim.named_chain(("a", optim.sgd(0.1))).update(GRADS, {"b": ()})
     with pytest.raises(TypeError, match="pair, is needed, got function"):
         optim.masked(optim.adam, True)
+
+
+def test_frozen_integers():
+    """`allow_int` gradients of integers are of a dtype of their own; the rest trains."""
+    params = {"table": jnp.arange(3), "kernel": jnp.ones(3)}
+
+    def loss(params):
+        return jnp.sum(params["kernel"] * params["table"])
+
+    optimizer = optim.freeze("table", optim.adam(0.1))
+    grads = jax.grad(loss, allow_int=True)(params)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    moved = optim.apply_updates(params, updates)
+    np.testing.assert_array_equal(moved["table"], params["table"])
+    assert moved["table"].dtype == params["table"].dtype
+    np.testing.assert_allclose(moved["kernel"], [1.0, 0.9, 0.9], rtol=1e-6)
