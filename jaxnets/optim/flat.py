@@ -1,5 +1,6 @@
 """An elementwise optimizer over packed parameters: few long buffers instead of many leaves."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ _MIXING = {
     "reduce_window_max", "reduce_window_min", "reduce_window_sum", "rev", "scatter", "scatter-add",
     "sort", "transpose",
 }  # fmt: skip
+# of these a program for a matrix may have more than one for a number
+_SHAPING = {"broadcast_in_dim", "reshape", "squeeze", "convert_element_type"}
 
 
 class FlatState(NamedTuple):
@@ -35,19 +38,53 @@ def _jaxprs(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _first_mixing(jaxpr: Any, shapes: set[tuple[int, ...]]) -> str | None:
-    """The first operation in which an element of a buffer meets another."""
+def _operations(jaxpr: Any, shapes: set[tuple[int, ...]]) -> Iterator[str]:
+    """The names of all operations, in order.
+
+    Raises:
+      ValueError: for one in which an element of an array of `shapes` meets another.
+    """
     for equation in jaxpr.eqns:
-        inner = [j for value in equation.params.values() for j in _jaxprs(value)]
+        inside = [j for value in equation.params.values() for j in _jaxprs(value)]
+        for inner in inside:
+            yield from _operations(inner, shapes)
         name: str = equation.primitive.name
-        for jaxpr_inside in inner:
-            if found := _first_mixing(jaxpr_inside, shapes):
-                return found
         seen = {v.aval.shape for v in equation.invars if hasattr(v.aval, "shape")} & shapes
         kept = all(v.aval.shape in seen for v in equation.outvars)
-        if not inner and seen and (not kept or name in _MIXING):
-            return name
-    return None
+        if not inside and seen and (not kept or name in _MIXING):
+            raise ValueError(
+                f"flat: the optimizer must treat each element on its own, got one that uses {name};"
+                " put what looks at several elements around flat, as in "
+                "chain(clip_by_global_norm(1.0), flat(adam(1e-3)))"
+            )
+        if name not in _SHAPING:
+            yield name
+
+
+def _require_elementwise(
+    inner: GradientTransformation, layout: Layout, g: Any, p: Any, extra: Any
+) -> None:
+    """Raise `ValueError` unless `inner` does to an element what it would do in its own leaf."""
+
+    def operations(g: Any, p: Any) -> list[str]:
+        def step(g: Any, p: Any) -> Any:
+            return inner.update(g, inner.init(g if p is None else p), p, **extra)
+
+        shapes = {leaf.shape for leaf in g.values() if leaf.size > 1}
+        return list(_operations(jax.make_jaxpr(step)(g, p), shapes))
+
+    def shaped(buffers: Any, shape: tuple[int, ...]) -> Any:
+        return jax.tree.map(
+            lambda b: jax.ShapeDtypeStruct(shape if b.size else b.shape, b.dtype), buffers
+        )
+
+    of_buffers = operations(g, p)
+    for shape in {place.shape for place in layout.places if math.prod(place.shape)}:
+        if operations(shaped(g, shape), shaped(p, shape)) != of_buffers:
+            raise ValueError(
+                "flat: the optimizer must treat all leaves alike, got one that does otherwise with "
+                f"leaves of shape {shape}; choose leaves by groups and path rules, not by shape"
+            )
 
 
 @by_value
@@ -71,11 +108,12 @@ def flat(
       groups, largest: as for `pack`, where parameters are leaves.
 
     Returns:
-      A transformation whose results are those of `inner` on the leaves, up to rounding.
+      A transformation whose results are those of `inner` on the leaves, up to rounding; noise is
+      drawn for buffers.
 
     Raises:
-      ValueError: if `inner` mixes elements, gradients are not of the leaves that `init` saw (None
-        is no gradient here), or as `pack` does.
+      ValueError: (when traced) if `inner` mixes elements or goes by the shapes of leaves, gradients
+        are not of the leaves that `init` saw (None is no gradient here), or as `pack` does.
 
     Example:
       >>> packed, optimizer = pack(params), flat(adamw(1e-3))
@@ -110,19 +148,10 @@ def flat(
                 raise ValueError(f"flat: {what} are packed otherwise than init's params were")
             return packed.buffers
 
-        def update_buffers(g: Updates, s: State, p: Params | None) -> tuple[Updates, State]:
-            return inner.update(g, s, p, **extra)
-
         g = buffers(updates, "gradients")
         p = None if params is None else buffers(params, "params")
-        jaxpr = jax.make_jaxpr(update_buffers)(g, state.inner_state, p)
-        if mixing := _first_mixing(jaxpr, {leaf.shape for leaf in g.values() if leaf.size > 1}):
-            raise ValueError(
-                f"flat: the optimizer must treat each element on its own, got one that uses "
-                f"{mixing}; put what looks at several elements around flat, as in "
-                "chain(clip_by_global_norm(1.0), flat(adam(1e-3)))"
-            )
-        u, inner_state = update_buffers(g, state.inner_state, p)
+        _require_elementwise(inner, layout, g, p, extra)
+        u, inner_state = inner.update(g, state.inner_state, p, **extra)
         moved = Packed(u, layout)
         after = FlatState(inner_state, layout)
         return (moved if isinstance(updates, Packed) else unpack(moved)), after

@@ -33,6 +33,30 @@ def test_as_on_leaves(name, largest, x64):
     assert_trees_close(updates, want_updates, 1e-13)
 
 
+@pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda case: case.name)
+def test_never_silently_another(case, x64):
+    """An optimizer that looks beyond an element is refused; all others do as on leaves."""
+    params = case.params(jnp.float64)
+
+    def two_steps(optimizer):
+        moved, state = params, optimizer.init(params)
+        for t in range(2):
+            grads = gradients(params, t)
+            extra = case.extra(moved, grads)
+            updates, state = optimizer.update(grads, state, moved, **extra)
+            moved = optim.apply_updates(moved, updates)
+        return moved
+
+    try:
+        got = two_steps(optim.flat(case.ours()))
+    except (ValueError, TypeError):
+        assert case.name not in EACH_ELEMENT
+        return
+    if "noisy" in case.name:
+        return
+    assert_trees_close(got, two_steps(case.ours()), 1e-12)
+
+
 @pytest.mark.parametrize("largest", [None, 10])
 def test_kept_packed(largest, x64):
     """A loss of many leaves, whose gradient arrives packed."""
