@@ -57,6 +57,7 @@ class Line(NamedTuple):
 
 @contextmanager
 def new_figure(width: float, height: float) -> Iterator["Figure"]:
+    """A figure of so many inches, in the style of all plots while it is drawn on."""
     from matplotlib import style
     from matplotlib.figure import Figure
 
