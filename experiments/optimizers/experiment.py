@@ -54,7 +54,7 @@ class Config:
     seeds: int | None = None
     """how many nets per rate, with seeds one after the other (3)"""
     quick: bool = False
-    """six rates, 400 steps and two epochs of a single seed, unless other flags say how many"""
+    """six rates, 1000 steps and two epochs of a single seed, unless other flags say how many"""
     runs: Path = Path("runs")
     """where a folder for this run is made"""
     folder: Path | None = None
@@ -77,7 +77,7 @@ def settle(config: Config) -> Amounts:
       UsageError: naming the flag that is out of range.
     """
     chosen(config.optimizers)
-    defaults = Amounts(6, 400, 2, 1) if config.quick else Amounts(16, 2000, 0, 3)
+    defaults = Amounts(6, 1000, 2, 1) if config.quick else Amounts(16, 2000, 0, 3)
     if not config.quick:
         defaults = defaults._replace(epochs=EPOCHS.get(config.data, 2))
     given = {name: getattr(config, name) for name in Amounts._fields}

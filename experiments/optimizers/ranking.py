@@ -38,7 +38,8 @@ def _tenth(values: NDArray[np.float64]) -> int:
 def late_mean(values: NDArray[np.float64]) -> float:
     """The mean of the last tenth, infinite where one of them is not finite."""
     tail = values[-_tenth(values) :]
-    return float(tail.mean()) if np.isfinite(tail).all() else float("inf")
+    with np.errstate(over="ignore"):
+        return float(tail.mean()) if np.isfinite(tail).all() else float("inf")
 
 
 def best(values: NDArray[np.float64], rates: NDArray[np.float64], noisy: bool) -> Best:

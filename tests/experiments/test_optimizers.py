@@ -17,7 +17,7 @@ from experiments.optimizers import descent, families, functions, images, ranking
 from experiments.optimizers.experiment import Amounts, Config, settle
 from jaxnets import models, optim
 
-NAMES = ["sgd", "momentum", "adam", "schedule_free_sgd", "lbfgs", "muon", "adamw"]
+NAMES = ["sgd", "momentum", "lbfgs", "muon", "adamw"]
 RUN = ["optimizers", "--quick", "--optimizers", *NAMES]
 
 
@@ -35,25 +35,17 @@ def records(finished):
 
 def test_a_run_leaves_its_config_metrics_pictures_and_report(finished, records):
     config = json.loads((finished / "config.json").read_text())["config"]
-    assert (config["rates"], config["steps"], config["epochs"], config["seeds"]) == (6, 400, 2, 1)
+    assert (config["rates"], config["steps"], config["epochs"], config["seeds"]) == (6, 1000, 2, 1)
     rates = sorted({record["rate"] for record in records})
     np.testing.assert_allclose(rates, np.geomspace(1e-4, 10, 6), rtol=1e-5)
     on_functions = [r for r in records if "function" in r]
-    # five in the plane; Muon and its four references on the matrix
-    assert len(on_functions) == 6 * (5 * 6 + 5)
+    # three in the plane; Muon and its four references on the matrix
+    assert len(on_functions) == 6 * (3 * 6 + 5)
     on_images = [r for r in records if "seed" in r]
     assert {r["optimizer"] for r in on_images} == set(NAMES) - {"lbfgs"}
-    assert len(on_images) == 6 * 6
+    assert len(on_images) == 6 * 4
     pictures = {path.stem for path in finished.glob("*.png")}
-    assert pictures == {
-        "arrivals",
-        "accuracies",
-        "descent",
-        "adam",
-        "tuners",
-        "curvature",
-        "matrices",
-    }
+    assert pictures == {"arrivals", "accuracies", "descent", "curvature", "matrices"}
     html = (finished / "report.html").read_text()
     assert html.count("data:image/png;base64,") == len(pictures)
     assert not re.search(r'(src|href)="(?!data:)', html)
@@ -67,14 +59,15 @@ def fewest(records, function, optimizer):
 
 
 def test_known_orders_of_convergence_are_seen(records):
-    sgd, momentum, adam, lbfgs = (
-        fewest(records, "ill-conditioned", name) for name in ("sgd", "momentum", "adam", "lbfgs")
+    sgd, momentum, lbfgs = (
+        fewest(records, "ill-conditioned", name) for name in ("sgd", "momentum", "lbfgs")
     )
-    # κ = 1000: about √κ steps with momentum, κ without; a quadratic in two dimensions for L-BFGS
-    assert lbfgs < 10 < momentum < 300 < sgd
-    assert lbfgs < adam
+    # a quadratic in two dimensions for L-BFGS; momentum ten times as fast along the valley
+    assert lbfgs < 10 < momentum < 700 < sgd
     assert fewest(records, "matrix", "momentum") < fewest(records, "matrix", "sgd")
     assert fewest(records, "Rosenbrock", "lbfgs") < 50 < fewest(records, "Rosenbrock", "sgd")
+    # steps of a fixed length circle the minimum
+    assert fewest(records, "matrix", "muon") == np.inf
     assert fewest(records, "saddle", "momentum") < np.inf
     # with a fixed rate, noise lets none arrive
     assert fewest(records, "noisy", "momentum") == np.inf
@@ -84,7 +77,7 @@ def test_images_are_learned_at_a_fitting_rate_and_not_at_another(records):
     accuracy = {
         (r["optimizer"], round(r["rate"], 5)): r["test_accuracy"] for r in records if "seed" in r
     }
-    assert accuracy["adam", 0.01] > 0.85 > 0.5 > accuracy["adam", 0.0001]
+    assert accuracy["adamw", 0.01] > 0.85 > 0.5 > accuracy["adamw", 0.0001]
     assert accuracy["momentum", 0.1] > 0.85 > 0.5 > accuracy["momentum", 10.0]
 
 
@@ -166,6 +159,8 @@ def test_arriving_is_staying():
     assert ranking.steps_to(np.zeros(20), 0.5) == 0
     assert ranking.late_mean(np.arange(20.0)) == 18.5
     assert ranking.late_mean(np.full(20, np.nan)) == np.inf
+    # finite, and their sum is not
+    assert ranking.late_mean(np.full(20, 1e308)) == np.inf
 
 
 def test_the_best_rate_arrives_first_or_else_ends_lowest_and_edges_are_flagged():
@@ -234,7 +229,7 @@ def test_the_optimizers_are_the_librarys_and_each_has_one_row():
 
 
 def test_quick_leaves_other_flags_alone():
-    assert settle(Config(quick=True, rates=4, seeds=2)) == Amounts(4, 400, 2, 2)
+    assert settle(Config(quick=True, rates=4, seeds=2)) == Amounts(4, 1000, 2, 2)
     assert settle(Config()) == Amounts(16, 2000, 20, 3)
     assert settle(Config(data="fashion-mnist")).epochs == 2
     assert dataclasses.replace(Config(), quick=True) == Config(quick=True)
