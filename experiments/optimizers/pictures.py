@@ -49,7 +49,7 @@ def trajectories(functions: Sequence[Function], tracks: Sequence[Track]) -> "Fig
             axes.plot(*function.start, "o", color="black", markersize=7, zorder=9)
             for minimum in function.minima:
                 axes.plot(
-                    *minimum, "*", color="gold", markeredgecolor="black", markersize=15, zorder=8
+                    *minimum, "*", color="gold", markeredgecolor="black", markersize=19, zorder=8
                 )
             axes.set_title(function.name)
         _legend(figure, [track.name for track in tracks])
@@ -129,11 +129,13 @@ def arrivals(functions: Sequence[Function], tracks: Sequence[Track]) -> "Figure"
     steps = np.array([[np.nan if b.steps is None else b.steps for b in t.best] for t in tracks])
     with new_figure(2.4 + 1.25 * len(functions), 0.9 + 0.25 * len(tracks)) as figure:
         axes = figure.subplots()
-        axes.imshow(np.log10(steps), cmap="viridis", aspect="auto", alpha=0.75)
+        axes.imshow(np.log10(steps), cmap="YlGn_r", aspect="auto", vmin=0)
         for row, track in enumerate(tracks):
             for column, best in enumerate(track.best):
                 text = f"{best.late:.1e}" if best.steps is None else f"{best.steps}"
-                style: dict[str, Any] = {"style": "italic"} if best.steps is None else {}
+                style: dict[str, Any] = {"style": "italic", "color": "#777777"}
+                if best.steps is not None:
+                    style = {"color": "white" if best.steps < 40 else "black"}
                 axes.text(column, row, text, ha="center", va="center", fontsize=8, **style)
         _name(axes, [track.name for track in tracks], [function.name for function in functions])
     return figure

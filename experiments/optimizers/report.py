@@ -125,7 +125,8 @@ def _at_a_glance(run: Run, results: Results) -> list[Section]:
         "arrivals.png",
         pictures.arrivals(PLANE, tracks),
         f"Steps until the loss is at most {TOLERANCE:g} for good, at each optimizer's best rate "
-        "for each function; in italics, where it does not arrive, the mean loss at the end.",
+        "for each function, darker where fewer; in italics, where it does not arrive, the mean "
+        "loss at the end.",
     )
     return [Section("At a glance", [picture])]
 
