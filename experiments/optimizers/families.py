@@ -1,7 +1,7 @@
 """Every optimizer of the experiment, by family, as a function of its learning rate alone.
 
-All else is the default, but for weight decay: it moves the minimum, and is 0 outside its
-own family.
+All else is the default, but for weight decay, which moves the minimum, and is 0 outside its
+own family, and for how often Shampoo takes roots.
 """
 
 from collections.abc import Callable, Iterable
@@ -45,6 +45,8 @@ def _averaged(name: str, make: Callable[[Array], Any]) -> Contender:
 
 
 _SHARPNESS = optim.chain(optim.normalize(), optim.sgd(0.05))
+
+_LONGEST_AXIS = 512
 
 SGD = Contender("sgd", optim.sgd)
 MOMENTUM = Contender("momentum", lambda rate: optim.sgd(rate, momentum=0.9))
@@ -162,8 +164,19 @@ FAMILIES = (
         "Preconditioners of matrices",
         (
             Contender("muon", optim.muon),
-            Contender("shampoo", optim.shampoo),
-            Contender("soap", lambda rate: optim.soap(rate, weight_decay=0.0)),
+            # both alike: roots or bases every tenth step, and none for the pixels of large images
+            Contender(
+                "shampoo",
+                lambda rate: optim.shampoo(
+                    rate, precondition_frequency=10, max_precond_dim=_LONGEST_AXIS
+                ),
+                note="every tenth, roots of two matrices",
+            ),
+            Contender(
+                "soap",
+                lambda rate: optim.soap(rate, weight_decay=0.0, max_precond_dim=_LONGEST_AXIS),
+                note="every tenth, two QR decompositions",
+            ),
         ),
         arena="matrix",
     ),

@@ -30,7 +30,8 @@ from experiments.run import Run, read_config, write_bytes, write_text
 
 METHOD = (
     "Every optimizer runs at every learning rate of the same grid, {grid}; all else is its "
-    "default, without weight decay but in the family of that name. A table shows each at its best "
+    "default (but Shampoo takes roots every tenth step, as SOAP does), without weight decay but in "
+    "the family of that name. A table shows each at its best "
     "rate: the number of steps until the loss is at most {tolerance:g} for good or, in brackets, "
     "the mean loss of the last tenth of {steps} steps where it is not. The minimum is 0. On the "
     "noisy function the mean alone counts. An asterisk marks a best rate at an end of the grid: "
