@@ -32,6 +32,10 @@ REGISTRY: dict[str, Experiment] = {
         "experiments.digits",
         "train a convolutional net on handwritten digits, our Adam beside Optax's",
     ),
+    "optimizers": Experiment(
+        "experiments.optimizers.experiment",
+        "every optimizer at every learning rate, on test functions and on images",
+    ),
 }
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import optimizers
+from experiments import named_optimizers
 from experiments.classification import Batch, Program, batch_of, make_program
 from experiments.data import Dataset, standardizer
 from experiments.errors import UsageError
@@ -160,7 +160,7 @@ def _program(training: Training, model: models.CNNConfig, name: str, examples: i
         rate = optim.cosine_decay_schedule(rate, per_epoch * training.epochs)
     return make_program(
         model,
-        optimizers.make(name, rate),
+        named_optimizers.make(name, rate),
         batch_size=training.batch_size,
         steps_per_epoch=per_epoch,
         patience=training.patience,

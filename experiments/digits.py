@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
-from experiments import optimizers
+from experiments import named_optimizers
 from experiments.classification import examine, model_config
 from experiments.curves import Training, split, train_curves
 from experiments.data import Dataset, fingerprint, load
@@ -84,7 +84,7 @@ def settle(config: Config) -> Amounts:
     Raises:
       UsageError: naming the flag that is out of range.
     """
-    optimizers.require_known(config.optimizer)
+    named_optimizers.require_known(config.optimizer)
     amounts = Amounts(
         batch_size=_default(config.batch_size, BATCH_SIZE.get(config.data, 128)),
         epochs=_default(config.epochs, 3 if config.quick else EPOCHS.get(config.data, 10)),
@@ -139,7 +139,7 @@ def _main(config: Config, amounts: Amounts) -> int:
     )
     wanted = [(config.optimizer, config.seed + i) for i in range(amounts.seeds)]
     if config.compare:
-        wanted.append((optimizers.counterpart(config.optimizer), config.seed))
+        wanted.append((named_optimizers.counterpart(config.optimizer), config.seed))
     opened = open_run(
         config.runs,
         "digits",

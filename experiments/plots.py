@@ -56,7 +56,8 @@ class Line(NamedTuple):
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator["Figure"]:
+def new_figure(width: float, height: float) -> Iterator["Figure"]:
+    """A figure of so many inches, in the style of all plots while it is drawn on."""
     from matplotlib import style
     from matplotlib.figure import Figure
 
@@ -67,7 +68,7 @@ def _figure(width: float, height: float) -> Iterator["Figure"]:
 
 def loss_curves(lines: Sequence[Line]) -> "Figure":
     """The loss of several runs over their steps, on a logarithmic axis if any is positive."""
-    with _figure(7.2, 4.0) as figure:
+    with new_figure(7.2, 4.0) as figure:
         axes = figure.subplots()
         _draw(axes, lines, "loss")
         if any(np.any(np.asarray(line.values) > 0) for line in lines):
@@ -77,7 +78,7 @@ def loss_curves(lines: Sequence[Line]) -> "Figure":
 
 def accuracy_curves(lines: Sequence[Line]) -> "Figure":
     """The accuracy (0 to 1) of several runs over their steps, in percent."""
-    with _figure(7.2, 4.0) as figure:
+    with new_figure(7.2, 4.0) as figure:
         axes = figure.subplots()
         percent = [line._replace(values=100 * np.asarray(line.values)) for line in lines]
         _draw(axes, percent, "accuracy (%)")
@@ -123,7 +124,7 @@ def gradient_norms(norms: ArrayLike, labels: ArrayLike, classes: Sequence[str]) 
     bins[0], bins[-1] = min(bins[0], values.min()), max(bins[-1], values.max())  # despite rounding
     counts = [np.histogram(values[of == index], bins)[0] for index in range(len(classes))]
     tallest = max(1, *(int(count.max()) for count in counts))
-    with _figure(7.2, 1.0 + 0.38 * len(classes)) as figure:
+    with new_figure(7.2, 1.0 + 0.38 * len(classes)) as figure:
         axes = figure.subplots()
         for row, count in enumerate(counts):
             base, height = -row, 0.85 * count / tallest
@@ -183,7 +184,7 @@ def hardest_examples(
     rows = -(-len(order) // columns)
     # names that would run into their neighbours' take two lines
     arrow = " → " if max(map(len, classes)) < 6 else " →\n"
-    with _figure(1.15 * columns, (1.55 if arrow == " → " else 1.75) * rows) as figure:
+    with new_figure(1.15 * columns, (1.55 if arrow == " → " else 1.75) * rows) as figure:
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat[len(order) :]:
             axes.axis("off")
@@ -237,7 +238,7 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: Sequenc
     diagonal = np.eye(n, dtype=bool)
     worst = max(float(shares[~diagonal].max(initial=0)), 1e-9)
     side = 2.2 + 0.48 * n
-    with _figure(side, side) as figure:
+    with new_figure(side, side) as figure:
         axes = figure.subplots()
         axes.imshow(np.ma.masked_where(~diagonal, shares), cmap="Blues", vmin=0, vmax=1.4)
         axes.imshow(np.ma.masked_where(diagonal, shares), cmap="Oranges", vmin=0, vmax=1.6 * worst)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cli, curves, digits, optimizers
+from experiments import cli, curves, digits, named_optimizers
 from experiments.classification import examine, example_loss, model_config
 from experiments.data import load
 from experiments.digits_report import compare
@@ -342,12 +342,12 @@ def test_the_default_config_names_98_percent_of_the_test_digits_rightly(tmp_path
 
 
 def test_every_optimizer_name_makes_an_optimizer():
-    for choice in optimizers.CHOICES:
-        made = optimizers.make(choice, 0.1)
+    for choice in named_optimizers.CHOICES:
+        made = named_optimizers.make(choice, 0.1)
         updates, _ = made.update(jnp.ones(2), made.init(jnp.ones(2)), jnp.ones(2))
         assert jnp.all(updates < 0)
-    pairs = {optimizers.counterpart(choice) for choice in optimizers.CHOICES}
-    assert pairs == set(optimizers.CHOICES)
+    pairs = {named_optimizers.counterpart(choice) for choice in named_optimizers.CHOICES}
+    assert pairs == set(named_optimizers.CHOICES)
 
 
 def test_the_same_seed_is_the_same_run(small, tmp_path):
