@@ -72,6 +72,22 @@ def test_numpy(options, keywords, x64):
     np.testing.assert_allclose(params, sophia(1e-3, 6, *options), rtol=1e-12)
 
 
+def test_mu_dtype():
+    """The momentum is stored rounded and used before it is; the curvature is not rounded."""
+    hyper = {"hessian_diagonal_fn": optim.identity(), "clip_threshold": None}
+    exact, rounded = (
+        optim.scale_by_sophia(**hyper),
+        optim.scale_by_sophia(**hyper, mu_dtype=jnp.bfloat16),
+    )
+    g = jnp.float32(START)
+    (want, state), (got, rounded_state) = (tx.update(g, tx.init(g), g) for tx in (exact, rounded))
+    np.testing.assert_array_equal(got, want)
+    assert rounded_state.mu.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(rounded_state.mu, state.mu.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(rounded_state.nu, state.nu)
+    assert rounded_state.nu.dtype == jnp.float32
+
+
 def mean_estimate(estimator, params, count, **extra):
     def step(state, _):
         diagonal, state = estimator.update(params, state, params, **extra)

@@ -29,7 +29,9 @@ CASES = [
     same_call("rmsprop eps outside", lambda lib: lib.rmsprop(0.01, 0.99, eps_in_sqrt=False)),
     same_call(
         "rmsprop momentum",
-        lambda lib: lib.rmsprop(0.01, initial_scale=1.0, momentum=0.9, nesterov=True),
+        lambda lib: lib.rmsprop(
+            lib.cosine_decay_schedule(0.01, 200), initial_scale=1.0, momentum=0.9, nesterov=True
+        ),
     ),
     same_call("rmsprop corrected", lambda lib: lib.rmsprop(0.01, bias_correction=True)),
     same_call("rmsprop centered", lambda lib: lib.rmsprop(0.01, centered=True)),

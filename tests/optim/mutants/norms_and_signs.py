@@ -53,7 +53,8 @@ MUTANTS = [
         ("ratio upside down", "trust_coefficient * param_norm / divisor", "trust_coefficient * divisor / param_norm"),
         ("eps lost", "update_norm + eps)", "update_norm)"),
         ("norm of the gradient's squares", "jnp.maximum(norm(g), min_norm)", "jnp.maximum(norm(g) ** 2, min_norm)"),
-        ("no trust where a norm is 0", "(param_norm == 0) | (update_norm == 0)", "update_norm == 0", _trajectory("lars")),
+        ("0 / 0 without gradients", "(param_norm == 0) | (update_norm == 0)", "param_norm == 0", _trajectory("lars")),
+        ("parameters of 0 stay", "(param_norm == 0) | (update_norm == 0)", "update_norm == 0", "test_norms_and_signs.py -k parameters_of_0"),
         (
             "decay after the ratio",
             "add_decayed_weights(weight_decay, weight_decay_mask),\n        scale_by_trust_ratio(trust_coefficient=trust_coefficient, eps=eps, mask=trust_ratio_mask),",
@@ -114,7 +115,7 @@ MUTANTS = [
         ("sum instead of average", "m = (1 - b1) * scaled + b1 * m", "m = scaled + b1 * m"),
         ("sign of the momentum", "m = (1 - b1) * scaled + b1 * m", "m = (1 - b1) * scaled - b1 * m"),
         ("average instead of sum", "jnp.where(b2 == 1, 1, 1 - b2)", "1 - b2"),
-        ("NaN where nothing was seen", "jnp.where(s > 0, rsqrt(s + eps), 0)", "rsqrt(s + eps)", "test_norms_and_signs.py -k sm3_of_scalars"),
+        ("NaN where nothing was seen", "jnp.where(s > 0, rsqrt(s + eps), 0)", "rsqrt(s + eps)", "test_norms_and_signs.py -k sm3_stands_still"),
         ("covers in bfloat16", "jax.tree.map(accumulators, params), real=True", 'jax.tree.map(accumulators, params), dtype="bfloat16"'),
         ("complex covers", "jax.tree.map(accumulators, params), real=True", "jax.tree.map(accumulators, params)", _COMPLEX),
     ),
@@ -147,7 +148,6 @@ MUTANTS = [
         ("norm not squared", "g / divisor * length", "g * length"),
         ("sps+ ignored", 'if variant == "sps+":', "if False:"),
         ("scaled after the measurement", "chain(sgd(scaling), scale_by_polyak(f_min, max_learning_rate, eps, variant))", "chain(scale_by_polyak(f_min, max_learning_rate, eps, variant), sgd(scaling))"),
-        ("no gradient is 0 / 0", "jnp.where(norm == 0, 1, norm)", "norm", "test_norms_and_signs.py -k polyak_of_large", "where the norm is 0, `still` is chosen"),
     ),
     *mutants(
         "noisy_sgd",
