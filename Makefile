@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test lint types download bench wheel clean
+.PHONY: demo test mutations lint types download bench wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -11,6 +11,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
+
+# whether the tests notice wrong optimizers
+mutations: $(INSTALLED)
+	$(BIN)/python -m tests.optim.mutations $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

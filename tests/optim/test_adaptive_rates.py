@@ -162,7 +162,11 @@ RISING = np.array([0.0, 0.0625, 0.125, 0.125, 0.125, 0.125, 0.125])
         ),
         (
             lambda: optim.prodigy(
-                optim.linear_schedule(0.0, 1.0, 4), (0.8, 0.9), estim_lr0=0.1, safeguard_warmup=True
+                optim.linear_schedule(0.0, 1.0, 4),
+                (0.8, 0.9),
+                estim_lr0=0.1,
+                estim_lr_coef=5.0,
+                safeguard_warmup=True,
             ),
             prodigy(
                 np.array([0, 0.25, 0.5, 0.75, 1, 1]),
@@ -171,7 +175,7 @@ RISING = np.array([0.0, 0.0625, 0.125, 0.125, 0.125, 0.125, 0.125])
                 0.9**0.5,
                 1e-8,
                 0.1,
-                1.0,
+                5.0,
                 0.0,
                 safeguard=True,
             ),
@@ -259,6 +263,13 @@ def test_schedule_free_is_closer_to_float64_than_optax():
         errors.append(np.abs(np.asarray(params, np.float64) - want).max())
     assert errors[0] < 1e-5
     assert errors[0] <= errors[1]
+
+
+def test_schedule_free_stands_still_at_a_rate_of_0():
+    """Where nothing has weight yet, the average is not `0 / 0`."""
+    params, state = trajectory(optim.schedule_free_sgd(0.0))
+    np.testing.assert_array_equal(params, jnp.asarray(START))
+    np.testing.assert_array_equal(state.z, params)
 
 
 def test_state_dtype_is_that_of_z():

@@ -41,51 +41,56 @@ sweeps = pytest.mark.parametrize(("build", "values"), SWEEPS.values(), ids=SWEEP
 
 
 @sweeps
-def test_vmap_equals_a_loop(build, values):
+def test_sweep(build, values):
+    """A `vmap` is a loop, a constant schedule is its number, and stairs take effect at their step.
+
+    On a matrix and a vector: what hyper-parameters do is done in each leaf alike.
+    """
     params = make_params()
+    params = {"dense": params["dense"], "bias": params["tiny"]}
+    grads = [gradients(params, t) for t in range(2)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
 
-    def updates_of(value):
-        optimizer = build(value)
-        state = optimizer.init(params)
-        for t in range(3):
-            updates, state = optimizer.update(gradients(params, t), state, params)
-        return updates
+    def scanned_updates(hyper):
+        optimizer = build(hyper)
 
-    swept = jax.vmap(updates_of)(jnp.asarray(values))
-    for i, value in enumerate(values):
-        one = jax.tree.map(lambda x, i=i: x[i], swept)
-        assert_trees_close(one, updates_of(value), 2e-5)
+        def step(state, g):
+            updates, state = optimizer.update(g, state, params)
+            return state, updates
 
+        return jax.lax.scan(step, optimizer.init(params), stacked)[1]
 
-@sweeps
-def test_constant_schedule_is_the_number(build, values):
-    """A schedule gets its count and changes nothing else."""
-    params = make_params()
-    number, schedule = build(values[1]), build(optim.constant_schedule(values[1]))
-    state, scheduled_state = number.init(params), schedule.init(params)
-    for t in range(2):
-        grads = gradients(params, t)
-        want, state = number.update(grads, state, params)
-        got, scheduled_state = schedule.update(grads, scheduled_state, params)
+    def eager_steps(optimizer):
+        state, steps = optimizer.init(params), []
+        for g in grads:
+            updates, state = optimizer.update(g, state, params)
+            steps.append((updates, state))
+        return steps
+
+    loop = [eager_steps(build(value)) for value in values]
+    constant = build(optim.constant_schedule(values[1]))
+    assert constant == build(optim.constant_schedule(values[1]))
+    for (got, _), (want, _) in zip(eager_steps(constant), loop[1], strict=True):
         assert_trees_close(got, want, 1e-6)
-    assert schedule == build(optim.constant_schedule(values[1]))
 
-
-@sweeps
-def test_schedule_takes_effect_at_its_step(build, values):
-    """The first step sees 0, the next one 1, under jit too."""
-    if build in [build for name, (build, _) in SWEEPS.items() if "initial" in name]:
-        pytest.skip("is used at init only")
-    params = make_params()
     assert values[0] != values[1]
-    stairs = build(lambda step: jnp.where(step < 1, values[0], values[1]))
-    before, after = build(values[0]), build(values[1])
-    state, scheduled_state = before.init(params), stairs.init(params)
-    for t, number in enumerate((before, after)):
-        grads = gradients(params, t)
-        want, state = number.update(grads, state, params)
-        got, scheduled_state = jax.jit(stairs.update)(grads, scheduled_state, params)
-        assert_trees_close(got, want, 1e-5)
+    swept, on_stairs = jax.jit(
+        lambda values: (
+            jax.vmap(scanned_updates)(values),
+            scanned_updates(lambda step: jnp.where(step < 1, *values)),
+        )
+    )(jnp.asarray(values))
+    for i, steps in enumerate(loop):
+        for t, (want, _) in enumerate(steps):
+            assert_trees_close(jax.tree.map(lambda x, at=(i, t): x[at], swept), want, 2e-5)
+
+    if build in [build for name, (build, _) in SWEEPS.items() if "initial" in name]:
+        return  # used at init only
+    # the first step sees 0, the next one 1
+    first, state = loop[0][0]
+    second, _ = build(values[1]).update(grads[1], state, params)
+    for t, want in enumerate((first, second)):
+        assert_trees_close(jax.tree.map(lambda x, t=t: x[t], on_stairs), want, 2e-5)
 
 
 def test_scheduled_momentum_against_inject_hyperparams():

@@ -56,8 +56,10 @@ def final(optimizer, start=START, gradients=GRADIENTS):
     [
         (lambda: optim.muon(0.1, eps=0.1), muon(0.1, eps=0.1)),
         (
-            lambda: optim.muon(0.1, beta=0.8, nesterov=False, weight_decay=0.1, consistent_rms=0.2),
-            muon(0.1, 0.8, nesterov=False, decay=0.1, rms=0.2),
+            lambda: optim.muon(
+                0.1, beta=0.8, eps=0.1, nesterov=False, weight_decay=0.1, consistent_rms=0.2
+            ),
+            muon(0.1, 0.8, 0.1, nesterov=False, decay=0.1, rms=0.2),
         ),
         (lambda: optim.muon(0.1, adaptive=True), muon(0.1, adaptive=True)),
     ],

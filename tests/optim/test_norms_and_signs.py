@@ -262,6 +262,21 @@ def test_sm3_of_scalars_is_adagrad_with_momentum():
         np.testing.assert_allclose(updates["scalar"], -0.1 / t**0.5, rtol=1e-6)
 
 
+def test_sm3_stands_still_where_nothing_was_seen():
+    """Also without eps."""
+    g = jnp.array([[0.0, 0.0], [0.0, 2.0]])
+    optimizer = optim.scale_by_sm3(b1=0.0, eps=0.0)
+    updates, _ = optimizer.update(g, optimizer.init(g))
+    np.testing.assert_allclose(updates, jnp.sign(g), rtol=1e-6)
+
+
+def test_parameters_of_0_move_with_their_gradients():
+    g = jnp.array([3.0, -4.0])
+    for optimizer in (optim.scale_by_trust_ratio(), optim.scale_by_trust_ratio(eps=0.1)):
+        updates, _ = optimizer.update(g, optimizer.init(g), 0 * g)
+        np.testing.assert_array_equal(updates, g)
+
+
 def test_polyak_of_large_and_of_no_gradients():
     optimizer = optim.polyak_sgd()
     g = jnp.array([3e20, 4e20])

@@ -1,5 +1,7 @@
 """Parameters, gradients and runs for the tests of optimizers."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,15 +49,18 @@ def gradients(params, step):
     return grads
 
 
-def run(optimizer, params, steps=STEPS, grad_dtype=None, extra=None):
-    """Params and state after a run in one scan, and all its updates.
+@partial(jax.jit, static_argnames="steps")
+def all_gradients(params, steps):
+    """Those of the first steps, stacked; compiled once for all parameters of the same shapes."""
+    return jax.vmap(lambda t: gradients(params, t))(jnp.arange(steps))
+
+
+def scanned(optimizer, extra=None):
+    """`((params, state), gradients) -> ((params, state), updates)`, one scan, compiled.
 
     The gradients are the same bits whatever the optimizer does, so that two runs compare the
     optimizers, and neither how chaotic a loss is nor how a compiler rounds its gradient.
     """
-    all_grads = jax.jit(jax.vmap(lambda t: gradients(params, t)))(jnp.arange(steps))
-    if grad_dtype is not None:
-        all_grads = jax.tree.map(lambda g: g.astype(grad_dtype), all_grads)
 
     def step(carry, grads):
         moved, state = carry
@@ -63,6 +68,14 @@ def run(optimizer, params, steps=STEPS, grad_dtype=None, extra=None):
         updates, state = optimizer.update(grads, state, moved, **keywords)
         return (optax.apply_updates(moved, updates), state), updates
 
-    scan = jax.jit(lambda carry, all_grads: jax.lax.scan(step, carry, all_grads))
-    (moved, state), updates = scan((params, optimizer.init(params)), all_grads)
+    return jax.jit(lambda carry, grads: jax.lax.scan(step, carry, grads))
+
+
+def run(optimizer, params, steps=STEPS, grad_dtype=None, extra=None):
+    """Params and state after a run in one scan, and all its updates."""
+    grads = all_gradients(params, steps)
+    if grad_dtype is not None:
+        grads = jax.tree.map(lambda g: g.astype(grad_dtype), grads)
+    carry = (params, optimizer.init(params))
+    (moved, state), updates = scanned(optimizer, extra)(carry, grads)
     return moved, state, updates

@@ -26,7 +26,7 @@ CASES = [
     _contrib(
         "schedule_free momentum",
         lambda base, lib: lib.schedule_free(
-            base.sgd(0.1, momentum=0.5), base.linear_schedule(0.0, 0.1, 20)
+            base.sgd(0.1, momentum=0.5), base.warmup_cosine_decay_schedule(0.0, 0.1, 20, 200)
         ),
         rtol32=2e-5,
         same_updates=False,
@@ -80,7 +80,8 @@ CASES = [
     _contrib(
         "sam",
         lambda base, lib: lib.sam(
-            base.sgd(0.1, momentum=0.9), base.chain(lib.normalize(), base.sgd(0.05))
+            base.sgd(0.1, momentum=0.9),
+            base.chain(lib.normalize(), base.sgd(0.05, momentum=0.5)),
         ),
     ),
     _contrib(

@@ -26,20 +26,23 @@ CASES = [
     same_call("adagrad", lambda lib: lib.adagrad(0.1)),
     same_call("adagrad from 0", lambda lib: lib.adagrad(0.1, 0.0, 1e-10)),
     same_call("rmsprop", lambda lib: lib.rmsprop(0.01)),
-    same_call("rmsprop eps outside", lambda lib: lib.rmsprop(0.01, 0.99, eps_in_sqrt=False)),
     same_call(
         "rmsprop momentum",
-        lambda lib: lib.rmsprop(0.01, initial_scale=1.0, momentum=0.9, nesterov=True),
+        lambda lib: lib.rmsprop(
+            lib.cosine_decay_schedule(0.01, 200), initial_scale=1.0, momentum=0.9, nesterov=True
+        ),
     ),
-    same_call("rmsprop corrected", lambda lib: lib.rmsprop(0.01, bias_correction=True)),
+    same_call(
+        "rmsprop corrected eps outside",
+        lambda lib: lib.rmsprop(0.01, 0.99, eps_in_sqrt=False, bias_correction=True),
+    ),
     same_call("rmsprop centered", lambda lib: lib.rmsprop(0.01, centered=True)),
     same_call(
         "rmsprop centered corrected",
         lambda lib: lib.rmsprop(0.01, centered=True, bias_correction=True, initial_scale=0.1),
     ),
     same_call("adam", lambda lib: lib.adam(0.01)),
-    same_call("adam constants", lambda lib: lib.adam(0.01, b1=0.8, b2=0.95, eps=1e-3)),
-    same_call("adam eps_root", lambda lib: lib.adam(0.01, eps_root=1e-6)),
+    same_call("adam constants", lambda lib: lib.adam(0.01, 0.8, 0.95, eps=1e-3, eps_root=1e-6)),
     same_call("adam nesterov", lambda lib: lib.adam(0.01, nesterov=True)),
     same_call(
         "adam step decay",
