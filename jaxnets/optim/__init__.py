@@ -5,16 +5,9 @@
     updates, state = optimizer.update(gradients, state, params)
     params = apply_updates(params, updates)
 
-Where they differ from Optax, it is on purpose:
-
-- Arithmetic and moments are float32 at least. Optax's are of the parameters' dtype: zero gradients
-  in float16 give NaN, and in bfloat16 the second moment cannot decay.
-- States keep their dtypes from step to step, whatever the gradients' dtype.
-- `clip_by_global_norm` does not overflow, and its derivative at 0 is finite.
-- Centered RMSProp stays finite where rounding makes the variance negative.
-- Second moments of complex parameters are real.
-- Any hyper-parameter may be a schedule, not only learning rate and weight decay.
-- Numbers out of range, masks that match nothing and mismatched trees are errors.
+Names, arguments, defaults, states and numbers are Optax's, except where the table of differences in
+docs/optimizers.md says so: arithmetic and moments are float32 at least, any hyper-parameter may be
+a schedule or a traced array, and bad input is an error.
 """
 
 from jaxnets.optim.accumulate import (
