@@ -5,18 +5,9 @@
     updates, state = optimizer.update(gradients, state, params)
     params = apply_updates(params, updates)
 
-Where they differ from Optax, it is on purpose:
-
-- Arithmetic and moments are float32 at least. Optax's are of the parameters' dtype: zero gradients
-  in float16 give NaN, and in bfloat16 the second moment cannot decay.
-- States keep their dtypes from step to step, whatever the gradients' dtype.
-- `clip_by_global_norm` does not overflow, and its derivative at 0 is finite.
-- Centered RMSProp stays finite where rounding makes the variance negative.
-- Second moments of complex parameters are real.
-- States hold copies: parameters and states may both be donated.
-- Prodigy, normalized SAM and line searches recover from zero gradients and losses without value.
-- Any hyper-parameter may be a schedule, not only learning rate and weight decay.
-- Numbers out of range, masks that match nothing and mismatched trees are errors.
+Names, arguments, defaults, states and numbers are Optax's, except where the table of differences in
+docs/optimizers.md says so: arithmetic and moments are float32 at least, any hyper-parameter may be
+a schedule or a traced array, and bad input is an error.
 """
 
 from jaxnets.optim.accumulate import (
@@ -113,6 +104,10 @@ from jaxnets.optim.inject import (
     inject_hyperparams,
     inject_stateful_hyperparams,
 )
+from jaxnets.optim.layer_distance import (
+    ScaleByDistanceOverGradientsState,
+    scale_by_distance_over_gradients,
+)
 from jaxnets.optim.lbfgs import ScaleByLBFGSState, lbfgs, scale_by_lbfgs
 from jaxnets.optim.linesearch import (
     BacktrackingLinesearchInfo,
@@ -129,11 +124,34 @@ from jaxnets.optim.loss_scale import (
 )
 from jaxnets.optim.masking import MaskedNode, MaskedState, masked
 from jaxnets.optim.mechanic import MechanicState, mechanize
+from jaxnets.optim.moments import (
+    bias_correction,
+    update_infinity_moment,
+    update_moment,
+    update_moment_per_elem_norm,
+)
 from jaxnets.optim.monitor import MonitorState, SnapshotState, measure_with_ema, monitor, snapshot
 from jaxnets.optim.muon import MuonState, muon, scale_by_muon, scale_by_shape
 from jaxnets.optim.nadam import ScaleByNadamState, nadam, nadamw, scale_by_nadam
+from jaxnets.optim.names import (
+    AdaptiveGradClipState,
+    AddDecayedWeightsState,
+    ClipByGlobalNormState,
+    ClipState,
+    ConditionFn,
+    MaskOrFn,
+    OptState,
+    ScaleByTrustRatioState,
+    ScaleState,
+    ShouldSkipUpdateFunction,
+    TransformInitFn,
+    TransformUpdateFn,
+    init_empty_state,
+    safe_int32_increment,
+)
 from jaxnets.optim.noise import AddNoiseState, add_noise, noisy_sgd
 from jaxnets.optim.novograd import ScaleByNovogradState, novograd, scale_by_novograd
+from jaxnets.optim.numerics import global_norm, safe_increment, safe_norm, safe_root_mean_squares
 from jaxnets.optim.optimistic import (
     ScaleByOptimisticGradientState,
     optimistic_adam,
@@ -195,12 +213,14 @@ from jaxnets.optim.slow_copies import incremental_update, periodic_update
 from jaxnets.optim.sm3 import ScaleBySM3State, scale_by_sm3, sm3
 from jaxnets.optim.soap import ScaleBySoapState, scale_by_soap, soap
 from jaxnets.optim.sophia import SophiaState, scale_by_sophia, sophia
+from jaxnets.optim.state_trees import tree_map_params
 from jaxnets.optim.stateless import set_to_zero, stateless, stateless_with_tree_map
 from jaxnets.optim.transform import (
     EmptyState,
     GradientTransformation,
     GradientTransformationExtraArgs,
     TransformUpdateExtraArgsFn,
+    Updates,
     apply_updates,
     chain,
     identity,
@@ -219,12 +239,18 @@ from jaxnets.optim.zoom import (
     scale_by_zoom_linesearch,
 )
 from jaxnets.tree import global_norm
+from jaxnets.types import Params, ScalarOrSchedule, Schedule
 
 __all__ = [
+    "AdaptiveGradClipState",
+    "AddDecayedWeightsState",
     "AddNoiseState",
     "ApplyEvery",
     "ApplyIfFiniteState",
     "BacktrackingLinesearchInfo",
+    "ClipByGlobalNormState",
+    "ClipState",
+    "ConditionFn",
     "ConditionallyMaskState",
     "ConditionallyTransformState",
     "DoGState",
@@ -242,6 +268,7 @@ __all__ = [
     "InjectStatefulHyperparamsState",
     "LookaheadParams",
     "LookaheadState",
+    "MaskOrFn",
     "MaskedNode",
     "MaskedState",
     "MechanicState",
@@ -253,11 +280,14 @@ __all__ = [
     "MuonState",
     "NonNegativeParamsState",
     "NormalizeState",
+    "OptState",
     "Packed",
+    "Params",
     "PartitionState",
     "ProdigyState",
     "ReduceLROnPlateauState",
     "SAMState",
+    "ScalarOrSchedule",
     "ScaleByAdaDeltaState",
     "ScaleByAdamState",
     "ScaleByAdanState",
@@ -265,6 +295,7 @@ __all__ = [
     "ScaleByAmsgradState",
     "ScaleByBacktrackingLinesearchState",
     "ScaleByBeliefState",
+    "ScaleByDistanceOverGradientsState",
     "ScaleByLBFGSState",
     "ScaleByLionState",
     "ScaleByNadamState",
@@ -281,14 +312,21 @@ __all__ = [
     "ScaleByShampooState",
     "ScaleBySimplifiedAdEMAMixState",
     "ScaleBySoapState",
+    "ScaleByTrustRatioState",
     "ScaleByZoomLinesearchState",
+    "ScaleState",
+    "Schedule",
     "ScheduleFreeState",
     "ScheduledState",
+    "ShouldSkipUpdateFunction",
     "SnapshotState",
     "SophiaState",
     "StatefulSchedule",
     "TraceState",
+    "TransformInitFn",
     "TransformUpdateExtraArgsFn",
+    "TransformUpdateFn",
+    "Updates",
     "WrappedSchedule",
     "WrappedScheduleState",
     "ZeroNansState",
@@ -312,6 +350,7 @@ __all__ = [
     "apply_every",
     "apply_if_finite",
     "apply_updates",
+    "bias_correction",
     "centralize",
     "chain",
     "clip",
@@ -338,6 +377,7 @@ __all__ = [
     "hyperparams",
     "identity",
     "incremental_update",
+    "init_empty_state",
     "inject_hyperparams",
     "inject_stateful_hyperparams",
     "inverse_sqrt_schedule",
@@ -382,6 +422,10 @@ __all__ = [
     "reduce_on_plateau",
     "rmsprop",
     "rprop",
+    "safe_increment",
+    "safe_int32_increment",
+    "safe_norm",
+    "safe_root_mean_squares",
     "sam",
     "scale",
     "scale_by_adadelta",
@@ -393,6 +437,7 @@ __all__ = [
     "scale_by_amsgrad",
     "scale_by_backtracking_linesearch",
     "scale_by_belief",
+    "scale_by_distance_over_gradients",
     "scale_by_dog",
     "scale_by_dowg",
     "scale_by_factored_rms",
@@ -445,9 +490,13 @@ __all__ = [
     "stateless_with_tree_map",
     "suggest_rate",
     "trace",
+    "tree_map_params",
     "unitwise_clip",
     "unitwise_norm",
     "unpack",
+    "update_infinity_moment",
+    "update_moment",
+    "update_moment_per_elem_norm",
     "value_and_grad_from_state",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",

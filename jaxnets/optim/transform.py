@@ -83,8 +83,8 @@ def _lenient(transformation: GradientTransformation) -> GradientTransformation:
     return GradientTransformation(init, lenient)
 
 
-def with_extra_args_support(transformation: GradientTransformation) -> GradientTransformation:
-    """`transformation`, whose update leaves out the extra arguments that it does not take.
+def with_extra_args_support(tx: GradientTransformation) -> GradientTransformation:
+    """`tx`, whose update leaves out the extra arguments that it does not take.
 
     Where Optax goes by the class (its `GradientTransformationExtraArgs` takes all, its
     `GradientTransformation` none), this goes by the function's signature.
@@ -92,15 +92,14 @@ def with_extra_args_support(transformation: GradientTransformation) -> GradientT
     Raises:
       TypeError: if it is no `(init, update)` pair.
     """
-    if not _is_transformation(transformation):
+    if not _is_transformation(tx):
         raise TypeError(
-            "a transformation, an (init, update) pair, is needed, "
-            f"got {type(transformation).__name__}"
+            f"a transformation, an (init, update) pair, is needed, got {type(tx).__name__}"
         )
-    parameters = inspect.signature(transformation[1]).parameters.values()
+    parameters = inspect.signature(tx[1]).parameters.values()
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-        return transformation
-    return _lenient(transformation)
+        return tx
+    return _lenient(tx)
 
 
 def _is_transformation(x: Any) -> bool:

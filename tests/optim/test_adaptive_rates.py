@@ -1,10 +1,9 @@
 """The equations of schedule-free, parameter-free and mixed-momentum optimizers, in NumPy."""
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from optax import contrib
 
@@ -485,16 +484,53 @@ def test_parameters_are_needed(optimizer):
         optimizer.update(g, optimizer.init(g))
 
 
-WITH_THEIR_SIGNATURES = """
-    schedule_free schedule_free_sgd schedule_free_adamw prodigy dog dowg mechanize ademamix
-    simplified_ademamix scale_by_ademamix scale_by_simplified_ademamix sam normalize
-"""
+def layerwise_dog(a, eps, scale, steps=6):
+    """Both leaves on their own."""
+    ends = []
+    for start, shift in ((START, 0.0), (START[:2] * 2, 0.5)):
+        theta, r, total = start, a * (1 + np.linalg.norm(start)), 0.0
+        for _ in range(steps):
+            g = np.array([1.0, 4.0, 0.5])[: len(start)] * theta + shift
+            r = max(r, np.linalg.norm(theta - start))
+            total += g @ g
+            theta = theta + scale * g * r / np.sqrt(total + eps)
+        ends.append(theta)
+    return ends
 
 
-@pytest.mark.parametrize("name", WITH_THEIR_SIGNATURES.split())
-def test_signatures_are_those_of_optax(name):
-    ours = inspect.signature(getattr(optim, name)).parameters.values()
-    theirs = inspect.signature(getattr(contrib, name)).parameters.values()
-    assert [(p.name, p.kind, p.default) for p in ours] == [
-        (p.name, p.kind, p.default) for p in theirs
-    ]
+def test_layerwise_dog(x64):
+    def run(optimizer, params, steps=6):
+        state = optimizer.init(params)
+        for _ in range(steps):
+            g = [np.array([1.0, 4.0, 0.5]) * params[0], np.array([1.0, 4.0]) * params[1] + 0.5]
+            updates, state = optimizer.update(g, state, params)
+            params = optim.apply_updates(params, updates)
+        return params, state
+
+    params = [jnp.asarray(START), jnp.asarray(START[:2] * 2)]
+    for arguments in ({}, {"reps_rel": 1e-2, "eps": 0.5, "global_scale": -0.5}):
+        arguments = {"param_dtype": jnp.float64, "global_scale": -1.0} | arguments
+        ours, state = run(optim.scale_by_distance_over_gradients(**arguments), params)
+        want = layerwise_dog(
+            arguments.get("reps_rel", 1e-6), arguments.get("eps", 1e-8), arguments["global_scale"]
+        )
+        for got, wanted in zip(ours, want, strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=1e-12)
+        # its rates have an axis, which scalars and matrices do not
+        with jax.numpy_rank_promotion("allow"):
+            theirs, their_state = run(optax.scale_by_distance_over_gradients(**arguments), params)
+        pairs = zip(*map(jax.tree.leaves, ((ours, state), (theirs, their_state))), strict=True)
+        for got, wanted in pairs:
+            assert got.shape == wanted.shape
+            assert got.dtype == wanted.dtype
+            np.testing.assert_allclose(got, wanted, rtol=1e-12)
+
+
+def test_layerwise_dog_stores_the_start_as_asked():
+    optimizer = optim.scale_by_distance_over_gradients(param_dtype=jnp.bfloat16)
+    params = {"x": jnp.ones(()), "z": jnp.ones(2, jnp.complex64)}
+    state = optimizer.init(params)
+    assert state.init_params["x"].dtype == jnp.bfloat16
+    assert state.init_params["z"].dtype == jnp.complex64
+    updates, _ = optimizer.update(params, state, params)
+    assert jax.tree.map(jnp.shape, updates) == {"x": (), "z": (2,)}

@@ -1,7 +1,5 @@
 """Hyper-parameters as numbers, traced arrays and schedules."""
 
-import inspect
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -259,16 +257,3 @@ def test_no_learning_rate():
     np.testing.assert_array_equal(up.update(jnp.ones(2), up.init(None))[0], 0.5)
     up = optim.scale_by_learning_rate(optim.constant_schedule(0.5), flip_sign=False)
     np.testing.assert_array_equal(up.update(jnp.ones(2), up.init(None))[0], 0.5)
-
-
-@pytest.mark.parametrize("name", ["sgd", "adagrad", "rmsprop", "adam", "adamw", *adam.NAMES])
-def test_signatures_are_those_of_optax(name):
-    """What ours have besides are keywords with a default."""
-    ours = inspect.signature(getattr(optim, name)).parameters
-    theirs = inspect.signature(getattr(optax, name)).parameters
-    shared = [ours[name] for name in ours if name in theirs]
-    assert [(p.name, p.kind, p.default) for p in shared] == [
-        (p.name, p.kind, p.default) for p in theirs.values()
-    ]
-    more = [ours[name] for name in ours if name not in theirs]
-    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in more)

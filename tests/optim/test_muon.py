@@ -1,7 +1,5 @@
 """Muon: its equations in NumPy, singular values, and which parameters are matrices."""
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -217,15 +215,3 @@ def test_bad_dimension_numbers(numbers, message):
 def test_bad_values(build, message):
     with pytest.raises(ValueError, match=message):
         build()
-
-
-@pytest.mark.parametrize("name", ["muon", "sophia", "scale_by_muon", "scale_by_sophia"])
-def test_signatures_are_those_of_optax(name):
-    theirs = getattr(optax.contrib, name, None) or getattr(optax.contrib._muon, name, None)
-    theirs = theirs or getattr(optax.contrib._sophia, name)
-    ours = inspect.signature(getattr(optim, name)).parameters.values()
-    theirs = inspect.signature(theirs).parameters.values()
-    skip = {"hessian_diagonal_fn"}
-    assert [(p.name, p.kind, p.name in skip or p.default) for p in ours] == [
-        (p.name, p.kind, p.name in skip or p.default) for p in theirs
-    ]

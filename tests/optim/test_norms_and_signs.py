@@ -1,7 +1,5 @@
 """Signs, trust ratios, factored moments, optimism: the equations in NumPy, and bad values."""
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -377,31 +375,3 @@ def test_needs_params(build):
 def test_bad_values(build, message):
     with pytest.raises(ValueError, match=message):
         build()
-
-
-SIGNATURES = """
-    adafactor adaptive_grad_clip add_noise apply_every centralize clip_by_block_rms ema fromage
-    keep_params_nonnegative lamb lars lion noisy_sgd normalize_by_update_norm optimistic_adam
-    optimistic_adam_v2 optimistic_gradient_descent polyak_sgd scale_by_factored_rms scale_by_lion
-    scale_by_optimistic_gradient scale_by_param_block_norm scale_by_param_block_rms scale_by_polyak
-    scale_by_sign scale_by_sm3 scale_by_trust_ratio set_to_zero sign_sgd signum sm3 stateless
-    stateless_with_tree_map zero_nans
-"""
-
-
-@pytest.mark.parametrize("name", SIGNATURES.split())
-def test_signatures_are_those_of_optax(name):
-    """Names, kinds and defaults; ours may have keywords more, and functions by default."""
-
-    def of(lib):
-        parameters = inspect.signature(getattr(lib, name)).parameters.values()
-        return {
-            p.name: (p.kind, "f" if inspect.isfunction(p.default) else p.default)
-            for p in parameters
-        }
-
-    ours, theirs = of(optim), of(optax)
-    assert list(theirs.items()) == list(ours.items())[: len(theirs)]
-    for kind, default in list(ours.values())[len(theirs) :]:
-        assert kind is inspect.Parameter.KEYWORD_ONLY
-        assert default is None

@@ -13,13 +13,6 @@ def _decays(params: Any) -> Any:
     return jax.tree.map(lambda x: jnp.ndim(x) != 1, params)
 
 
-NAMES = [
-    *("nadam", "nadamw", "amsgrad", "adamax", "adamaxw", "adabelief", "radam", "adan", "yogi"),
-    *("adadelta", "rprop", "novograd", "scale_by_adam", "scale_by_amsgrad", "scale_by_adamax"),
-    *("scale_by_belief", "scale_by_radam", "scale_by_adan", "scale_by_yogi", "scale_by_adadelta"),
-    *("scale_by_rprop", "scale_by_novograd", "scale_by_rss"),
-]
-
 CASES = [
     same_call("nadam", lambda lib: lib.nadam(0.01)),
     same_call(

@@ -46,6 +46,12 @@ CASES = [
     ),
     _contrib("dog", lambda _, lib: lib.dog(0.5, ("distance", 0.1))),
     _contrib("dowg", lambda _, lib: lib.dowg(0.5, 0.01, 1e-3)),
+    # Optax's needs rank promotion, which the tests forbid
+    OptimizerCase(
+        "scale_by_distance_over_gradients",
+        lambda: optim.scale_by_distance_over_gradients(1e-2, global_scale=-1.0),
+        None,
+    ),
     # the sum of steps is taken back from the parameters' difference: for small s, rounding errors
     _contrib(
         "mechanize adamw",
@@ -108,6 +114,14 @@ SWEEPS = {
     "estim_lr_coef": (lambda x: optim.prodigy(1.0, estim_lr_coef=x), [0.5, 2.0]),
     "prodigy weight_decay": (lambda x: optim.prodigy(1.0, weight_decay=x), [0.0, 0.1]),
     "dog eps": (lambda x: optim.dog(eps=x), [1e-8, 1e-1]),
+    "layer dog global_scale": (
+        lambda x: optim.scale_by_distance_over_gradients(1e-2, global_scale=x),
+        [0.5, 1.0],
+    ),
+    "layer dog eps": (
+        lambda x: optim.scale_by_distance_over_gradients(1e-2, x),
+        [1e-8, 1e-1],
+    ),
     "dowg eps": (lambda x: optim.dowg(init_estim_sq_dist=0.01, eps=x), [1e-4, 1e-1]),
     "mechanize weight_decay": (
         lambda x: optim.mechanize(optim.sgd(1.0), weight_decay=x, s_init=1e-2),
