@@ -196,7 +196,9 @@ def _images(
     seeds = config.seed + jnp.arange(amounts.seeds)
     kept = len(split.train["y"])
     beginning = images.begin(model, kept, seeds, config.batch_size, amounts.epochs)
-    contenders = [c for family in families for c in family.contenders if not c.noise_free]
+    contenders = [
+        c for family in families for c in family.contenders if c.on_images and not c.noise_free
+    ]
     print(f"{data.name}: {', '.join(c.name for c in contenders)}", flush=True)
     results = []
     for contender in contenders:

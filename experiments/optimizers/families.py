@@ -26,6 +26,9 @@ class Contender(NamedTuple):
     """`read(state, params)`: the parameters to be judged, where they are not those trained."""
     noise_free: bool = False
     """Whether it is for losses without noise: it searches along a line."""
+    on_images: bool = True
+    """False where many nets at once cannot be relied on: JAX's batched QR and eigenvalues, inside a
+    loop, may wait for themselves for ever on a CPU with few cores."""
     note: str = ""
     """What a step costs beside one gradient."""
 
@@ -170,11 +173,13 @@ FAMILIES = (
                 lambda rate: optim.shampoo(
                     rate, precondition_frequency=10, max_precond_dim=_LONGEST_AXIS
                 ),
+                on_images=False,
                 note="every tenth, roots of two matrices",
             ),
             Contender(
                 "soap",
                 lambda rate: optim.soap(rate, weight_decay=0.0, max_precond_dim=_LONGEST_AXIS),
+                on_images=False,
                 note="every tenth, two QR decompositions",
             ),
         ),

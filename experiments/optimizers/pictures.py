@@ -104,7 +104,7 @@ def _legend(figure: "Figure", names: Sequence[str]) -> None:
 
 def convergence(function: Function, tracks: Sequence[Track]) -> "Figure":
     """The loss over the steps, at each optimizer's best rate."""
-    with new_figure(7.6, 4.4) as figure:
+    with new_figure(8.8, 4.6) as figure:
         axes = figure.subplots()
         for number, track in enumerate(tracks):
             values = track.values[0]

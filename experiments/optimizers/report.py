@@ -173,7 +173,8 @@ def _image_section(
         "under every optimizer and rate. A fifth of the training images is held out, and chooses "
         "each optimizer's rate; the test images choose nothing. A rate diverged if, for any seed, "
         "the mean training loss of the last epoch is above that of guessing, or not a number. "
-        "Optimizers that search along a line are left out: they are for losses without noise."
+        "Optimizers that search along a line are left out, being for losses without noise, and so "
+        "are Shampoo and SOAP, whose decompositions of many matrices at once may hang on a CPU."
     )
     picture = _picture(
         run,
