@@ -46,7 +46,12 @@ def put_in_place() -> list[str]:
     import optax.contrib  # noqa: F401
 
     # `optax._src` is no package, so it has to be looked for among the modules
-    modules = [m for name, m in sys.modules.items() if name.split(".")[0] == "optax"]
+    modules = [
+        module
+        for name, module in sys.modules.items()
+        # `optax.tree.scale` is another function than `optax.scale`
+        if name.split(".")[0] == "optax" and not name.startswith("optax.tree")
+    ]
     replaced = {name for module in modules for name in replace_in(module)}
     return sorted(replaced)
 

@@ -238,7 +238,6 @@ from jaxnets.optim.zoom import (
     ZoomLinesearchInfo,
     scale_by_zoom_linesearch,
 )
-from jaxnets.tree import global_norm
 from jaxnets.types import Params, ScalarOrSchedule, Schedule
 
 __all__ = [
