@@ -171,7 +171,7 @@ def _image_section(
         f"An MLP with {config['hidden']} hidden units, {config['epochs']} epochs of batches of "
         f"{config['batch_size']}, at a fixed rate; a seed has the same initial weights and batches "
         "under every optimizer and rate. A fifth of the training images is held out, and chooses "
-        "each optimizer's rate; the test images choose nothing. A rate diverged if, for any seed, "
+        "each optimizer's rate; the test images choose nothing. A cross marks where, for any seed, "
         "the mean training loss of the last epoch is above that of guessing, or not a number. "
         "Optimizers that search along a line are left out, being for losses without noise, and so "
         "are Shampoo and SOAP, whose decompositions of many matrices at once may hang on a CPU."
@@ -187,7 +187,7 @@ def _image_section(
             [result.choice.rate_index for result in found],
         ),
         f"Mean test accuracy (%) of {seeds}; framed, the rate that the held-out images choose; "
-        "×, diverged.",
+        "×, no better than guessing: diverged, or too slow.",
     )
     rows = [
         (
@@ -200,7 +200,13 @@ def _image_section(
         for result in found
     ]
     table = Table(
-        ("optimizer", "chosen rate", "held-out accuracy", "test accuracy", "rates that diverged"),
+        (
+            "optimizer",
+            "chosen rate",
+            "held-out accuracy",
+            "test accuracy",
+            "rates no better than guessing",
+        ),
         rows,
         f"Means of {seeds}. An asterisk: at an end of the grid.",
     )
