@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test mutations lint types download bench wheel clean
+.PHONY: demo test thorough mutations lint types download bench wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -15,6 +15,10 @@ test: $(INSTALLED)
 # whether the tests notice wrong optimizers
 mutations: $(INSTALLED)
 	$(BIN)/python -m tests.optim.mutations $(ARGS)
+
+# the rest of the cross product of optimizers and properties
+thorough: $(INSTALLED)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal -m thorough $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

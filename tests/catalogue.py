@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from jaxnets import losses, models, nn
 from tests.losses import references
@@ -465,3 +466,19 @@ OPTIMIZERS = [
     *adaptive_rates.CASES,
     *combining.CASES,
 ]
+
+
+def thorough_beyond(core, rows):
+    """Parameters of a test, by name: those that are not in `core` are for `make thorough`."""
+    return [
+        pytest.param(*row, id=name, marks=() if name in core else pytest.mark.thorough)
+        for name, row in rows.items()
+    ]
+
+
+def optimizers(rows=OPTIMIZERS):
+    """A test's parameter `case`: the core's rows, and with `make thorough` all others."""
+    core_names = {case.name for case in core.CASES}
+    return pytest.mark.parametrize(
+        "case", thorough_beyond(core_names, {case.name: (case,) for case in rows})
+    )

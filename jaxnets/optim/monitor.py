@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxnets.optim.averages import ema
 from jaxnets.optim.calls import by_value
 from jaxnets.optim.hyper import DECAY_RATE, Hyper, transformation
+from jaxnets.optim.leaves import widened
 from jaxnets.optim.stateless import stateless
 from jaxnets.optim.transform import GradientTransformation, State, Updates, chain
 from jaxnets.types import DTypeLike, Params, PyTree
@@ -116,12 +117,16 @@ def measure_with_ema(
     """
     average = ema(decay, debias, accumulator_dtype)
 
+    def measured(updates: Updates) -> PyTree:
+        # a condition counts 0 or 1, so that its average is how often it held
+        return jax.tree.map(widened, measure(updates))
+
     def init(params: Params) -> State:
-        return average.init(measure(params))
+        return average.init(measured(params))
 
     def update(
         updates: Updates, state: State, params: Params | None = None, **extra: Any
     ) -> tuple[PyTree, State]:
-        return average.update(measure(updates), state)
+        return average.update(measured(updates), state)
 
     return GradientTransformation(init, update)

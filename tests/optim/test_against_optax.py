@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from jaxnets import optim
-from tests.catalogue import OPTIMIZERS
+from tests.catalogue import OPTIMIZERS, optimizers
 from tests.numerics import assert_trees_close
 from tests.optim.trajectories import STEPS, all_gradients, gradients, run, scanned
 
@@ -20,10 +20,8 @@ with_optax = pytest.mark.parametrize(
 )
 
 # the first row of each optimizer: its numbers do not change how it nests
-each = pytest.mark.parametrize(
-    "case",
-    {case.name.split()[0]: case for case in reversed(OPTIMIZERS) if case.theirs}.values(),
-    ids=lambda case: case.name,
+each = optimizers(
+    {case.name.split()[0]: case for case in reversed(OPTIMIZERS) if case.theirs}.values()
 )
 
 # one row for each way that updates and states can be made
@@ -83,7 +81,7 @@ def test_trajectory(case, x64):
         leaves_close(state, their_state, case.rtol64)
 
 
-@with_optax
+@optimizers([case for case in OPTIMIZERS if case.theirs])
 def test_float32(case):
     """300 steps beside Optax's.
 
@@ -95,7 +93,7 @@ def test_float32(case):
     assert_trees_close(got, want, case.rtol32)
 
 
-@cases
+@optimizers()
 def test_jit_equals_eager(case):
     params = case.params()
     optimizer = case.ours()
@@ -180,7 +178,7 @@ def test_optax_inside_ours(case):
     runs_close(ours, theirs, 5e-7, case.params(), steps=8)
 
 
-@cases
+@optimizers()
 def test_gradients_of_none_pass(case):
     """Their updates are None, and the state keeps its structure."""
     params = case.params()

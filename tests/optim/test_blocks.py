@@ -121,7 +121,7 @@ def test_apply_every():
         update, state = optimizer.update(jnp.float32(g), state)
         sent.append(float(update))
     np.testing.assert_array_equal(sent, [0, 3, 0, np.nan, 0, 7])
-    with pytest.raises(ValueError, match=r"k must be a whole number > 0, got 1\.5"):
+    with pytest.raises(ValueError, match=r"k must be an integer >= 1, got 1\.5"):
         optim.apply_every(1.5)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxnets import optim
-from tests.catalogue import OPTIMIZERS
+from tests.catalogue import OPTIMIZERS, optimizers
 from tests.numerics import assert_trees_close, assert_trees_equal
 from tests.optim.trajectories import gradients, make_params, run
 
@@ -33,7 +33,7 @@ def test_as_on_leaves(name, largest, x64):
     assert_trees_close(updates, want_updates, 1e-13)
 
 
-@pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda case: case.name)
+@optimizers()
 def test_never_silently_another(case, x64):
     """An optimizer that looks beyond an element is refused; all others do as on leaves."""
     params = case.params(jnp.float64)

@@ -8,12 +8,13 @@ import optax
 import pytest
 
 from jaxnets import optim
+from tests.catalogue import thorough_beyond
 from tests.numerics import assert_trees_close, assert_trees_equal
 from tests.optim.cases import adam, adaptive_rates, matrices, norms_and_signs
 from tests.optim.trajectories import gradients, make_params, run
 
 # each numeric hyper-parameter with a range to sweep, and a constructor that takes only it
-SWEEPS = {
+CORE = {
     "learning_rate": (lambda x: optim.adam(x), [1e-3, 1e-2]),
     "momentum": (lambda x: optim.sgd(0.1, momentum=x), [0.5, 0.9]),
     "momentum nesterov": (lambda x: optim.sgd(0.1, momentum=x, nesterov=True), [0.5, 0.9]),
@@ -34,8 +35,8 @@ SWEEPS = {
     "max_delta": (lambda x: optim.clip(x), [0.1, 1.0]),
     "max_norm": (lambda x: optim.clip_by_global_norm(x), [0.1, 1.0]),
 }
-SWEEPS |= adam.SWEEPS | norms_and_signs.SWEEPS | matrices.SWEEPS | adaptive_rates.SWEEPS
-sweeps = pytest.mark.parametrize(("build", "values"), SWEEPS.values(), ids=SWEEPS)
+SWEEPS = CORE | adam.SWEEPS | norms_and_signs.SWEEPS | matrices.SWEEPS | adaptive_rates.SWEEPS
+sweeps = pytest.mark.parametrize(("build", "values"), thorough_beyond(CORE, SWEEPS))
 
 
 @sweeps

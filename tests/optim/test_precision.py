@@ -8,11 +8,10 @@ import optax
 import pytest
 
 from jaxnets import optim
-from tests.catalogue import OPTIMIZERS
+from tests.catalogue import OPTIMIZERS, optimizers
 from tests.numerics import assert_trees_close
 from tests.optim.trajectories import gradients, make_params, run
 
-cases = pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda case: case.name)
 halves = pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16], ids=["float16", "bfloat16"])
 
 
@@ -21,7 +20,7 @@ def dtypes(tree):
 
 
 @halves
-@cases
+@optimizers()
 def test_half_precision_steps(case, dtype):
     """Zero gradients do not move; others move as in float32, rounded once; dtypes stay."""
     params = case.params(dtype)

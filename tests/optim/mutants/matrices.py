@@ -77,6 +77,7 @@ MUTANTS = [
         ("decay after the rate", f"{_DECAY},\n        {_RATE},", f"{_RATE},\n        {_DECAY},"),
         swap("decay before the momentum", "identity() if momentum is None else trace(momentum, nesterov)", _DECAY),
     ),
+    *mutants("soap", "eigenbasis.py", _SOAP, ("small eigenvalues first", "jnp.argsort(-eigenvalues)", "jnp.argsort(eigenvalues)"), ("v not reordered", "v = jnp.take(v, order, axis)", "v = v"), ("m not turned", "m = rotate(rotate_back(m, bases, precision), tuple(new), precision)", "m = 1 * m")),
     *mutants(
         "soap",
         "soap.py",
@@ -91,9 +92,6 @@ MUTANTS = [
         ("momentum not rotated", "new_m = (1 - b1) * rotated", "new_m = (1 - b1) * g"),
         ("first step moves", "jnp.where(is_first, 0, correction * step)", "correction * step", "test_soap.py -k without_matrices"),
         ("gradient seen in a basis of its own", "is_first, 0, jnp.where(is_due, 2, 1)", "is_first, 0, jnp.where(is_due, 1, 2)"),
-        ("small eigenvalues first", "jnp.argsort(-eigenvalues)", "jnp.argsort(eigenvalues)"),
-        ("v not reordered", "v = jnp.take(v, order, axis)", "v = v"),
-        ("m not turned", "m = _rotate(_rotate_back(m, bases, precision), tuple(new), precision)", "m = 1 * m"),
         ("shampoo_beta ignored", "beta = b2 if shampoo_beta is None else shampoo_beta", "beta = b2"),
         ("Gram matrices summed", "(1 - beta) * gram(g, axis, precision)", "gram(g, axis, precision)"),
         ("mu_dtype ignored", "mu=moments_like(params, dtype=mu_dtype)", "mu=moments_like(params)", "test_soap.py -k stored_rounded"),
