@@ -16,7 +16,7 @@ test: $(INSTALLED)
 mutations: $(INSTALLED)
 	$(BIN)/python -m tests.optim.mutations $(ARGS)
 
-# the rest of the cross product of optimizers and properties
+# the rest of the cross product of optimizers and properties, and what takes longest
 thorough: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal -m thorough $(ARGS)
 

@@ -39,6 +39,7 @@ def test_the_comparison_has_a_row_for_every_optimizer():
     assert rows == [*compare_optimizers.SAME, *compare_optimizers.OURS_ONLY]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["sophia", "soap"])
 def test_a_row(name, monkeypatch):
     """With one that needs more than gradients, and one that Optax does not have."""

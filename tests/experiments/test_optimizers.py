@@ -33,6 +33,7 @@ def records(finished):
     return [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.thorough
 def test_a_run_leaves_its_config_metrics_pictures_and_report(finished, records):
     config = json.loads((finished / "config.json").read_text())["config"]
     assert (config["rates"], config["steps"], config["epochs"], config["seeds"]) == (6, 1000, 2, 1)
@@ -58,6 +59,7 @@ def fewest(records, function, optimizer):
     return min(np.inf if r["steps_to_tolerance"] is None else r["steps_to_tolerance"] for r in rows)
 
 
+@pytest.mark.thorough
 def test_known_orders_of_convergence_are_seen(records):
     sgd, momentum, lbfgs = (
         fewest(records, "ill-conditioned", name) for name in ("sgd", "momentum", "lbfgs")
@@ -73,6 +75,7 @@ def test_known_orders_of_convergence_are_seen(records):
     assert fewest(records, "noisy", "momentum") == np.inf
 
 
+@pytest.mark.thorough
 def test_images_are_learned_at_a_fitting_rate_and_not_at_another(records):
     accuracy = {
         (r["optimizer"], round(r["rate"], 5)): r["test_accuracy"] for r in records if "seed" in r

@@ -76,7 +76,8 @@ def _run(tests: str, folder: Path) -> tuple[int, _Failure]:
     failure = _Failure()
     with contextlib.redirect_stdout(io.StringIO()):
         status = pytest.main(
-            [f"tests/optim/{first}", *rest, "-x", "-q", "-p", "no:cacheprovider"], plugins=[failure]
+            [f"tests/optim/{first}", *rest, "-x", "-q", "-p", "no:cacheprovider", "-m", ""],
+            plugins=[failure],
         )
     file = getattr(sys.modules.get("jaxnets"), "__file__", None)
     if file is not None and not Path(file).is_relative_to(folder):

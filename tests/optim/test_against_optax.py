@@ -8,20 +8,23 @@ import optax
 import pytest
 
 from jaxnets import optim
-from tests.catalogue import OPTIMIZERS, optimizers
+from tests.catalogue import OPTIMIZERS, optimizers, thorough_beyond
 from tests.numerics import assert_trees_close
 from tests.optim.trajectories import STEPS, all_gradients, gradients, run, scanned
 
 cases = pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda case: case.name)
 
 
-with_optax = pytest.mark.parametrize(
-    "case", [case for case in OPTIMIZERS if case.theirs], ids=lambda case: case.name
-)
-
 # the first row of each optimizer: its numbers do not change how it nests
-each = optimizers(
-    {case.name.split()[0]: case for case in reversed(OPTIMIZERS) if case.theirs}.values()
+FIRST = {case.name.split()[0]: case for case in reversed(OPTIMIZERS) if case.theirs}
+each = optimizers(FIRST.values())
+
+with_optax = pytest.mark.parametrize(
+    "case",
+    thorough_beyond(
+        {case.name for case in FIRST.values()},
+        {case.name: (case,) for case in OPTIMIZERS if case.theirs},
+    ),
 )
 
 # one row for each way that updates and states can be made

@@ -10,6 +10,8 @@ from scipy.optimize import minimize
 from jaxnets import optim
 from tests.numerics import assert_trees_close
 
+pytestmark = pytest.mark.thorough
+
 
 def rosenbrock(params):
     x = jnp.concatenate([params["a"].ravel(), params["b"][None]])
