@@ -31,7 +31,7 @@ types: $(INSTALLED)
 download: $(INSTALLED)
 	$(BIN)/python -m pytest -m download $(ARGS)
 
-# training or layers
+# training, layers or optimizers
 BENCH ?= training
 bench: $(INSTALLED)
 	$(BIN)/python -m experiments.benchmarks.$(BENCH) $(ARGS)

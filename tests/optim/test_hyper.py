@@ -40,12 +40,13 @@ sweeps = pytest.mark.parametrize(("build", "values"), thorough_beyond(CORE, SWEE
 
 
 @sweeps
-def test_sweep(build, values):
+def test_sweep(build, values, x64):
     """A `vmap` is a loop, a constant schedule is its number, and stairs take effect at their step.
 
-    On a matrix and a vector: what hyper-parameters do is done in each leaf alike.
+    On a matrix and a vector: what hyper-parameters do is done in each leaf alike. In float64, where
+    a few still compute a rate or a decay in float32, as Optax does.
     """
-    params = make_params()
+    params = make_params(jnp.float64)
     params = {"dense": params["dense"], "bias": params["tiny"]}
     grads = [gradients(params, t) for t in range(2)]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
@@ -70,7 +71,7 @@ def test_sweep(build, values):
     constant = build(optim.constant_schedule(values[1]))
     assert constant == build(optim.constant_schedule(values[1]))
     for (got, _), (want, _) in zip(eager_steps(constant), loop[1], strict=True):
-        assert_trees_close(got, want, 1e-6)
+        assert_trees_close(got, want, 1e-7)
 
     assert values[0] != values[1]
     swept, on_stairs = jax.jit(
@@ -81,7 +82,7 @@ def test_sweep(build, values):
     )(jnp.asarray(values))
     for i, steps in enumerate(loop):
         for t, (want, _) in enumerate(steps):
-            assert_trees_close(jax.tree.map(lambda x, at=(i, t): x[at], swept), want, 2e-5)
+            assert_trees_close(jax.tree.map(lambda x, at=(i, t): x[at], swept), want, 1e-7)
 
     if build in [build for name, (build, _) in SWEEPS.items() if "initial" in name]:
         return  # used at init only
@@ -89,7 +90,7 @@ def test_sweep(build, values):
     first, state = loop[0][0]
     second, _ = build(values[1]).update(grads[1], state, params)
     for t, want in enumerate((first, second)):
-        assert_trees_close(jax.tree.map(lambda x, t=t: x[t], on_stairs), want, 2e-5)
+        assert_trees_close(jax.tree.map(lambda x, t=t: x[t], on_stairs), want, 1e-7)
 
 
 def test_scheduled_momentum_against_inject_hyperparams():
