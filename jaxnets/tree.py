@@ -119,6 +119,48 @@ def size(tree: PyTree) -> int:
     return sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(tree))
 
 
+def roots_of_squares(sums: Callable[[list[Any]], list[Array]], n: int) -> list[Array]:
+    """`√Σ|x|²`, which neither overflows nor underflows while it is itself a normal number.
+
+    Its gradient at 0 is 0. NaN anywhere gives NaN; else infinity anywhere gives infinity.
+
+    Args:
+      sums: `[s, ...] -> [Σ|s x|², ...]`, numbers or arrays, in float32 or wider; `s` is None for 1.
+      n: how many sums there are.
+    """
+    totals = sums([None] * n)
+    limits = [np.finfo(total.dtype) for total in totals]
+    representable = [
+        (limit.tiny / limit.eps < total) & (total < jnp.inf)
+        for total, limit in zip(totals, limits, strict=True)
+    ]
+
+    def plain() -> list[Array]:
+        return [
+            jnp.sqrt(jnp.where(fits, total, 1))
+            for total, fits in zip(totals, representable, strict=True)
+        ]
+
+    def rescaled() -> list[Array]:
+        # by a power of two, which rounds nothing; 1 where nothing needs it or `vmap` runs this too
+        shifts = [2.0 ** (limit.maxexp // 2 + 2) for limit in limits]
+        scales = [
+            jnp.where(fits, 1, jnp.where(total > 1, 1 / shift, shift)).astype(total.dtype)
+            for total, fits, shift in zip(totals, representable, shifts, strict=True)
+        ]
+        # the root of 0 has no derivative
+        return [
+            jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)) / scale)
+            for square, scale in zip(sums(scales), scales, strict=True)
+        ]
+
+    # a second pass over the leaves costs as much as the first, and is hardly ever needed; one
+    # branch for all of them, since after each one XLA waits
+    fit = jnp.concatenate([fits.ravel() for fits in representable]).all()
+    roots: list[Array] = jax.lax.cond(fit, plain, rescaled)
+    return roots
+
+
 def global_norm(tree: PyTree) -> Array:
     """The Euclidean norm `√Σ|x|²` of all leaves taken as one vector.
 
@@ -128,32 +170,16 @@ def global_norm(tree: PyTree) -> Array:
     """
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
     dtype = jnp.result_type(jnp.float32, *(jnp.real(leaf).dtype for leaf in leaves))
-    limits = np.finfo(dtype)
 
-    def sum_of_squares(scale: Array | None = None) -> Array:
+    def sum_of_squares(scales: list[Array | None]) -> list[Array]:
+        (scale,) = scales
         total = jnp.zeros((), dtype)
         for leaf in leaves:
             x = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
             if scale is not None:
                 x = x * scale
             total += jnp.sum(x * x if jnp.isrealobj(x) else (x.conj() * x).real)
-        return total
+        return [total]
 
-    total = sum_of_squares()
-    representable = (limits.tiny / limits.eps < total) & (total < jnp.inf)
-
-    def plain() -> Array:
-        return jnp.sqrt(jnp.where(representable, total, 1))
-
-    def rescaled() -> Array:
-        # by a power of two, which rounds nothing; 1 where `vmap` runs this branch in vain
-        shift = 2.0 ** (limits.maxexp // 2 + 2)
-        scale = jnp.where(total > 1, 1 / shift, shift)
-        scale = jnp.where(representable, 1, scale).astype(dtype)
-        squares = sum_of_squares(scale)
-        # the root of 0 has no derivative
-        return jnp.where(squares == 0, 0, jnp.sqrt(jnp.where(squares == 0, 1, squares)) / scale)
-
-    # a second pass over the leaves costs as much as the first, and is hardly ever needed
-    norm: Array = jax.lax.cond(representable, plain, rescaled)
+    (norm,) = roots_of_squares(sum_of_squares, 1)
     return norm

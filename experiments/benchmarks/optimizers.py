@@ -5,7 +5,7 @@ Run it alone on the machine: `python -m experiments.benchmarks.optimizers --help
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,6 +35,9 @@ class Shape(NamedTuple):
 
 MANY_SMALL, MANY, FEW = Shape(150, 960_000), Shape(150, 24_960_000), Shape(8, 25_165_824)
 MEDIUM = Shape(30, 960_000)
+
+CACHED = 2**20
+"""Elements of a buffer, which the cache holds several times."""
 
 
 class Contender(NamedTuple):
@@ -73,14 +76,24 @@ def compiled(
 
 
 def update_alone(
-    optimizer: Any, shape: Shape, *, packed: bool = False, value: float | None = None
+    optimizer: Any,
+    shape: Shape,
+    *,
+    packed: bool = False,
+    full: int | None = None,
+    in_turn: bool = False,
+    value: float | None = None,
 ) -> Contender:
     """The optimizer's step, with its gradients there already."""
     params, grads = make_leaves(shape, 0), make_leaves(shape, 1)
     extra = {} if value is None else {"value": value}
-    held, given = (optim.pack(params), optim.pack(grads)) if packed else (params, grads)
+    held, given = (
+        (optim.pack(params, full=full), optim.pack(grads, full=full)) if packed else (params, grads)
+    )
 
     def step(state: Any, params: Any, grads: Any) -> Any:
+        if in_turn:
+            return optim.step_in_turn(optimizer, grads, state, params, **extra)[::-1]
         updates, state = optimizer.update(grads, state, params, **extra)
         return state, optim.apply_updates(params, updates)
 
@@ -133,6 +146,9 @@ def flat_tables(rounds: int) -> None:
                 ),
                 "jaxnets, flat, kept packed": update_alone(
                     optim.flat(optim.adamw(1e-3)), shape, packed=True
+                ),
+                "jaxnets, flat, kept packed, in turn": update_alone(
+                    optim.flat(optim.adamw(1e-3)), shape, packed=True, full=CACHED, in_turn=True
                 ),
             },
             rounds,
@@ -200,6 +216,8 @@ SAME_CALL: dict[str, Callable[[Any], Any]] = {
 }
 """The same call in both libraries; those that need a loss to search along are left out."""
 
+WRAPPERS = ("clip_by_global_norm", "adaptive_grad_clip", "MultiSteps, 4", "apply_if_finite")
+
 
 def _contrib(lib: Any) -> Any:
     return getattr(lib, "contrib", lib)
@@ -209,15 +227,15 @@ def _every_second(params: Any) -> Any:
     return {name: int(name.removeprefix("layer")) % 2 == 0 for name in params}
 
 
-def same_call_table(rounds: int, only: str) -> None:
-    """Every optimizer and some wrappers, per leaf in both libraries."""
-    print(f"\nThe same call, update alone, {MEDIUM}")
+def same_call_table(rounds: int, only: str, shape: Shape, names: Collection[str]) -> None:
+    """Optimizers and wrappers, per leaf in both libraries."""
+    print(f"\nThe same call, update alone, {shape}")
     print(f"{'':<42}{'optax ms':>10}{'ours ms':>10}{'speed':>8}{'bytes/param':>16}")
-    for name in chosen(SAME_CALL, only):
+    for name in chosen(names, only):
         build = SAME_CALL[name]
         value = 1.0 if name == "polyak_sgd" else None
-        theirs = update_alone(build(optax), MEDIUM, value=value)
-        ours = update_alone(build(optim), MEDIUM, value=value)
+        theirs = update_alone(build(optax), shape, value=value)
+        ours = update_alone(build(optim), shape, value=value)
         timings = interleave({"theirs": theirs.run, "ours": ours.run}, rounds=rounds)
         before, after = timings["theirs"].median, timings["ours"].median
         moved = f"{theirs.bytes_moved:.0f} -> {ours.bytes_moved:.0f}"
@@ -244,7 +262,10 @@ def main(config: Config) -> None:
       UsageError: if `rounds` or `only` leaves nothing to time.
     """
     print(versions())
-    same_call_table(config.rounds, config.only)
+    same_call_table(config.rounds, config.only, MEDIUM, SAME_CALL)
+    wrappers = [name for name in WRAPPERS if config.only in name]
+    if wrappers:
+        same_call_table(config.rounds, config.only, FEW, wrappers)
     if config.flat:
         flat_tables(config.rounds)
 

@@ -95,6 +95,7 @@ from jaxnets.optim.flat import FlatState, flat
 from jaxnets.optim.flatten import flatten
 from jaxnets.optim.freezing import freeze, selective_transform
 from jaxnets.optim.hyper import ScheduledState
+from jaxnets.optim.in_turn import step_in_turn
 from jaxnets.optim.inject import (
     InjectHyperparamsState,
     InjectStatefulHyperparamsState,
@@ -487,6 +488,7 @@ __all__ = [
     "sophia",
     "stateless",
     "stateless_with_tree_map",
+    "step_in_turn",
     "suggest_rate",
     "trace",
     "tree_map_params",

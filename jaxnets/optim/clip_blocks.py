@@ -1,12 +1,20 @@
 """Clipping of each leaf, or of each unit in it, by its own norm."""
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax.numpy as jnp
 
 from jaxnets.optim.decay import Mask, mask_tree
 from jaxnets.optim.hyper import NON_NEGATIVE, POSITIVE, Hyper, transformation
-from jaxnets.optim.leaves import map_updates, map_with_params, norm, require_params, rms
+from jaxnets.optim.leaves import (
+    Axis,
+    map_updates,
+    map_with_params,
+    norm,
+    norms,
+    require_params,
+    rms,
+)
 from jaxnets.optim.transform import (
     EmptyState,
     GradientTransformation,
@@ -15,8 +23,6 @@ from jaxnets.optim.transform import (
     empty_state,
 )
 from jaxnets.types import Array, ArrayLike, Params
-
-Axis: TypeAlias = int | tuple[int, ...] | None
 
 
 @transformation(threshold=POSITIVE)
@@ -104,7 +110,13 @@ def unitwise_norm(x: ArrayLike, axis: Axis = None) -> Array:
       ValueError: for more than 5 axes, if `axis` is not given.
     """
     x = jnp.asarray(x)
-    return jnp.broadcast_to(norm(x, _unit_axes(x) if axis is None else axis), x.shape)
+    units: Array = norms(x, _unit_axes if axis is None else lambda x: axis)
+    dtype = jnp.real(x).dtype if jnp.issubdtype(x.dtype, jnp.inexact) else units.dtype
+    return jnp.broadcast_to(units, x.shape).astype(dtype)
+
+
+def _shrinking(g_norm: Array, max_norm: Array, div_eps: ArrayLike = 1e-6) -> Array:
+    return jnp.where(g_norm < max_norm, 1, max_norm / jnp.maximum(g_norm, div_eps))
 
 
 def unitwise_clip(g_norm: Array, max_norm: Array, grad: Array, div_eps: ArrayLike = 1e-6) -> Array:
@@ -122,11 +134,7 @@ def unitwise_clip(g_norm: Array, max_norm: Array, grad: Array, div_eps: ArrayLik
     shapes = tuple(map(jnp.shape, (g_norm, max_norm, grad)))
     if len(set(shapes)) > 1:
         raise ValueError(f"unitwise_clip: arrays must have the same shape, got {shapes}")
-    return jnp.where(
-        g_norm < max_norm,
-        grad,
-        grad * (max_norm / jnp.maximum(g_norm, div_eps)),
-    )
+    return grad * _shrinking(g_norm, max_norm, div_eps)
 
 
 @transformation(clipping=POSITIVE, eps=NON_NEGATIVE)
@@ -154,10 +162,12 @@ def adaptive_grad_clip(
     ) -> tuple[Updates, State]:
         require_params("adaptive_grad_clip", params)
 
-        def step(g: Array, p: Array) -> Array:
-            max_norm = clipping * jnp.maximum(unitwise_norm(p, axis), eps)
-            return unitwise_clip(unitwise_norm(g, axis), max_norm, g)
+        axes = _unit_axes if axis is None else lambda x: axis
+        g_norms, p_norms = norms((updates, params), axes)
 
-        return map_with_params(step, updates, params), state
+        def step(g: Array, p: Array, g_norm: Array, p_norm: Array) -> Array:
+            return g * _shrinking(g_norm, clipping * jnp.maximum(p_norm, eps))
+
+        return map_with_params(step, updates, params, g_norms, p_norms), state
 
     return GradientTransformation(empty_state, update)

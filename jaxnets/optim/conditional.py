@@ -68,6 +68,32 @@ def update_if(
     return made
 
 
+def update_where(
+    condition: Array,
+    inner: Callable[[Updates, State], tuple[Updates, State]],
+    updates: Updates,
+    state: State,
+    like: Updates | None = None,
+) -> tuple[Updates, State]:
+    """What `update_if` gives, for conditions that hold nearly always.
+
+    The update is computed in any case, of zeros in place of gradients that should leave no trace,
+    and chosen element by element as it is written. A `cond` would have to store it first: two
+    passes over memory more.
+    """
+    state = jax.tree.map(jnp.asarray, state)
+    shapes, _ = jax.eval_shape(inner, updates if like is None else like, state)
+    harmless = jax.tree.map(lambda g: jnp.where(condition, g, jnp.zeros_like(g)), updates)
+    new, new_state = jax.tree.map(jnp.asarray, inner(harmless, state))
+    new, new_state = cast_like(new, shapes), cast_like(new_state, state)
+    chosen: tuple[Updates, State] = jax.tree.map(
+        lambda new, old: jnp.where(condition, new, old),
+        (new, new_state),
+        (jax.tree.map(jnp.zeros_like, new), state),
+    )
+    return chosen
+
+
 class ConditionallyTransformState(NamedTuple):
     """The inner transformation's state and the number of steps made."""
 
@@ -171,8 +197,9 @@ class ApplyIfFiniteState(NamedTuple):
 
 def all_finite(tree: PyTree) -> Array:
     """Whether no leaf has a NaN or an infinity."""
-    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
-    return jnp.stack(finite).all() if finite else jnp.array(True)
+    # x - x is 0 or NaN, and XLA's CPU backend sums three times as fast as it reduces booleans
+    sums = [jnp.sum(x - x) for x in map(jnp.asarray, jax.tree.leaves(tree))]
+    return jnp.stack([total == 0 for total in sums]).all() if sums else jnp.array(True)
 
 
 @transformation(max_consecutive_errors=WHOLE)
@@ -186,7 +213,8 @@ def apply_if_finite(
     row all are let through, as something must be wrong that skipping does not cure.
 
     Args:
-      inner: the transformation; it runs for finite gradients only, under `lax.cond`.
+      inner: the transformation; gradients that are left out reach it as zeros, and what it makes
+        of them is discarded.
       max_consecutive_errors: `n`, an integer >= 0.
 
     Example:
@@ -204,7 +232,7 @@ def apply_if_finite(
         finite = all_finite(updates)
         in_a_row = jnp.where(finite, 0, increment(state.notfinite_count))
         total = jnp.where(finite, state.total_notfinite, increment(state.total_notfinite))
-        updates, inner_state = update_if(
+        updates, inner_state = update_where(
             finite | (in_a_row > max_consecutive_errors),
             lambda updates, inner_state: inner.update(updates, inner_state, params, **extra),
             updates,

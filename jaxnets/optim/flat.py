@@ -93,6 +93,7 @@ def flat(
     inner: GradientTransformation,
     groups: Mapping[str, str] | None = None,
     largest: int | None = None,
+    full: int | None = None,
 ) -> GradientTransformation:
     """`inner` over one buffer per dtype, in which all leaves lie end to end.
 
@@ -105,7 +106,7 @@ def flat(
       inner: an optimizer that treats every element alike and on its own, such as `adamw`. One that
         looks at whole leaves or at all of them goes around it:
         `chain(clip_by_global_norm(1.0), flat(adamw(1e-3)))`.
-      groups, largest: as for `pack`, where parameters are leaves.
+      groups, largest, full: as for `pack`, where parameters are leaves.
 
     Returns:
       A transformation whose results are those of `inner` on the leaves, up to rounding; noise is
@@ -134,7 +135,7 @@ def flat(
         if isinstance(params, Packed):
             packed = params
         else:
-            packed = pack_as(lay_out(params, groups, largest), params, "params")
+            packed = pack_as(lay_out(params, groups, largest, full), params, "params")
         return FlatState(inner.init(packed.buffers), packed.layout)
 
     def update(

@@ -10,14 +10,16 @@ The rules that all of them share are kept in this one place:
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from jaxnets.optim.transform import Updates
-from jaxnets.tree import path_string
+from jaxnets.tree import path_string, roots_of_squares
 from jaxnets.types import Array, DTypeLike, Params, PyTree
+
+Axis: TypeAlias = int | tuple[int, ...] | None
 
 
 def _at_least_float32(dtype: DTypeLike) -> Any:
@@ -272,19 +274,26 @@ def abs_sq(x: Array) -> Array:
     return x**2 if jnp.isrealobj(x) else (x.conj() * x).real
 
 
-def norm(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
-    """The Euclidean norm `√Σ|x|²` over `axis` (which stays, with size 1), or else of all of `x`.
+def norms(tree: PyTree, axis: Callable[[Array], Axis]) -> PyTree:
+    """The Euclidean norm `√Σ|x|²` of each leaf over `axis(x)` (which stays, with size 1).
 
-    Neither overflows nor underflows while the norm itself is a normal number, and its gradient at 0
-    is 0.
+    In float32 at least; neither overflows nor underflows while the norm itself is a normal number,
+    and its gradient at 0 is 0. A leaf of None has none.
     """
-    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis, keepdims=True, initial=0)
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    squares = jnp.sum(abs_sq(x / scale), axis, keepdims=True)
-    # the root of 0 has no derivative
-    root = scale * jnp.sqrt(jnp.where(squares == 0, 1, squares))
-    norms: Array = jnp.where(squares == 0, 0, root)
-    return jnp.squeeze(norms) if axis is None else norms
+    leaves, structure = jax.tree.flatten(tree)
+    xs = [widened(leaf) for leaf in leaves]
+
+    def sums(scales: list[Any]) -> list[Array]:
+        scaled = [x if s is None else x * s for x, s in zip(xs, scales, strict=True)]
+        return [jnp.sum(abs_sq(x), axis(x), keepdims=True) for x in scaled]
+
+    return jax.tree.unflatten(structure, roots_of_squares(sums, len(xs)) if xs else [])
+
+
+def norm(x: Array) -> Array:
+    """The Euclidean norm of all of `x`, see `norms`."""
+    root: Array = jnp.squeeze(norms(x, lambda x: None))
+    return root
 
 
 def rms(x: Array) -> Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.optim.calls import combines
-from jaxnets.optim.conditional import all_finite, update_if
+from jaxnets.optim.conditional import all_finite, update_where
 from jaxnets.optim.hyper import COUNTING, POSITIVE, Hyper, Range, increment, transformation
 from jaxnets.optim.leaves import widened
 from jaxnets.optim.transform import GradientTransformation, State, Updates, with_extra_args_support
@@ -40,8 +40,8 @@ def dynamic_loss_scale(
         finite:      u = inner(g / s);  s ← c s after T finite steps in a row
         else:        u = 0;             s ← max(s / c, s_min)
 
-    Steps with a NaN or an infinity change nothing but `s`; `inner` runs for the others only, under
-    `lax.cond`, and gets gradients in float32 at least.
+    Steps with a NaN or an infinity change nothing but `s`; `inner` gets gradients in float32 at
+    least.
 
     Args:
       inner: the optimizer.
@@ -77,7 +77,7 @@ def dynamic_loss_scale(
     ) -> tuple[Updates, DynamicLossScaleState]:
         scale = state.loss_scale
         finite = all_finite(updates)
-        updates, inner_state = update_if(
+        updates, inner_state = update_where(
             finite,
             lambda unscaled, inner_state: inner.update(unscaled, inner_state, params, **extra),
             jax.tree.map(lambda g: widened(g) / scale, updates),

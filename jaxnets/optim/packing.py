@@ -6,6 +6,7 @@ of splitting is joining, its gradient arrives packed.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -63,18 +64,31 @@ def _require_one_device(path: str, p: Any) -> None:
 
 
 def lay_out(
-    params: Params, groups: Mapping[str, str] | None = None, largest: int | None = None
+    params: Params,
+    groups: Mapping[str, str] | None = None,
+    largest: int | None = None,
+    full: int | None = None,
 ) -> Layout:
     """The layout that `pack` makes."""
     if largest is not None and largest < 0:
         raise ValueError(f"pack: largest must be >= 0, got {largest}")
+    if full is not None and full < 1:
+        raise ValueError(f"pack: full must be >= 1, got {full}")
     labels = tree.flatten_with_paths(tree.apply_rules(groups, params)) if groups else {}
+    closed: Counter[Any] = Counter()
+    sizes: Counter[Any] = Counter()
 
     def place(path: str, p: Any) -> Place:
         _require_one_device(path, p)
-        buffer = "/".join([str(jnp.result_type(p)), *([labels[path]] if groups else [])])
-        alone = largest is not None and np.size(p) > largest
-        return Place(path, jnp.shape(p), path if alone else buffer)
+        if largest is not None and np.size(p) > largest:
+            return Place(path, jnp.shape(p), path)
+        kind = (str(jnp.result_type(p)), *([labels[path]] if groups else []))
+        if full is not None and sizes[kind] >= full:
+            closed[kind] += 1
+            sizes[kind] = 0
+        sizes[kind] += np.size(p)
+        number = f"#{closed[kind]}" if closed[kind] else ""
+        return Place(path, jnp.shape(p), "/".join([kind[0] + number, *kind[1:]]))
 
     places = tuple(place(path, p) for path, p in tree.flatten_with_paths(params).items())
     return Layout(places, jax.tree.structure(params))
@@ -106,7 +120,10 @@ def pack_as(layout: Layout, values: PyTree, what: str) -> Packed:
 
 
 def pack(
-    params: Params, groups: Mapping[str, str] | None = None, largest: int | None = None
+    params: Params,
+    groups: Mapping[str, str] | None = None,
+    largest: int | None = None,
+    full: int | None = None,
 ) -> Packed:
     """All leaves of a dtype, end to end in one buffer.
 
@@ -116,6 +133,8 @@ def pack(
         different buffers, `"float32/name"`, to which an optimizer's own path rules can refer.
       largest: leaves of more elements are left as they are, under their own path: large ones gain
         nothing, and cost a copy.
+      full: a buffer of this many elements or more is followed by another one, `"float32#1"`; of a
+        size for `step_in_turn`, say `2**20`. By default none is ever full.
 
     Returns:
       A pytree for any transformation that treats every element alike (see `flat`), for `jax.grad`
@@ -123,13 +142,13 @@ def pack(
 
     Raises:
       ValueError: if a rule covers no leaf or a leaf no rule, if a leaf is split over devices (where
-        that can be seen, outside of `jit`), or for a negative `largest`.
+        that can be seen, outside of `jit`), or for a negative `largest` or a `full` of less than 1.
 
     Example:
       >>> packed = pack(params)
       >>> loss, grads = jax.value_and_grad(lambda packed: loss(unpack(packed), batch))(packed)
     """
-    return pack_as(lay_out(params, groups, largest), params, "params")
+    return pack_as(lay_out(params, groups, largest, full), params, "params")
 
 
 def unpack(packed: Packed) -> Params:
