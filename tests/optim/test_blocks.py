@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxnets import optim
-from jaxnets.optim.leaves import norm, rms
+from jaxnets.optim.leaves import norm, norms, rms
 from tests.numerics import assert_trees_close
 
 
@@ -15,7 +15,7 @@ from tests.numerics import assert_trees_close
 def test_norms_of_any_size(size):
     x = size * jnp.array([[3.0, 0.0], [0.0, -4.0]])
     np.testing.assert_allclose(norm(x), 5 * size, rtol=1e-6)
-    np.testing.assert_allclose(norm(x, 0), size * jnp.array([[3.0, 4.0]]), rtol=1e-6)
+    np.testing.assert_allclose(norms(x, lambda x: 0), size * jnp.array([[3.0, 4.0]]), rtol=1e-6)
     np.testing.assert_allclose(rms(x), 2.5 * size, rtol=1e-6)
     np.testing.assert_allclose(jax.grad(norm)(x), x / size / 5, rtol=1e-6)
 
