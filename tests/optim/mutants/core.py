@@ -21,7 +21,7 @@ MUTANTS = [
         ("updates in float32", "return (update.astype(_update_dtype(g, reference)), *stored)", "return (update, *stored)"),
         ("nu's dtype drifts", "lambda leaf, x: x.astype(leaf.dtype), tuple(leaves)", "lambda leaf, x: x, tuple(leaves)", _ROUNDED),
         ("complex moments of squares", "(x.conj() * x).real", "x * x", _COMPLEX),
-        ("norms overflow", "x if s is None else x * s for", "x for", "test_blocks.py -k any_size"),
+        ("norms overflow", "x if s is None else times(x, s) for", "x for", "test_blocks.py -k any_size"),
     ),
     *mutants(
         "sgd",
