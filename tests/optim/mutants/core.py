@@ -16,7 +16,7 @@ MUTANTS = [
         "all",
         "leaves.py",
         _HALF,
-        ("half-precision arithmetic", "*jax.tree.map(widened, (*read, *leaves))", "*(*read, *leaves)"),
+        ("half-precision arithmetic", "*jax.tree.map(widened, (*read, *leaves))", "*(*read, *leaves)", "test_precision.py -k done_in_float32"),
         ("moments in half precision", "own = dtype or _at_least_float32(", "own = dtype or (", "test_precision.py -k 'half_precision_steps and adam-bfloat16'"),
         ("updates in float32", "return (update.astype(_update_dtype(g, reference)), *stored)", "return (update, *stored)"),
         ("nu's dtype drifts", "lambda leaf, x: x.astype(leaf.dtype), tuple(leaves)", "lambda leaf, x: x, tuple(leaves)", _ROUNDED),
