@@ -4,8 +4,17 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxnets.optim.calls import reads
 from jaxnets.optim.decay import Mask, add_decayed_weights
-from jaxnets.optim.hyper import DECAY_RATE, NON_NEGATIVE, Hyper, checked, increment, transformation
+from jaxnets.optim.hyper import (
+    DECAY_RATE,
+    NON_NEGATIVE,
+    Hyper,
+    at,
+    checked,
+    increment,
+    transformation,
+)
 from jaxnets.optim.leaves import abs_sq, map_moments, moments_like
 from jaxnets.optim.scale import scale_by_learning_rate
 from jaxnets.optim.transform import GradientTransformation, Updates, chain
@@ -22,12 +31,11 @@ class ScaleByAdemamixState(NamedTuple):
     nu: Params
 
 
-def _at(value: Hyper, count: Array) -> Hyper:
-    return value(count) if callable(value) else value
-
-
 @checked(b3=DECAY_RATE, alpha=NON_NEGATIVE)
 @transformation(b1=DECAY_RATE, b2=DECAY_RATE, eps=NON_NEGATIVE, eps_root=NON_NEGATIVE)
+@reads(
+    lambda call, state: {name: at(call[name], state.count_m2) for name in ("b3", "alpha")},
+)
 def scale_by_ademamix(
     b1: Hyper = 0.9,
     b2: Hyper = 0.999,
@@ -53,7 +61,7 @@ def scale_by_ademamix(
     ) -> tuple[Updates, ScaleByAdemamixState]:
         t = increment(state.count)
         correction1, correction2 = 1 - b1**t, 1 - b2**t
-        slow, share = _at(b3, state.count_m2), _at(alpha, state.count_m2)
+        slow, share = at(b3, state.count_m2), at(alpha, state.count_m2)
 
         def step(g: Array, m1: Array, m2: Array, v: Array) -> tuple[Array, ...]:
             m1 = (1 - b1) * g + b1 * m1
@@ -142,6 +150,7 @@ class ScaleBySimplifiedAdEMAMixState(NamedTuple):
 
 @checked(alpha=NON_NEGATIVE)
 @transformation(b1=DECAY_RATE, b2=DECAY_RATE, eps=NON_NEGATIVE, eps_root=NON_NEGATIVE)
+@reads(lambda call, state: {"alpha": at(call["alpha"], state.t)})
 def scale_by_simplified_ademamix(
     b1: Hyper = 0.99,
     b2: Hyper = 0.95,
@@ -163,7 +172,7 @@ def scale_by_simplified_ademamix(
         **extra: Any,
     ) -> tuple[Updates, ScaleBySimplifiedAdEMAMixState]:
         t = increment(state.t)
-        correction, share = 1 - b2**t, _at(alpha, state.t)
+        correction, share = 1 - b2**t, at(alpha, state.t)
 
         def step(g: Array, m: Array, n: Array) -> tuple[Array, Array, Array]:
             m = g + b1 * m

@@ -14,7 +14,7 @@ from jaxnets.optim.hyper import (
     transformation,
 )
 from jaxnets.optim.leaves import map_moments, moments_like
-from jaxnets.optim.scale import scale_by_learning_rate
+from jaxnets.optim.scale import scale, scale_by_learning_rate
 from jaxnets.optim.transform import GradientTransformation, Updates, chain
 from jaxnets.types import Array, DTypeLike, Params, ScalarOrSchedule
 
@@ -80,6 +80,14 @@ def optimistic_gradient_descent(
     )
 
 
+@transformation(learning_rate=NON_NEGATIVE, optimism=NUMBER)
+def _extrapolated(learning_rate: Hyper, optimism: Hyper | None = None) -> GradientTransformation:
+    """`scale_by_optimistic_gradient` whose `α` is read as the learning rate that it is."""
+    return scale_by_optimistic_gradient(
+        learning_rate, learning_rate if optimism is None else optimism
+    )
+
+
 @checked(
     learning_rate=NON_NEGATIVE,
     optimism=NUMBER,
@@ -122,10 +130,8 @@ def optimistic_adam(
     """
     return chain(
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
-        scale_by_optimistic_gradient(
-            learning_rate, learning_rate if optimism is None else optimism
-        ),
-        scale_by_learning_rate(1.0),
+        _extrapolated(learning_rate, optimism),
+        scale(-1.0),
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnets.optim.calls import reads
 from jaxnets.optim.hyper import (
     DECAY_RATE,
     NON_NEGATIVE,
@@ -53,6 +54,7 @@ class ProdigyState(NamedTuple):
     estim_lr_coef=POSITIVE,
     weight_decay=NON_NEGATIVE,
 )
+@reads(lambda call, state: {"learning_rate": at(call["learning_rate"], state.count)})
 def _prodigy(
     learning_rate: Hyper,
     b1: Hyper,
