@@ -44,6 +44,8 @@ def scale_by_ademamix(
     eps: Hyper = 1e-8,
     eps_root: Hyper = 0.0,
     mu_dtype: DTypeLike | None = None,
+    *,
+    nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     """`u = (m̂₁ + α m₂) / (√(v̂ + ε̄) + ε)`; see `ademamix`."""
 
@@ -53,7 +55,7 @@ def scale_by_ademamix(
             count_m2=jnp.zeros((), jnp.int32),
             m1=moments_like(params, dtype=mu_dtype),
             m2=moments_like(params, dtype=mu_dtype),
-            nu=moments_like(params, real=True),
+            nu=moments_like(params, dtype=nu_dtype, real=True),
         )
 
     def update(
@@ -100,6 +102,8 @@ def ademamix(
     mu_dtype: DTypeLike | None = None,
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Mask | None = None,
+    *,
+    nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     """AdamW with a second, much slower average of the gradients beside its momentum.
 
@@ -122,6 +126,7 @@ def ademamix(
         float32. Optax stores `v` in it too, until the first step.
       weight_decay: `λ ≥ 0`, decoupled.
       mask: which parameters decay, see `add_decayed_weights`.
+      nu_dtype: dtype in which `v` is stored; see `adam`.
 
     Raises:
       ValueError: for a number outside its range, or an update with decay and without params.
@@ -134,7 +139,7 @@ def ademamix(
       older](https://arxiv.org/abs/2409.03137), 2024.
     """
     return chain(
-        scale_by_ademamix(b1, b2, b3, alpha, eps, eps_root, mu_dtype),
+        scale_by_ademamix(b1, b2, b3, alpha, eps, eps_root, mu_dtype, nu_dtype=nu_dtype),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

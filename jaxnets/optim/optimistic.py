@@ -106,6 +106,7 @@ def optimistic_adam(
     mu_dtype: DTypeLike | None = None,
     *,
     nesterov: bool = True,
+    nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     """Optimistic Adam: `θ ← θ - η r_t - o (r_t - r_{t-1})`, where `r` is Adam's direction.
 
@@ -121,6 +122,7 @@ def optimistic_adam(
       eps_root: `ε̄ ≥ 0`, inside the root.
       mu_dtype: dtype in which the momentum is stored; by default the parameters', at least float32.
       nesterov: whether to use Nesterov momentum.
+      nu_dtype: dtype in which the second moment is stored; see `adam`.
 
     Raises:
       ValueError: for a number outside its range.
@@ -129,7 +131,7 @@ def optimistic_adam(
       Daskalakis et al., [Training GANs with optimism](https://arxiv.org/abs/1711.00141), 2017.
     """
     return chain(
-        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype),
         _extrapolated(learning_rate, optimism),
         scale(-1.0),
     )
@@ -155,6 +157,7 @@ def optimistic_adam_v2(
     eps_root: ScalarOrSchedule = 0.0,
     mu_dtype: DTypeLike | None = None,
     nesterov: bool = True,
+    nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     """Optimistic Adam: `θ ← θ - η (α r_t + β (r_t - r_{t-1}))`, where `r` is Adam's direction.
 
@@ -168,6 +171,7 @@ def optimistic_adam_v2(
       eps_root: `ε̄ ≥ 0`, inside the root.
       mu_dtype: dtype in which the momentum is stored; by default the parameters', at least float32.
       nesterov: whether to use Nesterov momentum.
+      nu_dtype: dtype in which the second moment is stored; see `adam`.
 
     Raises:
       ValueError: for a number outside its range.
@@ -176,7 +180,7 @@ def optimistic_adam_v2(
       Daskalakis et al., [Training GANs with optimism](https://arxiv.org/abs/1711.00141), 2017.
     """
     return chain(
-        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype),
         scale_by_optimistic_gradient(alpha, beta),
         scale_by_learning_rate(learning_rate),
     )

@@ -135,7 +135,7 @@ MUTANTS = [
         _NUMPY,
         ("optimism by default 1", "learning_rate if optimism is None else optimism", "1.0 if optimism is None else optimism"),
         ("rate not in alpha", "        learning_rate, learning_rate if", "        1.0, learning_rate if"),
-        swap("optimism before Adam", "scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)", "scale_by_optimistic_gradient(alpha, beta)"),
+        swap("optimism before Adam", "scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype)", "scale_by_optimistic_gradient(alpha, beta)"),
     ),
     *mutants(
         "polyak_sgd",
