@@ -11,12 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnets.optim.hyper import FRACTION, NON_NEGATIVE, POSITIVE, Hyper, Range, transformation
+from jaxnets.optim.hyper import FRACTION, NON_NEGATIVE, POSITIVE, Hyper, transformation
 from jaxnets.optim.leaves import dot, map_updates, moments_like, scalar_dtype, with_zeros
 from jaxnets.optim.transform import GradientTransformation, State, Updates
 from jaxnets.types import Array, ArrayLike, Params
-
-AT_LEAST_ONE = Range(">= 1", lambda x: x >= 1)
 
 
 def objective(
@@ -42,7 +40,10 @@ def objective(
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         unknown = sorted(extra.keys() - parameters.keys())
         if unknown:
-            raise TypeError(f"{function}: value_fn takes no argument {', '.join(unknown)}")
+            raise TypeError(
+                f"{function}: value_fn takes no argument {', '.join(unknown)} "
+                f"(Unexpected keyword arguments passed to update)"
+            )
     return partial(value_fn, **extra)
 
 
@@ -68,8 +69,9 @@ def value_and_grad_from_state(
       A function of the same arguments and of `state=`, the optimizer's state.
 
     Raises:
-      ValueError: if the state does not hold one pair of value and gradient. (A backtracking line
+      ValueError: if the state does not hold a pair of value and gradient. (A backtracking line
         search keeps the gradient only with `store_grad=True`.)
+      KeyError: if it holds more than one.
 
     Example:
       See `lbfgs`. Not for losses on batches: the state's values are those of the last batch.
@@ -84,7 +86,8 @@ def value_and_grad_from_state(
         pairs = [x for x in jax.tree.leaves(state, is_leaf=is_pair) if is_pair(x)]
         pairs = [x for x in pairs if x.value is not None and x.grad is not None]
         if len(pairs) != 1:
-            raise ValueError(
+            # as in Optax, too many are another error than none
+            raise (KeyError if pairs else ValueError)(
                 "value_and_grad_from_state: the state must hold one value and gradient of a line "
                 f"search, got {len(pairs)}"
             )
@@ -132,7 +135,7 @@ class _Backtracking(NamedTuple):
 @transformation(
     slope_rtol=NON_NEGATIVE,
     decrease_factor=FRACTION,
-    increase_factor=AT_LEAST_ONE,
+    increase_factor=POSITIVE,
     max_learning_rate=POSITIVE,
     atol=NON_NEGATIVE,
     rtol=NON_NEGATIVE,
@@ -159,7 +162,7 @@ def scale_by_backtracking_linesearch(
       max_backtracking_steps: how often `η` may shrink.
       slope_rtol: `c ≥ 0`.
       decrease_factor: what `η` is multiplied by, in [0, 1].
-      increase_factor: the search begins at so many times the last `η`; 1 or more, `inf` for
+      increase_factor: the search begins at so many times the last `η`; > 0, `inf` for
         `max_learning_rate`.
       max_learning_rate: the largest `η`.
       atol: `ε ≥ 0`.

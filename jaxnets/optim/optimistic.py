@@ -1,5 +1,6 @@
 """Optimistic steps, for games: each gradient extrapolated from the one before."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -110,8 +111,8 @@ def optimistic_adam(
 ) -> GradientTransformation:
     """Optimistic Adam: `θ ← θ - η r_t - o (r_t - r_{t-1})`, where `r` is Adam's direction.
 
-    Optax advises `optimistic_adam_v2` in its place, whose optimism scales with the rate. Here the
-    rate may be a schedule too.
+    Warns, as Optax does, that `optimistic_adam_v2` is advised in its place, whose optimism scales
+    with the rate. Here the rate may be a schedule too.
 
     Args:
       learning_rate: `η ≥ 0`.
@@ -130,6 +131,9 @@ def optimistic_adam(
     References:
       Daskalakis et al., [Training GANs with optimism](https://arxiv.org/abs/1711.00141), 2017.
     """
+    warnings.warn(
+        "optimistic_adam: use `optimistic_adam_v2` instead", DeprecationWarning, stacklevel=2
+    )
     return chain(
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype),
         _extrapolated(learning_rate, optimism),

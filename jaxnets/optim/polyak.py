@@ -37,7 +37,8 @@ def scale_by_polyak(
       variant: `"sps+"` counts a loss below `f*` as `f*`.
 
     Raises:
-      ValueError: for a number outside its range, an unknown variant, or an update without `value`.
+      ValueError: for a number outside its range or an unknown variant.
+      TypeError: for an update without `value`.
     """
     if variant not in ("sps", "sps+"):
         raise ValueError(f"scale_by_polyak: variant must be 'sps' or 'sps+', got {variant!r}")
@@ -51,7 +52,7 @@ def scale_by_polyak(
         **extra: Any,
     ) -> tuple[Updates, State]:
         if value is None:
-            raise ValueError(
+            raise TypeError(
                 "scale_by_polyak: needs the loss; call update(gradients, state, params, value=loss)"
             )
         norm = global_norm(updates)
@@ -101,7 +102,8 @@ def polyak_sgd(
       variant: `"sps+"` counts a loss below `f*` as `f*`, so that no step goes uphill.
 
     Raises:
-      ValueError: for a number outside its range, an unknown variant, or an update without `value`.
+      ValueError: for a number outside its range or an unknown variant.
+      TypeError: for an update without `value`.
 
     Example:
       >>> optimizer = polyak_sgd(max_learning_rate=0.1)

@@ -13,7 +13,6 @@ from jaxnets.optim.linesearch import moved_along, objective
 from jaxnets.optim.transform import GradientTransformation, Updates
 from jaxnets.types import Array, ArrayLike, Params, PyTree
 
-MORE_THAN_ONE = Range("> 1", lambda x: x > 1)
 NOT_NEGATIVE = Range(">= 0", lambda x: x >= 0)
 
 
@@ -98,7 +97,7 @@ def _inside(low: _Point, high: _Point, before: _Point) -> Array:
 @transformation(
     max_learning_rate=POSITIVE,
     tol=NON_NEGATIVE,
-    increase_factor=MORE_THAN_ONE,
+    increase_factor=POSITIVE,
     slope_rtol=NON_NEGATIVE,
     curv_rtol=NOT_NEGATIVE,
     stepsize_precision=NON_NEGATIVE,
@@ -132,7 +131,7 @@ def scale_by_zoom_linesearch(
       max_linesearch_steps: how many points may be tried, at least 1.
       max_learning_rate: the largest `η`; by default none.
       tol: `ε ≥ 0`.
-      increase_factor: by how much `η` grows, more than 1.
+      increase_factor: by how much `η` grows, > 0; to find an interval it has to be more than 1.
       slope_rtol: `c₁ ≥ 0`.
       curv_rtol: `c₂ ≥ 0`; `inf` for the first condition only.
       approx_dec_rtol: `c₃`; None for the first condition as it is.
@@ -222,7 +221,7 @@ def scale_by_zoom_linesearch(
         **extra: Any,
     ) -> tuple[Updates, ScaleByZoomLinesearchState]:
         value_and_grad = jax.value_and_grad(objective(name, params, value, grad, value_fn, extra))
-        dtype = state.learning_rate.dtype
+        dtype = scalar_dtype(params)
         direction, grad = with_zeros(updates, params), with_zeros(grad, params)
         zero, infinite = jnp.zeros((), dtype), jnp.full((), jnp.inf, dtype)
         start = _Point(zero, jnp.asarray(value, dtype), dot(direction, grad).astype(dtype))

@@ -418,14 +418,14 @@ def test_a_failed_search_is_printed(capfd):
         (lambda: optim.lbfgs(-1.0), "lbfgs: learning_rate"),
         (lambda: optim.scale_by_zoom_linesearch(0), "max_linesearch_steps must be >= 1, got 0"),
         (lambda: optim.scale_by_zoom_linesearch(5, 0.0), "max_learning_rate must be > 0"),
-        (lambda: optim.scale_by_zoom_linesearch(5, increase_factor=1.0), "increase_factor"),
+        (lambda: optim.scale_by_zoom_linesearch(5, increase_factor=0.0), "increase_factor"),
         (
             lambda: optim.scale_by_zoom_linesearch(5, initial_guess_strategy="two"),
             "'one' or 'keep', got 'two'",
         ),
         (lambda: optim.scale_by_backtracking_linesearch(-1), "must be >= 0, got -1"),
         (lambda: optim.scale_by_backtracking_linesearch(5, decrease_factor=2.0), "decrease_factor"),
-        (lambda: optim.scale_by_backtracking_linesearch(5, increase_factor=0.5), "increase_factor"),
+        (lambda: optim.scale_by_backtracking_linesearch(5, increase_factor=0.0), "increase_factor"),
     ],
 )
 def test_bad_values(build, message):

@@ -355,12 +355,6 @@ def test_needs_params(build):
         (lambda: optim.ema(1.0), "ema: decay"),
         (lambda: optim.clip_per_leaf(0.0), "clip_per_leaf: max_norm must be > 0"),
         (
-            lambda: optim.polyak_sgd().update(
-                jnp.ones(2), optim.polyak_sgd().init(jnp.ones(2)), jnp.ones(2)
-            ),
-            "scale_by_polyak: needs the loss; call update.*value=loss",
-        ),
-        (
             lambda: optim.keep_params_nonnegative().update(
                 jnp.ones(2), optim.EmptyState(), 1j * jnp.ones(2)
             ),
@@ -375,3 +369,16 @@ def test_needs_params(build):
 def test_bad_values(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_polyak_needs_the_loss():
+    optimizer, g = optim.polyak_sgd(), jnp.ones(2)
+    with pytest.raises(
+        TypeError, match=r"scale_by_polyak: needs the loss; call update.*value=loss"
+    ):
+        optimizer.update(g, optimizer.init(g), g)
+
+
+def test_optimistic_adam_advises_its_successor():
+    with pytest.warns(DeprecationWarning, match="use `optimistic_adam_v2` instead"):
+        optim.optimistic_adam(0.1)
