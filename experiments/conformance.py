@@ -17,7 +17,7 @@ from types import ModuleType
 
 import tyro
 
-from jaxnets import optim
+from jaxnets import optim, types
 
 ROOT = Path(__file__).parent.parent
 TESTED = (
@@ -44,7 +44,10 @@ def replace_in(module: ModuleType) -> list[str]:
 def put_in_place() -> list[str]:
     """Replace Optax's public names throughout Optax."""
     import optax.contrib  # noqa: F401
+    from optax._src import base
 
+    # some tests look for these in annotations
+    base.ScalarOrSchedule, base.Schedule = types.ScalarOrSchedule, types.Schedule
     # `optax._src` is no package, so it has to be looked for among the modules
     modules = [
         module
