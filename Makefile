@@ -31,7 +31,7 @@ types: $(INSTALLED)
 download: $(INSTALLED)
 	$(BIN)/python -m pytest -m download $(ARGS)
 
-# training, layers or optimizers
+# training, layers, optimizers or per_example
 BENCH ?= training
 bench: $(INSTALLED)
 	$(BIN)/python -m experiments.benchmarks.$(BENCH) $(ARGS)

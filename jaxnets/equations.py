@@ -1,7 +1,13 @@
-"""Equations of a traced program (a jaxpr), computed one by one."""
+"""Equations of a traced program (a jaxpr): computing one, and marks that are found again in it."""
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import jax
+
+Result = TypeVar("Result")
+_MARK = "mixes_examples_"
 
 
 def bind(equation: Any, values: Sequence[Any]) -> list[Any]:
@@ -9,3 +15,41 @@ def bind(equation: Any, values: Sequence[Any]) -> list[Any]:
     primitive = equation.primitive
     results = primitive.bind(*values, **primitive.get_bind_params(equation.params))
     return list(results) if primitive.multiple_results else [results]
+
+
+def programs_inside(equation: Any) -> Iterator[Any]:
+    """The jaxprs among an equation's parameters, such as a loop's body."""
+    waiting = list(equation.params.values())
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, tuple | list):
+            waiting.extend(value)
+        elif hasattr(value, "eqns"):
+            yield value
+        elif hasattr(value, "jaxpr"):
+            waiting.append(value.jaxpr)
+
+
+def mixes_examples(name: str, function: Callable[..., Result], *values: Any) -> Result:
+    """`function(*values)`, marked as something that makes of each example what others are too."""
+
+    @functools.wraps(function)
+    def marked(*values: Any) -> Result:
+        return function(*values)
+
+    marked.__name__ = _MARK + name
+    result: Result = jax.jit(marked, inline=False)(*values)
+    return result
+
+
+def what_mixes_examples(jaxpr: Any) -> str | None:
+    """The name of the first thing in a program that is so marked."""
+    for equation in jaxpr.eqns:
+        name = str(equation.params.get("name", ""))
+        if name.startswith(_MARK):
+            return name.removeprefix(_MARK)
+        for inner in programs_inside(equation):
+            found = what_mixes_examples(inner)
+            if found:
+                return found
+    return None

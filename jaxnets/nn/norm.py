@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnets.checks import require_real
+from jaxnets.equations import mixes_examples
 from jaxnets.types import Array, DTypeLike, Params
 
 
@@ -179,7 +180,7 @@ def batch_norm(
 
     The only layer here that mixes examples: in training no example has a gradient of its own, and
     under `vmap` over examples each would be normalized by itself. For per-example gradients use the
-    running moments.
+    running moments; `jaxnets.gradients` refuses the others.
 
     Args:
       params: `scale [features]`, `bias [features]` (`init_batch_norm`).
@@ -214,7 +215,11 @@ def batch_norm(
             f"got x {list(x.shape)}; pass a batch, or train=False"
         )
     axes = tuple(range(x.ndim - 1))
-    y, mean, var = _normalize("batch_norm", params, x, axes, eps, axis_name=axis_name)
+
+    def by_batch(params: Params, x: Array) -> tuple[Array, Array, Array]:
+        return _normalize("batch_norm", params, x, axes, eps, axis_name=axis_name)
+
+    y, mean, var = mixes_examples("batch_norm", by_batch, params, x)
     batch = {"mean": mean.reshape(features), "var": var.reshape(features)}
 
     def move(running: Array, moment: Array) -> Array:

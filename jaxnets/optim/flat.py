@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxnets.equations import programs_inside
 from jaxnets.optim.calls import by_value, combines
 from jaxnets.optim.packing import Layout, Packed, lay_out, pack_as, unpack
 from jaxnets.optim.transform import GradientTransformation, State, Updates
@@ -28,16 +29,6 @@ class FlatState(NamedTuple):
     layout: Layout
 
 
-def _jaxprs(value: Any) -> Iterator[Any]:
-    if isinstance(value, tuple | list):
-        for item in value:
-            yield from _jaxprs(item)
-    elif hasattr(value, "jaxpr"):
-        yield from _jaxprs(value.jaxpr)
-    elif hasattr(value, "eqns"):
-        yield value
-
-
 def _operations(jaxpr: Any, shapes: set[tuple[int, ...]]) -> Iterator[str]:
     """The names of all operations, in order.
 
@@ -45,7 +36,7 @@ def _operations(jaxpr: Any, shapes: set[tuple[int, ...]]) -> Iterator[str]:
       ValueError: for one in which an element of an array of `shapes` meets another.
     """
     for equation in jaxpr.eqns:
-        inside = [j for value in equation.params.values() for j in _jaxprs(value)]
+        inside = list(programs_inside(equation))
         for inner in inside:
             yield from _operations(inner, shapes)
         name: str = equation.primitive.name

@@ -1,0 +1,232 @@
+"""What per-example gradients cost beside the same program's plain gradient: time and memory.
+
+Run it alone on the machine: `python -m experiments.benchmarks.per_example --help`.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import tyro
+from jax import lax
+
+from experiments.benchmarks.timing import chosen, interleave, versions
+from experiments.errors import UsageError
+from jaxnets import gradients, losses, nn
+
+KEY = jax.random.key(0)
+
+
+class Net(NamedTuple):
+    """A loss of one example, with parameters and a batch."""
+
+    loss: Callable[[Any, Any, Any], jax.Array]
+    params: Any
+    inputs: jax.Array
+    labels: jax.Array
+
+
+def _loss_of(apply: Callable[[Any, Any], jax.Array]) -> Callable[[Any, Any, Any], jax.Array]:
+    def loss(params: Any, x: Any, y: Any) -> jax.Array:
+        logits = apply(params, x)
+        return jnp.mean(losses.softmax_cross_entropy_with_integer_labels(logits, y))
+
+    return loss
+
+
+def mlp() -> Net:
+    """784-512-512-10, batch 256."""
+    sizes = (784, 512, 512, 10)
+    params = [
+        nn.init_dense(jax.random.fold_in(KEY, i), n, m) for i, (n, m) in enumerate(pairwise(sizes))
+    ]
+
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        *hidden, last = params
+        for layer in hidden:
+            x = jax.nn.relu(nn.dense(layer, x))
+        return nn.dense(last, x)
+
+    return Net(_loss_of(apply), params, jax.random.normal(KEY, (256, 784)), jnp.arange(256) % 10)
+
+
+def cnn() -> Net:
+    """Three convolutions of 3x3 on 32x32x3, batch 64."""
+    channels = (3, 32, 64, 128)
+    layers = [
+        nn.init_conv(jax.random.fold_in(KEY, i), (3, 3), n, m)
+        for i, (n, m) in enumerate(pairwise(channels))
+    ]
+    params = {"layers": layers, "head": nn.init_dense(KEY, 8 * 8 * 128, 10)}
+
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        for i, layer in enumerate(params["layers"]):
+            x = jax.nn.relu(nn.conv(layer, x, stride=1 if i == 0 else 2))
+        return nn.dense(params["head"], x.reshape(-1))
+
+    inputs = jax.random.normal(KEY, (64, 32, 32, 3))
+    return Net(_loss_of(apply), params, inputs, jnp.arange(64) % 10)
+
+
+def transformer(
+    width: int, length: int, batch: int, *, depth: int = 4, heads: int = 4,
+    words: int = 1000, scan: bool = False, remat: bool = False,
+) -> Net:  # fmt: skip
+    """Pre-norm, causal, as plain JAX."""
+
+    def init_block(key: jax.Array) -> Any:
+        keys = jax.random.split(key, 4)
+        sizes = {"qkv": 3 * width, "out": width, "up": 4 * width}
+        block: dict[str, Any] = {
+            name: nn.init_dense(k, width, n)
+            for k, (name, n) in zip(keys, sizes.items(), strict=False)
+        }
+        block["down"] = nn.init_dense(keys[3], 4 * width, width)
+        return block | {"norm1": nn.init_norm(width), "norm2": nn.init_norm(width)}
+
+    keys = jax.random.split(KEY, depth)
+    params = {
+        "embedding": 0.02 * jax.random.normal(KEY, (words, width)),
+        "position": 0.02 * jax.random.normal(KEY, (length, width)),
+        "blocks": jax.vmap(init_block)(keys) if scan else [init_block(key) for key in keys],
+        "norm": nn.init_norm(width),
+        "head": nn.init_dense(KEY, width, words, bias=False),
+    }  # fmt: skip
+    mask = jnp.tril(jnp.ones((length, length), bool))
+
+    def block(x: jax.Array, p: Any) -> jax.Array:
+        qkv = nn.dense(p["qkv"], nn.layer_norm(p["norm1"], x)).reshape(length, 3, heads, -1)
+        q, k, v = (qkv[:, i] for i in range(3))
+        scores = jnp.einsum("thd,shd->hts", q, k) * (width / heads) ** -0.5
+        weights = jax.nn.softmax(jnp.where(mask, scores, -1e9))
+        mixed = jnp.einsum("hts,shd->thd", weights, v).reshape(length, width)
+        x = x + nn.dense(p["out"], mixed)
+        hidden = jax.nn.gelu(nn.dense(p["up"], nn.layer_norm(p["norm2"], x)))
+        return x + nn.dense(p["down"], hidden)
+
+    step = jax.checkpoint(block) if remat else block
+
+    def apply(params: Any, ids: jax.Array) -> jax.Array:
+        x = params["embedding"][ids] + params["position"]
+        if scan:
+            x, _ = lax.scan(lambda x, p: (step(x, p), None), x, params["blocks"])
+        else:
+            for p in params["blocks"]:
+                x = step(x, p)
+        return nn.dense(params["head"], nn.layer_norm(params["norm"], x))
+
+    ids = jax.random.randint(KEY, (2, batch, length), 0, words)
+    return Net(_loss_of(apply), params, ids[0], ids[1])
+
+
+NETS: dict[str, Callable[[], Net]] = {
+    "MLP 784-512-512-10, B=256": mlp,
+    "CNN 32x32, three 3x3 convolutions, B=64": cnn,
+    "transformer 4 x 256, T=128, B=16": lambda: transformer(256, 128, 16),
+    "transformer 4 x 512, T=32, B=32": lambda: transformer(512, 32, 32),
+    "the first transformer, scanned": lambda: transformer(256, 128, 16, scan=True),
+    "the first transformer, scanned with remat": lambda: transformer(
+        256, 128, 16, scan=True, remat=True
+    ),
+}  # fmt: skip
+
+
+def plain(loss: Any) -> Callable[..., Any]:
+    """The gradient of the mean loss."""
+    over_batch = jax.vmap(loss, (None, 0, 0))
+    return jax.grad(lambda params, x, y: jnp.mean(over_batch(params, x, y)))
+
+
+def clipped_by_vmap(loss: Any) -> Callable[..., Any]:
+    """`vmap(grad)`, then norms and the clipped mean."""
+    each = jax.vmap(jax.grad(loss), (None, 0, 0))
+
+    def clipped(params: Any, x: Any, y: Any) -> Any:
+        own = each(params, x, y)
+        squares = [jnp.sum(g.reshape(len(x), -1) ** 2, 1) for g in jax.tree.leaves(own)]
+        weights = jnp.minimum(1, lax.rsqrt(sum(squares))) / len(x)
+        return jax.tree.map(lambda g: jnp.tensordot(weights, g, 1), own)
+
+    return clipped
+
+
+def gram_of(loss: Any) -> Callable[..., Any]:
+    """All inner products of the batch's gradients."""
+
+    def gram(params: Any, x: Any, y: Any) -> jax.Array:
+        return gradients.gram(gradients.per_example_grad(loss)(params, x, y)[1])
+
+    return gram
+
+
+WAYS: dict[str, Callable[[Any], Callable[..., Any]]] = {
+    "plain gradient": plain,
+    "clipped gradient": lambda loss: gradients.clipped_grad(loss, 1.0),
+    "norms alone": gradients.per_example_norms,
+    "gram": gram_of,
+    "vmap(grad), clipped": clipped_by_vmap,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Time per-example gradients beside the plain one, in turns, and print medians and ratios."""
+
+    rounds: int = 11
+    """counted rounds"""
+    only: str = ""
+    """of the nets, those whose name contains this"""
+    ways: str = ""
+    """of what is computed, what contains this, and the plain gradient"""
+
+
+def main(config: Config) -> None:
+    """Print a table for each net.
+
+    Raises:
+      UsageError: if `only` leaves nothing to time.
+    """
+    print(versions())
+    for name in chosen(NETS, config.only):
+        net = NETS[name]()
+        arguments = net.params, net.inputs, net.labels
+        programs, compile_seconds, temporary = {}, {}, {}
+        for way, make in WAYS.items():
+            if config.ways not in way and way != "plain gradient":
+                continue
+            lowered = jax.jit(make(net.loss)).lower(*arguments)
+            started = time.perf_counter()
+            programs[way] = lowered.compile()
+            compile_seconds[way] = time.perf_counter() - started
+            memory: Any = programs[way].memory_analysis()
+            temporary[way] = memory.temp_size_in_bytes
+
+        def once(program: Any, arguments: Any = arguments) -> int:
+            jax.block_until_ready(program(*arguments))
+            return 1
+
+        runs = {way: (lambda program=program: once(program)) for way, program in programs.items()}
+        timings = interleave(runs, rounds=config.rounds)
+        base = "plain gradient"
+        print(f"\n{name}")
+        print(f"{'':<24}{'ms':>10}{'time':>8}{'temporary MB':>14}{'memory':>8}{'compile':>9}")
+        for way in programs:
+            ms, mb = 1e3 * timings[way].median, temporary[way] / 1e6
+            print(
+                f"{way:<24}{ms:>10.2f}{timings[way].median / timings[base].median:>7.2f}x"
+                f"{mb:>14.1f}{temporary[way] / temporary[base]:>7.2f}x"
+                f"{compile_seconds[way] / compile_seconds[base]:>8.1f}x",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Config, description=__doc__))
+    except UsageError as error:
+        sys.exit(f"error: {error}")

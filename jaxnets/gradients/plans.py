@@ -1,0 +1,198 @@
+"""How each parameter's squared norms come from its factors: the cheapest of several exact ways."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnets.gradients.graph import Key
+from jaxnets.gradients.outer import Outer
+from jaxnets.gradients.program import Factors
+from jaxnets.gradients.uses import (
+    PRODUCTS,
+    Use,
+    View,
+    factors_of,
+    parameters,
+    results,
+    uses,
+    view,
+)
+from jaxnets.types import Array
+
+
+@dataclass(frozen=True)
+class Used:
+    """One use of a parameter, with its arrays for the batch."""
+
+    use: Use
+    seen: View | None
+    saved: Any
+    error: Any
+    scale: Array | None = None
+    """`[B]`: what squares are asked of is `scale[i] gᵢ`, since those of `gᵢ` overflow or vanish."""
+
+
+class Plan(NamedTuple):
+    """What is to be computed for a parameter, and what that costs for the batch."""
+
+    way: str
+    flops: float
+    bytes: float
+    why: str = ""
+    """What keeps a parameter whose way is `local` from a better one."""
+
+
+def uses_by_parameter(factors: Factors, scale: Array | None = None) -> dict[int, list[Used]]:
+    """All uses of each parameter."""
+    found: dict[int, list[Used]] = {i: [] for i in range(len(factors.params))}
+    pairs = zip(
+        uses(factors.program.sites, factors.saved),
+        uses(factors.program.sites, factors.errors),
+        strict=True,
+    )
+    for (use, saved), (_, error) in pairs:
+        for key in parameters(use):
+            found[key].append(Used(use, view(use), saved, error, scale))  # type: ignore[index]
+    return found
+
+
+def values_of(factors: Factors) -> dict[Key, Any]:
+    """Of parameters and constants, by key."""
+    values: dict[Key, Any] = dict(enumerate(factors.params))
+    values.update({("constant", i): c for i, c in enumerate(factors.constants)})
+    return values
+
+
+def outer_products(used: Used) -> Outer:
+    """`[B, n, t, d]` and `[B, n, t, k]`; see `factors_of`."""
+    assert used.seen is not None
+    seen = used.seen
+    x, error = jax.vmap(lambda s, e: factors_of(used.use, seen, s, e))(used.saved, used.error)
+    if used.scale is None:
+        return Outer(x, error)
+    factor = used.scale
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        largest = jnp.max(jnp.abs(x), (1, 2, 3), initial=0)
+        size = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+        x, factor = x / broadcast(size, x), factor * size
+    return Outer(x, error * broadcast(factor, error))
+
+
+def broadcast(weights: Array, values: Array) -> Array:
+    """`weights [B]` with as many axes as `values [B, ...]`, in their dtype."""
+    shaped: Array = weights.reshape(-1, *(1,) * (values.ndim - 1)).astype(values.dtype)
+    return shaped
+
+
+# how many operations a machine does while it moves one byte to or from its memory
+_FLOPS_PER_BYTE = 10.0
+
+
+def _cost(plan: Plan) -> float:
+    return plan.flops + _FLOPS_PER_BYTE * plan.bytes
+
+
+def _matrix(used: Used, size: tuple[int, ...]) -> bool:
+    """Whether a use is one matrix product with, or some rows of, a whole matrix."""
+    if used.seen is None or used.seen.axes is None or any(used.seen.stacked) or len(size) != 2:
+        return False
+    if used.use.site.kind == "gather":
+        return used.seen.axes == (0, 1) and not used.use.loops
+    if used.use.site.kind != "dot":
+        return False
+    contracted, _ = used.use.site.inner.params["dimension_numbers"]
+    if len(contracted[0]) != 1:
+        return False
+    return bool(jax.eval_shape(lambda: outer_products(used)).x.shape[1] == 1)
+
+
+def _why_local(found: Sequence[Used]) -> str:
+    """What keeps the uses of a parameter from being products."""
+    for used in found:
+        site = used.use.site
+        name = "" if site.equation is None else site.equation.primitive.name
+        if site.kind == "other":
+            return f"meets the example in {name}"
+        if site.kind in PRODUCTS and used.seen is None:
+            return f"reaches {name} by more than a rearrangement"
+    if len(found) > 1:
+        return f"has {len(found)} uses, whose products are not all of one whole matrix"
+    return "is cheaper than the products"
+
+
+def choose(found: Sequence[Used], parameter: Any) -> Plan:
+    """The cheapest way for a parameter."""
+    if not found:
+        return Plan("unused", 0, 0)
+    size = parameter.size
+    examples = jax.tree.leaves(found[0].error)[0].shape[0]
+    own = 2.0 * examples * size, 8.0 * examples * size
+    if all(used.use.site.kind == "elementwise" for used in found):
+        return Plan("sum", *own)
+    local = Plan("local", *own, why=_why_local(found))
+    if jnp.iscomplexobj(parameter):
+        return local._replace(why="is complex")
+    plans = [local]
+    if len(found) > 1:
+        gathers = sum(used.use.site.kind == "gather" for used in found)
+        if gathers <= 1 and all(_matrix(used, parameter.shape) for used in found):
+            t = sum(_length(used) for used in found)
+            cost = 2.0 * examples * t * t * sum(parameter.shape), 8.0 * examples * t * t
+            plans.append(Plan("tied", *cost))
+        return min(plans, key=_cost)
+    (used,) = found
+    if used.seen is None:
+        return local
+    kind, loops = used.use.site.kind, used.use.loops
+    shapes = jax.eval_shape(lambda: outer_products(used))
+    _, n, t, k = shapes.error.shape
+    pairs = examples * n * t * t
+    if kind == "gather":
+        if not any(used.seen.stacked):
+            plans.append(Plan("rows", 2.0 * pairs * k, 8.0 * pairs))
+        return min(plans, key=_cost)
+    d = shapes.x.shape[3]
+    if t == 1:
+        return Plan("rank one", 2.0 * examples * n * (d + k), 4.0 * examples * n * (d + k))
+    # what a convolution's products are made of has to be written out first
+    written = 8.0 * examples * n * t * d if kind == "conv" else 0.0
+    gram = Plan("gram", 2.0 * pairs * (d + k), 16.0 * pairs + written)
+    flops = 2.0 * examples * n * t * d * k
+    if loops:
+        direct = Plan("folded", flops, 8.0 * examples * n * d * k + written)
+    else:
+        direct = Plan("direct", flops, 8.0 * examples * n * d * k)
+    return min(gram, direct, key=_cost)
+
+
+def _length(used: Used) -> int:
+    return int(jax.eval_shape(lambda: outer_products(used)).error.shape[2])
+
+
+def choose_all(factors: Factors) -> dict[int, Plan]:
+    """The plan of every parameter."""
+    by_parameter = uses_by_parameter(factors)
+    return {i: choose(found, factors.params[i]) for i, found in by_parameter.items()}
+
+
+def own_gradients(found: Sequence[Used], key: int, values: Mapping[Hashable, Any]) -> Array:
+    """`[B, *parameter]`: each example's gradient."""
+    total: Array | None = None
+    for used in found:
+
+        def backward(saved: Any, error: Any, used: Used = used) -> Array:
+            def of(parameter: Array) -> Any:
+                return results(used.use, {**values, key: parameter}, saved, alone=True)
+
+            _, pull = jax.vjp(of, values[key])
+            gradient: Array
+            (gradient,) = pull(error)
+            return gradient
+
+        gradient = jax.vmap(backward)(used.saved, used.error)
+        total = gradient if total is None else total + gradient
+    assert total is not None
+    return total

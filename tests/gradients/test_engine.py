@@ -1,0 +1,264 @@
+"""Everything that factors give, beside its definition by `vmap(grad)`, over the zoo."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnets import gradients, nn
+from tests.catalogue import LAYERS, MODELS, thorough_beyond
+from tests.gradients.zoo import CASES
+
+B = 5
+
+
+def flat(tree, axes=1):
+    leaves = jax.tree.leaves(tree)
+    return jnp.concatenate([x.reshape(*x.shape[:axes], -1) for x in leaves], axes)
+
+
+def everything(loss, params, batch):
+    """What is asked of factors."""
+    losses, factors = gradients.per_example_grad(loss)(params, batch)
+    some = jax.tree.map(lambda x: x[:2], batch)
+    _, others = gradients.per_example_grad(loss)(params, some)
+    weights = jnp.arange(1.0, B + 1)
+    tangent = jax.tree.map(jnp.cos, params)
+    return {
+        "losses": losses,
+        "gradients": flat(gradients.materialize(factors)),
+        "squares": gradients.sq_norms(factors),
+        "squares by leaf": jnp.stack(jax.tree.leaves(gradients.sq_norms_by_leaf(factors)), 1),
+        "norms": gradients.norms(factors),
+        "weighted sum": flat(gradients.weighted_sum(factors, weights), 0),
+        "dot": gradients.dot(factors, tangent),
+        "gram": gradients.gram(factors),
+        "gram with others": gradients.gram(factors, others),
+        "second moment": flat(gradients.second_moment(factors), 0),
+    }
+
+
+def by_definition(loss, params, batch):
+    losses, grads = jax.vmap(jax.value_and_grad(loss), (None, 0))(params, batch)
+    g = flat(grads)
+    by_leaf = [jnp.sum(x.reshape(B, -1) ** 2, 1) for x in jax.tree.leaves(grads)]
+    return {
+        "losses": losses,
+        "gradients": g,
+        "squares": jnp.sum(g**2, 1),
+        "squares by leaf": jnp.stack(by_leaf, 1),
+        "norms": jnp.sqrt(jnp.sum(g**2, 1)),
+        "weighted sum": jnp.arange(1.0, B + 1) @ g,
+        "dot": g @ flat(jax.tree.map(jnp.cos, params), 0),
+        "gram": g @ g.T,
+        "gram with others": g @ g[:2].T,
+        "second moment": jnp.mean(g**2, 0),
+    }
+
+
+def assert_as_defined(loss, params, batch, rtol):
+    got, want = (
+        jax.jit(f, static_argnums=0)(loss, params, batch) for f in (everything, by_definition)
+    )
+    for name in want:
+        scale = np.max(np.abs(want[name]), initial=1e-30)
+        np.testing.assert_allclose(
+            got[name], want[name], rtol=rtol, atol=rtol * scale, err_msg=name
+        )
+
+
+def drawn(case, dtype):
+    keys = jax.random.split(jax.random.key(0), len(case.params) + 1)
+    params = {
+        name: 0.7 * jax.random.normal(key, shape, dtype)
+        for key, (name, shape) in zip(keys, case.params.items(), strict=False)
+    }
+    if case.ids:
+        return params, jax.random.randint(keys[-1], (B, *case.example), 0, case.ids)
+    return params, jax.random.normal(keys[-1], (B, *case.example), dtype)
+
+
+FEW = {
+    "vector",
+    "wide",
+    "tied to the embedding",
+    "in loops within loops",
+    "conv, grouped",
+    "sliced",
+}
+zoo = pytest.mark.parametrize("case", thorough_beyond(FEW, {case.name: (case,) for case in CASES}))
+
+
+@zoo
+def test_float64(case, x64):
+    params, batch = drawn(case, jnp.float64)
+    assert_as_defined(case.loss, params, batch, 1e-10)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_float32(case):
+    params, batch = drawn(case, jnp.float32)
+    assert_as_defined(case.loss, params, batch, 1e-5)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.way], ids=lambda case: case.name)
+def test_ways(case):
+    params, batch = drawn(case, jnp.float32)
+    first = next(iter(case.params))
+    ways = {row.path: row.way for row in gradients.plan(case.loss, params, batch)}
+    assert ways[first] == case.way
+
+
+def of_layer(case):
+    def loss(params, x):
+        return jnp.sum(jnp.tanh(case.apply(params, x)) ** 2)
+
+    return loss
+
+
+LAYERS_AND_MODELS = [case for case in (*LAYERS, *MODELS) if not case.mixes_examples]
+
+
+def batch_of(case, dtype):
+    key = jax.random.key(1)
+    if case.ids:
+        return jax.random.randint(key, (B, *case.shape), 0, case.ids)
+    return jax.random.normal(key, (B, *case.shape), dtype)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("case", LAYERS_AND_MODELS, ids=lambda case: case.name)
+def test_layers_and_models(case, x64):
+    params = jax.tree.map(lambda x: x.astype(jnp.float64), case.init(jax.random.key(0)))
+    if not jax.tree.leaves(params):
+        pytest.skip("has no parameters")
+    assert_as_defined(of_layer(case), params, batch_of(case, jnp.float64), 1e-10)
+
+
+@pytest.mark.parametrize("case", LAYERS_AND_MODELS, ids=lambda case: case.name)
+def test_no_layer_falls_back(case):
+    params = case.init(jax.random.key(0))
+    if not jax.tree.leaves(params):
+        pytest.skip("has no parameters")
+    for row in gradients.plan(of_layer(case), params, batch_of(case, jnp.float32)):
+        assert row.fallback in ("", "is cheaper than the products"), row
+
+
+def test_factors_cross_jit_vmap_and_scan():
+    params, batch = drawn(CASES[2], jnp.float32)
+    loss = CASES[2].loss
+    want = gradients.sq_norms(gradients.per_example_grad(loss)(params, batch)[1])
+    handed = jax.jit(lambda p, b: gradients.per_example_grad(loss)(p, b)[1])(params, batch)
+    np.testing.assert_allclose(jax.jit(gradients.sq_norms)(handed), want, rtol=1e-5)
+
+    stacked = jax.tree.map(lambda p: jnp.stack([p, p]), params)
+    several = jax.vmap(lambda p: gradients.per_example_grad(loss)(p, batch)[1])(stacked)
+    got = jax.vmap(gradients.sq_norms)(several)
+    np.testing.assert_allclose(got, jnp.stack([want, want]), rtol=1e-5)
+
+    def step(factors, _):
+        return gradients.per_example_grad(loss)(params, batch)[1], gradients.sq_norms(factors)
+
+    _, got = jax.lax.scan(step, handed, length=2)
+    np.testing.assert_allclose(got, jnp.stack([want, want]), rtol=1e-5)
+
+
+def test_nothing_has_the_size_of_batch_times_parameters():
+    """Of a wide layer: neither what crosses `jit`, nor any temporary of a clipped gradient."""
+    params, batch = jnp.ones((300, 200)), jnp.ones((64, 300))
+
+    def loss(w, x):
+        return jnp.sum(jnp.tanh(x @ w))
+
+    _, factors = jax.eval_shape(gradients.per_example_grad(loss), params, batch)
+    assert max(x.size for x in jax.tree.leaves(factors)) <= params.size
+    clipped = jax.jit(gradients.clipped_grad(loss, 1.0)).lower(params, batch).compile()
+    assert clipped.memory_analysis().temp_size_in_bytes < 64 * params.size
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["vector", "wide", "long sequence", "conv", "bias and scale"])
+def test_a_bad_example_leaves_the_others_exact(name, bad):
+    (case,) = (case for case in CASES if case.name == name)
+    params, batch = drawn(case, jnp.float32)
+    loss = lambda p, x: case.loss(p, x) + jnp.sum(x) * sum(map(jnp.sum, p.values()))  # noqa: E731
+    spoiled = batch.at[2].set(bad)
+    got, metrics = jax.jit(gradients.clipped_grad(loss, 0.1))(params, spoiled)
+    kept = jnp.delete(batch, 2, axis=0, assume_unique_indices=True)
+    want, _ = gradients.clipped_grad(loss, 0.1)(params, kept)
+    for g, h in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(g * B, h * (B - 1), rtol=1e-5, atol=1e-6)
+    assert metrics.clipped[2]
+
+
+def test_bfloat16_is_accumulated_in_float32():
+    w, x = jnp.ones((64, 64), jnp.bfloat16), jnp.ones((2, 64), jnp.bfloat16)
+    _, factors = gradients.per_example_grad(lambda w, x: jnp.sum(x @ w))(w, x)
+    norms = gradients.sq_norms(factors)
+    assert norms.dtype == jnp.float32
+    np.testing.assert_array_equal(norms, 4096.0)
+
+
+def test_batch_norm_in_training_is_refused():
+    params, state = nn.init_batch_norm(3)
+
+    def loss(params, x, train=True):
+        return jnp.sum(nn.batch_norm(params, state, x, train=train)[0] ** 2)
+
+    x = jnp.ones((4, 2, 3))
+    with pytest.raises(ValueError, match="batch_norm in training mixes the examples"):
+        gradients.per_example_grad(loss)(params, x)
+    in_scan = lambda p, x: jax.lax.scan(lambda c, x: (c + loss(p, x), None), 0.0, x)[0]  # noqa: E731
+    with pytest.raises(ValueError, match="batch_norm in training mixes the examples"):
+        gradients.per_example_grad(in_scan)(params, x[:, None])
+    gradients.per_example_grad(lambda p, x: loss(p, x, train=False))(params, x)
+
+
+def test_differentiating_through_factors():
+    """Second derivatives: the gradient of a squared norm, by the parameters."""
+    (case,) = (case for case in CASES if case.name == "vector")
+    params, batch = drawn(case, jnp.float32)
+
+    def penalty(params):
+        return jnp.sum(gradients.sq_norms(gradients.per_example_grad(case.loss)(params, batch)[1]))
+
+    def by_definition(params):
+        grads = jax.vmap(jax.grad(case.loss), (None, 0))(params, batch)
+        return jnp.sum(grads["w"] ** 2)
+
+    got, want = jax.grad(penalty)(params)["w"], jax.grad(by_definition)(params)["w"]
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_explain():
+    def loss(params, x):
+        y = jnp.tanh(x @ params["dense"]["kernel"] + params["dense"]["bias"])
+        return jnp.sum(y * jnp.cumsum(params["odd"]) ** 2)
+
+    params = {"dense": {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}, "odd": jnp.ones(3)}
+    table = gradients.explain(loss, params, jnp.ones((5, 4)))
+    lines = {line.split()[0]: line for line in table.splitlines()}
+    assert "rank one" in lines["dense/kernel"]
+    assert "dot_general" in lines["dense/kernel"]
+    assert " sum " in lines["dense/bias"]
+    assert set(lines) == {"parameter", "dense/kernel", "dense/bias", "odd"}
+
+
+def test_gram_under_estimates_by_little_where_it_cancels():
+    """Inputs far from 0 and error signals that sum to nearly 0: the worst for sums of products."""
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((4, 64, 100)) + 10).astype(np.float32)
+    signal = rng.standard_normal((4, 64, 120)).astype(np.float32)
+    signal -= signal.mean(1, keepdims=True)
+
+    def loss(w, x, signal):
+        return jnp.sum((x @ w) * signal)
+
+    w = jnp.zeros((100, 120))
+    (row,) = gradients.plan(loss, w, x, signal)
+    assert row.way == "gram"
+    got = gradients.sq_norms(gradients.per_example_grad(loss)(w, x, signal)[1])
+    exact = np.einsum("btd,btk->bdk", x.astype(np.float64), signal.astype(np.float64))
+    want = np.sum(exact**2, (1, 2))
+    np.testing.assert_allclose(got, want, rtol=2e-4)
