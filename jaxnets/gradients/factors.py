@@ -18,7 +18,7 @@ from jaxnets.gradients.plans import (
 )
 from jaxnets.gradients.program import Factors
 from jaxnets.gradients.squares import OWN, squares
-from jaxnets.gradients.uses import Use, results, uses
+from jaxnets.gradients.uses import Use, results, total_gradient, uses
 from jaxnets.types import Array, Params, PyTree
 
 LARGEST = 2**26
@@ -108,13 +108,18 @@ def weighted_sum(factors: Factors, weights: Array) -> Params:
 
 def _pulled(used: Used, key: int, values: dict[Any, Any], weights: Array) -> Array:
     saved = _without(weights, used.saved)
+    errors = [_wide(e) for e in _without(weights, used.error)]
+    weighted = [e * broadcast(weights, e) for e in errors]
+    narrow = any(e.dtype != wide.dtype for e, wide in zip(used.error, weighted, strict=True))
+    if narrow and used.seen is not None:
+        return total_gradient(used.use, saved, weighted)
+    weighted = [w.astype(e.dtype) for w, e in zip(weighted, used.error, strict=True)]
 
     def of(parameter: Array) -> Any:
         now = {**values, key: parameter}
         return jax.vmap(lambda saved: results(used.use, now, saved, alone=False))(saved)
 
     _, pull = jax.vjp(of, values[key])
-    weighted = [e * broadcast(weights, e) for e in _without(weights, used.error)]
     total: Array
     (total,) = pull(weighted)
     return total

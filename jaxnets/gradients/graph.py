@@ -115,6 +115,18 @@ def rearranged(node: Node) -> Rearranged | None:
     return None
 
 
+def put_back(node: Node, value: Any) -> Any:
+    """`value`, shaped as a rearranged parameter, in the shape of the parameter itself."""
+    while isinstance(node, Computed):
+        (operand,) = node.equation.invars
+        if node.equation.primitive.name == "transpose":
+            order = node.equation.params["permutation"]
+            value = value.transpose([order.index(i) for i in range(len(order))])
+        value = value.reshape(operand.aval.shape)
+        (node,) = node.inputs
+    return value
+
+
 def body_of(equation: Any) -> ClosedJaxpr | None:
     """The program inside a call, such as that of `jit` or `checkpoint`."""
     inside = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -149,4 +150,23 @@ def gradient(site: Site, saved: Sequence[Array], error: Array) -> Array:
         (rows,), (errors,) = factors
         return jnp.zeros((height, width), wide).at[rows].add(errors)
     matrices = jnp.einsum("ntd,ntk->ndk", *factors, preferred_element_type=wide)
+    return _dot_gradient(site, matrices)
+
+
+def batch_gradient(site: Site, saved: Sequence[Array], error: Array) -> Array:
+    """`gradient`, summed over a batch, the first axis of both, without one for each example."""
+    wide = jnp.promote_types(error.dtype, jnp.float32)
+    if site.kind == "conv":
+        (x,) = saved
+        windows, errors = jax.vmap(lambda x, e: _conv(site, x, e))(x, error)
+        products = [
+            jnp.einsum("btgd,btgk->gdk", w, errors, preferred_element_type=wide) for w in windows
+        ]
+        together = jnp.stack(products, 1)
+        return _conv_gradient(site, together.reshape(together.shape[0], -1, together.shape[-1]))
+    x, errors = jax.vmap(lambda s, e: outer(site, s, e))(saved, error)
+    if site.kind == "gather":
+        shape = site.inner.invars[0].aval.shape
+        return jnp.zeros(shape, wide).at[x.ravel()].add(errors.reshape(-1, shape[1]))
+    matrices = jnp.einsum("bntd,bntk->ndk", x, errors, preferred_element_type=wide)
     return _dot_gradient(site, matrices)

@@ -181,10 +181,26 @@ def as_example(record: Record, x: Any) -> Any:
     return value + tap
 
 
+def _scanned(equation: Any) -> tuple[int, int]:
+    """How many of a scan's inputs every turn sees whole, and how many are carried on.
+
+    By their shapes: the equation's parameters have other names in each version of JAX.
+    """
+    body = equation.params["jaxpr"].jaxpr
+
+    def sliced(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+        pairs = zip(outside, inside, strict=True)
+        return sum(len(x.aval.shape) > len(y.aval.shape) for x, y in pairs)
+
+    n_carry = len(equation.outvars) - sliced(equation.outvars, body.outvars)
+    n_sliced = sliced(equation.invars, body.invars)
+    return len(equation.invars) - n_sliced - n_carry, n_carry
+
+
 def _scan(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
     params = equation.params
-    n_whole, n_carry, length = params["num_consts"], params["num_carry"], params["length"]
-    body = params["jaxpr"]
+    body, length = params["jaxpr"], params["length"]
+    n_whole, n_carry = _scanned(equation)
     whole, carry, sliced = (
         inputs[:n_whole], inputs[n_whole : n_whole + n_carry], inputs[n_whole + n_carry :]
     )  # fmt: skip

@@ -4,6 +4,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnets.gradients.outer import Outer
 from jaxnets.gradients.plans import Plan, Used, broadcast, outer_products, own_gradients
@@ -30,6 +31,30 @@ def _inner(x: Array) -> Array:
     return jnp.einsum("bntd,bnsd->bnts", x, x)
 
 
+TOLERANCE = 1e-5
+"""By how much of itself a squared norm may come out too small, at most."""
+
+
+def _lengths(inner: Array) -> Array:
+    """`‖x_t‖ ‖x_s‖` from the `⟨x_t, x_s⟩`."""
+    squares = jnp.maximum(jnp.diagonal(inner, axis1=-2, axis2=-1), 0)
+    return jnp.sqrt(squares[..., :, None] * squares[..., None, :])
+
+
+def _sum_of_pairs(inputs: Array, signals: Array) -> Array:
+    """`Σ_ts ⟨x_t, x_s⟩ ⟨δ_t, δ_s⟩ [B]`, or more, where that is a difference of much larger numbers.
+
+    Rounding errs by some units in the last place of `‖x_t‖ ‖x_s‖ ⟨δ_t, δ_s⟩` and
+    `⟨x_t, x_s⟩ ‖δ_t‖ ‖δ_s‖`. Where these might make the sum too small by more than `TOLERANCE`,
+    they are added to it: norms that bound what one example can do must not be under-estimated.
+    """
+    axes = tuple(range(1, inputs.ndim))
+    total = jnp.sum(inputs * signals, axes)
+    worst = _lengths(inputs) * jnp.abs(signals) + jnp.abs(inputs) * _lengths(signals)
+    error = 4 * np.finfo(total.dtype).eps * jnp.sum(worst, axes)
+    return jnp.where(error > TOLERANCE * total, jnp.maximum(total, 0) + error, total)
+
+
 def _rank_one(found: Sequence[Used]) -> Array:
     x, error = _wide_products(found[0])
     squares = [jnp.sum(jnp.square(y), (2, 3)) for y in (x, error)]
@@ -38,8 +63,7 @@ def _rank_one(found: Sequence[Used]) -> Array:
 
 def _gram(found: Sequence[Used]) -> Array:
     x, error = _wide_products(found[0])
-    # rounding may leave a sum of squares below 0
-    return jnp.maximum(jnp.einsum("bnts,bnts->b", _inner(x), _inner(error)), 0)
+    return _sum_of_pairs(_inner(x), _inner(error))
 
 
 def _folded(found: Sequence[Used]) -> Array:
@@ -49,10 +73,13 @@ def _folded(found: Sequence[Used]) -> Array:
     return sum_of_squares(products)
 
 
+def _same_rows(rows: Array, others: Array) -> Array:
+    return (rows[..., :, None] == others[..., None, :]).astype(jnp.float32)
+
+
 def _rows(found: Sequence[Used]) -> Array:
     rows, error = _wide_products(found[0])
-    same = rows[..., :, None] == rows[..., None, :]
-    return jnp.maximum(jnp.sum(jnp.where(same, _inner(error), 0), (1, 2, 3)), 0)
+    return _sum_of_pairs(_same_rows(rows, rows).astype(error.dtype), _inner(error))
 
 
 def _oriented(used: Used) -> Outer:
@@ -66,19 +93,20 @@ def _oriented(used: Used) -> Outer:
 
 
 def _tied(found: Sequence[Used]) -> Array:
+    """Over the pairs of all uses; a row of an embedding is the product with a unit vector."""
     products = [_oriented(used) for used in found if used.use.site.kind == "dot"]
     left = jnp.concatenate([x for x, _ in products], 2)
     right = jnp.concatenate([error for _, error in products], 2)
-    total = jnp.einsum("bnts,bnts->b", _inner(left), _inner(right))
+    inputs = _inner(left)
     for used in found:
         if used.use.site.kind == "gather":
             rows, error = _wide_products(used)
-            met = jnp.take_along_axis(left[:, 0], rows[:, 0, None, :], axis=2)
-            total += _rows([used])
-            total += 2 * jnp.einsum(
-                "bts,bts->b", met, jnp.einsum("btd,bsd->bts", right[:, 0], error[:, 0])
-            )
-    return jnp.maximum(total, 0)
+            met = jnp.take_along_axis(left, rows[:, :, None, :], axis=3)
+            same = _same_rows(rows, rows).astype(inputs.dtype)
+            above = jnp.concatenate([inputs, met], 3)
+            inputs = jnp.concatenate([above, jnp.concatenate([met.swapaxes(2, 3), same], 3)], 2)
+            right = jnp.concatenate([right, error], 2)
+    return _sum_of_pairs(inputs, _inner(right))
 
 
 OWN = ("direct", "local", "sum")

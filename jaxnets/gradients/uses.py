@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.equations import bind
-from jaxnets.gradients.graph import Key, Node, evaluate, rearranged, trained_inputs
-from jaxnets.gradients.outer import Outer, gradient, outer
+from jaxnets.gradients.graph import Key, Node, evaluate, put_back, rearranged, trained_inputs
+from jaxnets.gradients.outer import Outer, batch_gradient, gradient, outer
 from jaxnets.gradients.sites import Loop, Site, Sites
 from jaxnets.types import Array
 
@@ -79,6 +79,39 @@ def view(use: Use) -> View | None:
             axes = tuple(before.axes[i] for i in seen.axes)
         seen = before and before._replace(axes=axes)
     return seen and View(seen.input.key, tuple(reversed(stacked)), seen.axes)
+
+
+def total_gradient(use: Use, saved: Sequence[Any], error: Sequence[Any]) -> Array:
+    """The gradient of a product's parameter, summed over the batch in float32 at least.
+
+    For sites whose dtype is narrower: there each partial sum would be rounded.
+    """
+
+    def inside(depth: int, saved: Sequence[Any], error: Any) -> Any:
+        if depth == len(use.loops):
+            node = use.site.operands[use.site.operand]
+            total: Any = batch_gradient(use.site, saved, error)
+        else:
+            # turns are behind the batch
+            loop = use.loops[depth]
+            turns = jax.vmap(lambda s, e: inside(depth + 1, s, e), 1)(saved, error)
+            key = keys[depth]
+            node = _before(key, loop)
+            total = turns if key in loop.sliced else jnp.sum(turns, 0)
+        assert node is not None
+        return put_back(node, total)
+
+    keys: list[Key] = []
+    node = use.site.operands[use.site.operand]
+    for loop in reversed(use.loops):
+        assert node is not None
+        seen = rearranged(node)
+        assert seen is not None
+        keys.insert(0, seen.input.key)
+        node = _before(seen.input.key, loop)
+    (only,) = error
+    summed: Array = inside(0, saved, only)
+    return summed
 
 
 def _by_windows(site: Site, kernel: Any, saved: Sequence[Any]) -> Any:
