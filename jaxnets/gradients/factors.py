@@ -1,44 +1,89 @@
-"""What is known of a batch's per-example gradients, and the functions that read it.
+"""What is computed from the factors of a batch, without its per-example gradients."""
 
-Callers treat `Factors` as opaque: here it holds the gradients themselves, `[B, ...]` for each
-parameter.
-"""
-
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxnets import tree
-from jaxnets.types import Array, Params
+from jaxnets.gradients.plans import (
+    Used,
+    broadcast,
+    choose,
+    outer_products,
+    own_gradients,
+    uses_by_parameter,
+    values_of,
+)
+from jaxnets.gradients.program import Factors
+from jaxnets.gradients.squares import squares
+from jaxnets.gradients.uses import results, uses
+from jaxnets.types import Array, Params, PyTree
+
+__all__ = [
+    "Factors",
+    "dot",
+    "gram",
+    "materialize",
+    "norms",
+    "second_moment",
+    "sq_norms",
+    "sq_norms_by_leaf",
+    "weighted_sum",
+]
+
+LARGEST = 2**26
+"""Elements of per-example gradients that are held at a time, where they have to be."""
 
 
-class Factors(NamedTuple):
-    """The per-example gradients of one batch (opaque; a pytree)."""
-
-    gradients: Params
-
-
-def _matrices(factors: Factors) -> list[Array]:
-    """Each leaf as `[B, parameters]`, in float32 or wider."""
-    leaves = jax.tree.leaves(factors.gradients)
-    wide = [leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in leaves]
-    return [leaf.reshape(leaf.shape[0], -1) for leaf in wide]
+def _zero(factors: Factors) -> Array:
+    dtypes = [jnp.real(leaf).dtype for leaf in factors.params]
+    return jnp.zeros((), jnp.result_type(jnp.float32, *dtypes))
 
 
-def materialize(factors: Factors) -> Params:
-    """The per-example gradients: `[B, ...]` for each parameter, equal to `vmap(grad(loss))`."""
-    return factors.gradients
+def _tree(factors: Factors, leaves: Sequence[Any]) -> PyTree:
+    return factors.program.structure.unflatten(leaves)
+
+
+def _squares(factors: Factors, scale: Array | None = None) -> list[Array]:
+    """`‖sᵢ gᵢ‖²` of each parameter, where `s` is `scale`."""
+    values, by_parameter = values_of(factors), uses_by_parameter(factors, scale)
+    return [
+        squares(choose(found, factors.params[i]), found, i, values, factors.program.examples)
+        for i, found in by_parameter.items()
+    ]
+
+
+def sq_norms_by_leaf(factors: Factors) -> PyTree:
+    """`‖gᵢ‖²` of each parameter alone: `[B]` in its place. See `sq_norms`."""
+    return _tree(factors, _squares(factors))
 
 
 def sq_norms(factors: Factors) -> Array:
     """`‖gᵢ‖²` over all parameters: `[B]`, accumulated in float32, where 1e20² is infinite."""
-    return sum((jnp.sum(jnp.square(jnp.abs(m)), axis=1) for m in _matrices(factors)), _zero())
+    return sum(_squares(factors), _zero(factors))
 
 
 def norms(factors: Factors) -> Array:
     """`‖gᵢ‖` over all parameters: `[B]`, as long as the norm itself is representable."""
-    return jax.vmap(tree.global_norm)(factors.gradients)
+
+    def sums(scales: list[Any]) -> list[Array]:
+        return [sum(_squares(factors, scales[0]), _zero(factors))]
+
+    (roots,) = tree.roots_of_squares(sums, 1)
+    return roots
+
+
+def _without(weights: Array, values: Any) -> Any:
+    """`values [B, ...]` with zeros for the examples of weight 0, which may not be finite."""
+
+    def kept(x: Array) -> Array:
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            return x
+        return jnp.where(broadcast(weights, x) == 0, 0, x)
+
+    return jax.tree.map(kept, values)
 
 
 def weighted_sum(factors: Factors, weights: Array) -> Params:
@@ -53,26 +98,37 @@ def weighted_sum(factors: Factors, weights: Array) -> Params:
     Raises:
       ValueError: if `weights` is not `[B]`.
     """
+    examples = factors.program.examples
+    if jnp.shape(weights) != (examples,):
+        raise ValueError(f"weighted_sum: weights must be [{examples}], got {jnp.shape(weights)}")
+    values = values_of(factors)
+    totals = []
+    for i, found in uses_by_parameter(factors).items():
+        parameter = factors.params[i]
+        total = jnp.zeros_like(parameter)
+        if found and choose(found, parameter).way in ("direct", "local"):
+            # what the norms were made of: XLA computes it once
+            own = own_gradients(found, i, values)
+            wide = jnp.promote_types(own.dtype, jnp.float32)
+            total = jnp.tensordot(weights.astype(wide), _without(weights, own).astype(wide), 1)
+        else:
+            for used in found:
+                total = total + _pulled(used, i, values, weights)
+        totals.append(total.astype(parameter.dtype))
+    return _tree(factors, totals)
 
-    def total(leaf: Array) -> Array:
-        if weights.shape != leaf.shape[:1]:
-            raise ValueError(
-                f"weighted_sum: weights must be [{leaf.shape[0]}], got {weights.shape}"
-            )
-        w = weights.reshape(-1, *(1,) * (leaf.ndim - 1)).astype(
-            jnp.promote_types(leaf.dtype, jnp.float32)
-        )
-        w = jnp.broadcast_to(w, leaf.shape)
-        return jnp.sum(jnp.where(w == 0, 0, w * leaf), axis=0).astype(leaf.dtype)
 
-    return jax.tree.map(total, factors.gradients)
+def _pulled(used: Used, key: int, values: dict[Any, Any], weights: Array) -> Array:
+    saved = _without(weights, used.saved)
 
+    def of(parameter: Array) -> Any:
+        now = {**values, key: parameter}
+        return jax.vmap(lambda saved: results(used.use, now, saved, alone=False))(saved)
 
-def gram(factors: Factors, other: Factors | None = None) -> Array:
-    """`⟨gᵢ, hⱼ⟩` over all parameters: `[B, B']`; `other=None` pairs the batch with itself."""
-    rows = _matrices(factors)
-    columns = rows if other is None else _matrices(other)
-    return sum((g @ h.conj().T for g, h in zip(rows, columns, strict=True)), _zero())
+    _, pull = jax.vjp(of, values[key])
+    weighted = [e * broadcast(weights, e) for e in _without(weights, used.error)]
+    (total,) = pull(weighted)
+    return total
 
 
 def dot(factors: Factors, tangent: Params) -> Array:
@@ -81,16 +137,83 @@ def dot(factors: Factors, tangent: Params) -> Array:
     Raises:
       ValueError: if `tangent` has not the structure and shapes of the parameters.
     """
-    gradients = tree.flatten_with_paths(factors.gradients)
+    paths = factors.program.paths
     vectors = tree.flatten_with_paths(tangent)
-    for path in sorted(gradients.keys() | vectors.keys()):
-        want = gradients[path].shape[1:] if path in gradients else "nothing"
+    wanted = dict(zip(paths, factors.params, strict=True))
+    for path in sorted(wanted.keys() | vectors.keys()):
+        want = wanted[path].shape if path in wanted else "nothing"
         got = jnp.shape(vectors[path]) if path in vectors else "nothing"
         if want != got:
             raise ValueError(f"dot: tangent must be shaped as params; {path!r}: {want}, got {got}")
-    flat = [jnp.ravel(vectors[path]) for path in gradients]
-    # of complex parameters, `grad` gives the conjugate of the direction of ascent
-    return sum((jnp.real(m @ v) for m, v in zip(_matrices(factors), flat, strict=True)), _zero())
+    values = values_of(factors)
+    direction = {
+        i: jnp.asarray(vectors[path], wanted[path].dtype) for i, path in enumerate(paths)
+    }
+    total = jnp.broadcast_to(_zero(factors), (factors.program.examples,))
+    everything = zip(
+        uses(factors.program.sites, factors.saved),
+        uses(factors.program.sites, factors.errors),
+        strict=True,
+    )
+    for (use, saved), (_, error) in everything:
+
+        def one(saved: Any, error: Any, use: Any = use) -> Array:
+            def of(params: dict[int, Array]) -> Any:
+                return results(use, {**values, **params}, saved, alone=False)
+
+            _, moved = jax.jvp(of, (dict(enumerate(factors.params)),), (direction,))
+            products = [jnp.sum(_wide(e) * _wide(m)) for e, m in zip(error, moved, strict=True)]
+            return sum((jnp.real(p) for p in products), jnp.zeros(()))
+
+        total = total + jax.vmap(one)(saved, error)
+    return total
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def materialize(factors: Factors) -> Params:
+    """The per-example gradients: `[B, ...]` for each parameter, equal to `vmap(grad(loss))`."""
+    values = values_of(factors)
+    return _tree(
+        factors,
+        [
+            own_gradients(found, i, values)
+            if found
+            else jnp.zeros((factors.program.examples, *factors.params[i].shape), factors.params[i].dtype)
+            for i, found in uses_by_parameter(factors).items()
+        ],
+    )
+
+
+def gram(factors: Factors, other: Factors | None = None) -> Array:
+    """`⟨gᵢ, hⱼ⟩` over all parameters: `[B, B']`; `other=None` pairs the batch with itself.
+
+    Raises:
+      ValueError: if `other` is of other parameters.
+    """
+    other = factors if other is None else other
+    if other.program.paths != factors.program.paths:
+        raise ValueError("gram: both must be factors with respect to the same parameters")
+    rows, columns = uses_by_parameter(factors), uses_by_parameter(other)
+    total = jnp.broadcast_to(_zero(factors), (factors.program.examples, other.program.examples))
+    for i, parameter in enumerate(factors.params):
+        if not rows[i] or not columns[i]:
+            continue
+        ways = [choose(found, parameter).way for found in (rows[i], columns[i])]
+        if ways == ["rank one", "rank one"]:
+            (x, error), (y, signal) = (outer_products(found[i][0]) for found in (rows, columns))
+            inputs = jnp.einsum("bntd,cntd->bcn", _wide(x), _wide(y))
+            signals = jnp.einsum("bntk,cntk->bcn", _wide(error), _wide(signal))
+            total += jnp.sum(inputs * signals, -1)
+            continue
+        g, h = (
+            _wide(own_gradients(found[i], i, values_of(f))).reshape(f.program.examples, -1)
+            for found, f in ((rows, factors), (columns, other))
+        )
+        total = total + jnp.real(g @ h.conj().T)
+    return total
 
 
 def second_moment(factors: Factors) -> Params:
@@ -98,14 +221,38 @@ def second_moment(factors: Factors) -> Params:
 
     The diagonal of the empirical Fisher matrix.
     """
+    values, examples = values_of(factors), factors.program.examples
 
-    def moment(leaf: Array) -> Array:
-        magnitude = jnp.abs(leaf)
-        wide = jnp.promote_types(magnitude.dtype, jnp.float32)
-        return jnp.mean(jnp.square(magnitude.astype(wide)), axis=0)
+    def moment(i: int, found: Sequence[Used]) -> Array:
+        parameter = factors.params[i]
+        wide = jnp.promote_types(jnp.real(parameter).dtype, jnp.float32)
+        total = jnp.zeros(parameter.shape, wide)
+        if not found:
+            return total
+        at_once = max(1, min(examples, LARGEST // max(parameter.size, 1)))
 
-    return jax.tree.map(moment, factors.gradients)
+        def squared(part: list[Used]) -> Array:
+            own = jnp.abs(own_gradients(part, i, values)).astype(wide)
+            return jnp.sum(jnp.square(own), 0)
 
+        if at_once == examples:
+            return squared(list(found)) / examples
+        chunks = examples // at_once
 
-def _zero() -> Array:
-    return jnp.zeros(())
+        def cut(start: Any, size: int) -> list[Used]:
+            def slice_of(x: Array) -> Array:
+                return jax.lax.dynamic_slice_in_dim(x, start, size)
+
+            return [
+                Used(u.use, u.seen, *jax.tree.map(slice_of, (u.saved, u.error))) for u in found
+            ]
+
+        total = jax.lax.fori_loop(
+            0, chunks, lambda c, sum_: sum_ + squared(cut(c * at_once, at_once)), total
+        )
+        rest = examples - chunks * at_once
+        if rest:
+            total = total + squared(cut(chunks * at_once, rest))
+        return total / examples
+
+    return _tree(factors, [moment(i, found) for i, found in uses_by_parameter(factors).items()])

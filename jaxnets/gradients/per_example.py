@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.checks import concrete
-from jaxnets.gradients.factors import Factors, weighted_sum
 from jaxnets.gradients.factors import norms as norms_of
+from jaxnets.gradients.factors import weighted_sum
+from jaxnets.gradients.program import Factors, factorize
 from jaxnets.types import Array, ArrayLike, Params, PyTree
 
 
@@ -63,10 +64,8 @@ def per_example_grad(
 
     def apply(params: Params, *batch: PyTree) -> tuple[Any, Factors]:
         _check(params, batch)
-        in_axes = (None, *(0 for _ in batch))
-        mapped = jax.vmap(jax.value_and_grad(one_example, has_aux=True), in_axes)
-        (losses, aux), gradients = mapped(params, *batch)
-        return ((losses, aux) if has_aux else losses), Factors(gradients)
+        losses, aux, factors = factorize(one_example, params, batch)
+        return ((losses, aux) if has_aux else losses), factors
 
     return apply
 

@@ -1,0 +1,125 @@
+"""Values that no example enters: made of parameters and constants alone, and kept as a graph.
+
+`kernel.T`, `kernel / norm(kernel)` or a slice of a stack are such values. They stay unevaluated, so
+that where one meets an example it is known which parameters it is made of, and how.
+"""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+from jax.extend.core import ClosedJaxpr
+
+from jaxnets.equations import bind
+from jaxnets.types import Array
+
+Key: TypeAlias = Hashable
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """A parameter (if `trained`) or a constant, or of either the slice that a loop's body sees."""
+
+    key: Key
+    aval: Any
+    trained: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Fixed:
+    """A number written into the program."""
+
+    value: Any
+    trained: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Computed:
+    """One result of an equation whose inputs are such values too."""
+
+    equation: Any
+    inputs: tuple["Node", ...]
+    output: int
+    trained: bool
+
+
+Node: TypeAlias = Input | Fixed | Computed
+
+
+def compute(equation: Any, inputs: Sequence[Node]) -> list[Node]:
+    """The results of an equation, unevaluated."""
+    trained = any(node.trained for node in inputs)
+    return [
+        Computed(equation, tuple(inputs), i, trained) for i in range(len(equation.outvars))
+    ]
+
+
+def trained_inputs(nodes: Sequence[Node]) -> dict[Key, Input]:
+    """The parameters that values are made of, in the order of their first use."""
+    found: dict[Key, Input] = {}
+    seen: set[int] = set()
+    waiting = list(reversed(nodes))
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or not node.trained:
+            continue
+        seen.add(id(node))
+        if isinstance(node, Input):
+            found[node.key] = node
+        elif isinstance(node, Computed):
+            waiting.extend(reversed(node.inputs))
+    return found
+
+
+def evaluate(node: Node, values: Mapping[Key, Array], memo: dict[Any, Any]) -> Any:
+    """The value of a node, where the inputs have `values`; equations are computed once a memo."""
+    if isinstance(node, Fixed):
+        return node.value
+    if isinstance(node, Input):
+        return values[node.key]
+    call = (id(node.equation), *map(id, node.inputs))
+    if call not in memo:
+        memo[call] = bind(node.equation, [evaluate(i, values, memo) for i in node.inputs])
+    return memo[call][node.output]
+
+
+# their results have the elements of their operand, in another order or shape or dtype
+_REARRANGING = {"convert_element_type", "copy", "copy_p", "expand_dims", "reshape", "squeeze"}
+
+
+class Rearranged(NamedTuple):
+    """A parameter of which a value has each element once: its gradient's norm is the same."""
+
+    input: Input
+    axes: tuple[int, ...] | None
+    """For each axis of the value the parameter's; None where they do not correspond."""
+
+
+def rearranged(node: Node) -> Rearranged | None:
+    """The parameter that a value is a rearrangement of; None if it is anything else."""
+    if isinstance(node, Input):
+        return Rearranged(node, tuple(range(node.aval.ndim))) if node.trained else None
+    if not isinstance(node, Computed) or len(node.inputs) != 1 or len(node.equation.outvars) != 1:
+        return None
+    before = rearranged(node.inputs[0])
+    if before is None:
+        return None
+    (operand,), (result,) = node.equation.invars, node.equation.outvars
+    name = node.equation.primitive.name
+    if name == "transpose":
+        order = node.equation.params["permutation"]
+        return before._replace(axes=before.axes and tuple(before.axes[i] for i in order))
+    same_shape = result.aval.shape == operand.aval.shape
+    same_size = math.prod(result.aval.shape) == math.prod(operand.aval.shape)
+    if name in _REARRANGING or (name == "broadcast_in_dim" and same_size):
+        return before if same_shape else before._replace(axes=None)
+    return None
+
+
+def body_of(equation: Any) -> ClosedJaxpr | None:
+    """The program inside a call, such as that of `jit` or `checkpoint`."""
+    inside = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+    if inside is None or isinstance(inside, ClosedJaxpr):
+        return inside
+    return ClosedJaxpr(inside, ())

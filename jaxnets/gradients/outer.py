@@ -1,0 +1,154 @@
+"""The outer products at a site: what the operand of the example and the error signal are made of.
+
+For one example, the gradient with respect to the operand that holds the parameter is
+`Σ_t x[n, t] ⊗ δ[n, t]`, one matrix `[d, k]` for each `n` (groups, or axes that the product shares),
+with its axes in an order of its own.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnets.gradients.sites import Site
+from jaxnets.types import Array
+
+
+class Outer(NamedTuple):
+    """Factors of one example."""
+
+    x: Array
+    """`[n, t, d]`, or for a gather the rows' numbers `[n, t]`."""
+    error: Array
+    """`[n, t, k]`"""
+
+
+def _dot_axes(site: Site) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Of the example's operand: contracted and shared axes; of the parameter's: the same."""
+    contracted, shared = site.inner.params["dimension_numbers"]
+    mine, other = site.operand, 1 - site.operand
+    return list(contracted[other]), list(shared[other]), list(contracted[mine]), list(shared[mine])
+
+
+def _dot(site: Site, x: Array, error: Array) -> Outer:
+    contracted, shared, _, _ = _dot_axes(site)
+    free = [i for i in range(x.ndim) if i not in contracted and i not in shared]
+    n, t, d = (math.prod(x.shape[i] for i in axes) for axes in (shared, free, contracted))
+    factor = x.transpose(*shared, *free, *contracted).reshape(n, t, d)
+    # results have the shared axes, then the free ones of the left operand, then of the right one
+    if site.operand == 1:
+        return Outer(factor, error.reshape(n, t, -1))
+    return Outer(factor, error.reshape(n, -1, t).swapaxes(1, 2))
+
+
+def _dot_gradient(site: Site, products: Array) -> Array:
+    """Matrices `[n, d, k]` as the parameter's operand."""
+    _, _, contracted, shared = _dot_axes(site)
+    shape = site.inner.invars[site.operand].aval.shape
+    free = [i for i in range(len(shape)) if i not in contracted and i not in shared]
+    order = [*shared, *contracted, *free]
+    apart = products.reshape([shape[i] for i in order])
+    return apart.transpose([order.index(i) for i in range(len(shape))])
+
+
+class _Conv(NamedTuple):
+    """A convolution with its axes as `[batch, *space, groups, in]` and so on."""
+
+    windows: list[Array]
+    """For each position in the window what of x meets it: `[batch * positions, groups, in]`."""
+    error: Array
+    """`[batch * positions, groups, out]`"""
+
+
+def _window_positions(site: Site) -> tuple[int, ...]:
+    kernel = site.inner.params["dimension_numbers"].rhs_spec
+    shape = site.inner.invars[1].aval.shape
+    return tuple(shape[i] for i in kernel[2:])
+
+
+def _shifted(site: Site, x: Array) -> Iterator[Array]:
+    """Of `x [batch, *space, channels]`, padded, what each position of the window meets."""
+    params = site.inner.params
+    gaps = [d - 1 for d in params["lhs_dilation"]]
+    low_high = [(low, high, gap) for (low, high), gap in zip(params["padding"], gaps, strict=True)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *low_high, (0, 0, 0)])
+    layout = params["dimension_numbers"].out_spec
+    out = [site.inner.outvars[0].aval.shape[i] for i in layout[2:]]
+    strides, dilation = params["window_strides"], params["rhs_dilation"]
+    for position in itertools.product(*map(range, _window_positions(site))):
+        start = [p * d for p, d in zip(position, dilation, strict=True)]
+        stop = [s + (o - 1) * stride + 1 for s, o, stride in zip(start, out, strides, strict=True)]
+        yield lax.slice(
+            x, [0, *start, 0], [x.shape[0], *stop, x.shape[-1]], [1, *strides, 1]
+        )
+
+
+def _conv(site: Site, x: Array, error: Array) -> _Conv:
+    layout = site.inner.params["dimension_numbers"]
+    groups = site.inner.params["feature_group_count"]
+
+    def channels_last(y: Array, spec: Sequence[int]) -> Array:
+        return y.transpose(spec[0], *spec[2:], spec[1])
+
+    def grouped(y: Array) -> Array:
+        return y.reshape(math.prod(y.shape[:-1]), groups, -1)
+
+    windows = [grouped(y) for y in _shifted(site, channels_last(x, layout.lhs_spec))]
+    return _Conv(windows, grouped(channels_last(error, layout.out_spec)))
+
+
+def _conv_gradient(site: Site, products: Array) -> Array:
+    """Matrices `[groups, window * in, out]` as the kernel."""
+    spec = site.inner.params["dimension_numbers"].rhs_spec
+    shape = site.inner.invars[1].aval.shape
+    window = [shape[i] for i in spec[2:]]
+    n, _, k = products.shape
+    apart = products.reshape(n, *window, shape[spec[1]], k)
+    # groups are the slow part of the kernel's outputs
+    kernel = jnp.moveaxis(apart, 0, -2).reshape(*window, shape[spec[1]], n * k)
+    order = [*spec[2:], spec[1], spec[0]]
+    return kernel.transpose([order.index(i) for i in range(len(shape))])
+
+
+def outer(site: Site, saved: Sequence[Array], error: Array) -> Outer:
+    """The factors of one example at a site of kind `dot`, `conv` or `gather`."""
+    (x,) = saved
+    if site.kind == "dot":
+        return _dot(site, x, error)
+    if site.kind == "conv":
+        windows, errors = _conv(site, x, error)
+        patches = jnp.stack(windows, -2)
+        patches = patches.reshape(*patches.shape[:-2], -1)
+        return Outer(patches.swapaxes(0, 1), errors.swapaxes(0, 1))
+    rows = x[..., 0].reshape(1, -1)
+    height, width = site.inner.invars[0].aval.shape
+    errors = error.reshape(1, -1, width)
+    # what is out of bounds has no gradient, except where it was clamped
+    inside = (rows >= 0) & (rows < height)
+    clamps = site.inner.params["mode"] == lax.GatherScatterMode.CLIP
+    rows = jnp.clip(rows, 0, height - 1)
+    return Outer(rows, errors if clamps else jnp.where(inside[..., None], errors, 0))
+
+
+def gradient(site: Site, saved: Sequence[Array], error: Array) -> Array:
+    """The gradient of one example with respect to the parameter's operand, in float32 at least."""
+    wide = jnp.promote_types(error.dtype, jnp.float32)
+    if site.kind == "conv":
+        (x,) = saved
+        windows, errors = _conv(site, x, error)
+        # one product for each position, so that no patches are stored
+        products = [
+            jnp.einsum("tgd,tgk->gdk", w, errors, preferred_element_type=wide) for w in windows
+        ]
+        together = jnp.stack(products, 1)
+        return _conv_gradient(site, together.reshape(together.shape[0], -1, together.shape[-1]))
+    factors = outer(site, saved, error)
+    if site.kind == "gather":
+        height, width = site.inner.invars[0].aval.shape
+        (rows,), (errors,) = factors
+        return jnp.zeros((height, width), wide).at[rows].add(errors)
+    products = jnp.einsum("ntd,ntk->ndk", *factors, preferred_element_type=wide)
+    return _dot_gradient(site, products)

@@ -1,0 +1,270 @@
+"""Where parameters meet an example: the sites at which backpropagation makes outer products.
+
+The loss of one example is traced and run equation by equation. Values that no example enters stay
+a graph (see `graph`). An equation at which one of them, made of parameters, meets a value of the
+example is a site: a zero is added to its result, the tap, and its operands from the example are
+saved. The derivative of the loss by the tap is the site's error signal, and with the saved operands
+it gives everything about the gradient of the parameters there.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Literal
+
+from jaxnets.equations import bind
+from jaxnets.gradients.graph import (
+    Fixed,
+    Input,
+    Key,
+    Node,
+    body_of,
+    compute,
+    evaluate,
+    rearranged,
+    trained_inputs,
+)
+from jaxnets.types import Array
+
+# calls that only group equations; `checkpoint` is one to whoever stores what the sites need
+_ENTERED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+_CUSTOM = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """An equation with operands of both kinds."""
+
+    kind: str
+    """`dot`, `conv` or `gather`, whose gradients are outer products, or `other`."""
+    equation: Any
+    """None: a value of parameters alone that takes an example's place, as a loop's first carry."""
+    inner: Any
+    """For the three kinds, the equation that says which products: `equation`, or the one that it
+    wraps in a rule of its own."""
+    operands: tuple[Node | None, ...]
+    """None for those of the example."""
+    operand: int
+    """For the three kinds, which of the operands is made of a parameter."""
+    tapped: tuple[int, ...]
+    """Which results have taps: those that have derivatives."""
+
+
+@dataclass(frozen=True, eq=False)
+class Loop:
+    """A scan with sites in its body, and what the body's inputs are outside of it."""
+
+    sites: tuple["Site | Loop", ...]
+    whole: Mapping[Key, Node]
+    sliced: Mapping[Key, Node]
+
+
+Sites: TypeAlias = tuple[Site | Loop, ...]
+
+
+@dataclass
+class Record:
+    """What a run of the program leaves behind: its sites and, for each, what it needs."""
+
+    values: Mapping[Key, Any]
+    """Of the inputs of graphs."""
+    taps: list[Any] | None
+    """One for each site; None in a first run, which finds out their shapes."""
+    memo: dict[Any, Any] = field(default_factory=dict)
+    sites: list[Site | Loop] = field(default_factory=list)
+    saved: list[Any] = field(default_factory=list)
+    shapes: list[Any] = field(default_factory=list)
+
+    def value(self, x: Any) -> Any:
+        """The value of a node, or a value as it is."""
+        return evaluate(x, self.values, self.memo) if isinstance(x, Node) else x
+
+
+def _has_derivative(x: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+
+
+def _record(record: Record, site: Site | Loop, saved: Any, shapes: Any) -> None:
+    record.sites.append(site)
+    record.saved.append(saved)
+    record.shapes.append(shapes)
+
+
+def _next_tap(record: Record, shapes: Any) -> Any:
+    if record.taps is None:
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return record.taps[len(record.sites)]
+
+
+def _row_gather(equation: Any) -> bool:
+    """Whether it takes whole rows of a matrix, as embeddings do."""
+    table, *_ = (v.aval for v in equation.invars)
+    numbers = equation.params["dimension_numbers"]
+    rows = equation.outvars[0].aval
+    return (
+        table.ndim == 2
+        and numbers.collapsed_slice_dims == (0,)
+        and numbers.start_index_map == (0,)
+        and not numbers.operand_batching_dims
+        and tuple(equation.params["slice_sizes"]) == (1, table.shape[1])
+        and numbers.offset_dims == (rows.ndim - 1,)
+    )
+
+
+def _plain_conv(equation: Any) -> bool:
+    return equation.params["batch_group_count"] == 1
+
+
+def _kind(equation: Any, operands: Sequence[Node | None]) -> tuple[str, Any, int]:
+    """The site's kind, the equation that has its products, and the operand with the parameter."""
+    trained = [i for i, node in enumerate(operands) if node is not None and node.trained]
+    given = [i for i, node in enumerate(operands) if node is None]
+    other = "other", equation, trained[0]
+    if len(trained) != 1:
+        return other
+    (operand,) = trained
+    inner = equation
+    if equation.primitive.name in _CUSTOM:
+        # a rule of its own around a single product, as that of `jaxnets.nn.conv`
+        body = body_of(equation)
+        equations = [] if body is None else body.jaxpr.eqns
+        if len(equations) != 1 or list(equations[0].invars) != list(body.jaxpr.invars):
+            return other
+        if list(equations[0].outvars) != list(body.jaxpr.outvars):
+            return other
+        (inner,) = equations
+    name = inner.primitive.name
+    if name == "dot_general" and len(given) == 1:
+        return "dot", inner, operand
+    if name == "conv_general_dilated" and operand == 1 and given == [0] and _plain_conv(inner):
+        return "conv", inner, operand
+    if name == "gather" and operand == 0 and given == [1] and _row_gather(inner):
+        return "gather", inner, operand
+    return other
+
+
+def _meet(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
+    """A site."""
+    operands = tuple(x if isinstance(x, Node) else None for x in inputs)
+    results = bind(equation, [record.value(x) for x in inputs])
+    tapped = tuple(i for i, y in enumerate(results) if _has_derivative(y))
+    if not tapped:
+        return results
+    shapes = [jax.ShapeDtypeStruct(results[i].shape, results[i].dtype) for i in tapped]
+    for i, tap in zip(tapped, _next_tap(record, shapes), strict=True):
+        results[i] = results[i] + tap
+    kind, inner, operand = _kind(equation, operands)
+    site = Site(kind, equation, inner, operands, operand, tapped)
+    _record(record, site, [x for x in inputs if not isinstance(x, Node)], shapes)
+    return results
+
+
+def as_example(record: Record, x: Any) -> Any:
+    """A value of parameters alone that takes the place of an example's: a site without equation."""
+    if not isinstance(x, Node):
+        return x
+    value = record.value(x)
+    if not x.trained or not _has_derivative(value):
+        return value
+    shapes = [jax.ShapeDtypeStruct(jnp.shape(value), jnp.result_type(value))]
+    (tap,) = _next_tap(record, shapes)
+    _record(record, Site("other", None, None, (x,), 0, (0,)), [], shapes)
+    return value + tap
+
+
+def _scan(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
+    params = equation.params
+    n_whole, n_carry, length = params["num_consts"], params["num_carry"], params["length"]
+    body = params["jaxpr"]
+    whole, carry, sliced = (
+        inputs[:n_whole], inputs[n_whole : n_whole + n_carry], inputs[n_whole + n_carry :]
+    )  # fmt: skip
+    carry = [as_example(record, x) for x in carry]
+    number = len(record.sites)
+
+    def inside(x: Any, variable: Any, name: str, i: int) -> Any:
+        if not isinstance(x, Node):
+            return None
+        return Input((name, number, i), variable.aval, x.trained)
+
+    variables = body.jaxpr.invars
+    whole_inside = [inside(x, variables[i], "whole", i) for i, x in enumerate(whole)]
+    sliced_inside = [
+        inside(x, variables[n_whole + n_carry + i], "sliced", i) for i, x in enumerate(sliced)
+    ]
+    whole_values = [record.value(x) for x in whole]
+    found: list[Record] = []
+
+    def step(carry: Any, given: Any) -> Any:
+        slices, taps = given
+        values = {
+            node.key: value
+            for nodes, now in ((whole_inside, whole_values), (sliced_inside, slices))
+            for node, value in zip(nodes, now, strict=True)
+            if node is not None
+        }
+        inner = Record(values, taps)
+        arguments = [
+            *(v if n is None else n for n, v in zip(whole_inside, whole_values, strict=True)),
+            *carry,
+            *(v if n is None else n for n, v in zip(sliced_inside, slices, strict=True)),
+        ]
+        results = run(inner, body.jaxpr, [Fixed(c) for c in body.consts], arguments)
+        results = [as_example(inner, y) for y in results]
+        found.append(inner)
+        return results[:n_carry], (results[n_carry:], inner.saved)
+
+    slices = [record.value(x) for x in sliced]
+    first = jax.tree.map(lambda x: jax.eval_shape(lambda x: x[0], x), slices)
+    jax.eval_shape(lambda c, s: step(c, (s, None))[0], carry, first)
+    inner = found[0]
+    shapes = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct((length, *s.shape), s.dtype), inner.shapes
+    )
+    carry, (stacked, saved) = lax.scan(
+        step, carry, (slices, _next_tap(record, shapes)),
+        length=length, reverse=params["reverse"], unroll=params["unroll"],
+    )  # fmt: skip
+    pairs = ((whole_inside, whole), (sliced_inside, sliced))
+    outside = [
+        {n.key: x for n, x in zip(nodes, values, strict=True) if n is not None}
+        for nodes, values in pairs
+    ]
+    _record(record, Loop(tuple(inner.sites), *outside), saved, shapes)
+    return [*carry, *stacked]
+
+
+def run(record: Record, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+    """The results of a program, each a node or a value of the example, as its inputs are."""
+    known: dict[Any, Any] = dict(zip(jaxpr.constvars, constants, strict=True))
+    known.update(zip(jaxpr.invars, inputs, strict=True))
+
+    def read(variable: Any) -> Any:
+        return Fixed(variable.val) if isinstance(variable, Literal) else known[variable]
+
+    for equation in jaxpr.eqns:
+        operands = [read(v) for v in equation.invars]
+        name = equation.primitive.name
+        body = body_of(equation) if name in _ENTERED else None
+        alone = all(isinstance(x, Node) for x in operands)
+        if body is not None and (alone or any(_is_trained(x) for x in operands)):
+            results = run(record, body.jaxpr, [Fixed(c) for c in body.consts], operands)
+        elif alone:
+            results = compute(equation, operands)
+        elif not any(_is_trained(x) for x in operands):
+            results = bind(equation, [record.value(x) for x in operands])
+        elif name == "scan":
+            results = _scan(record, equation, operands)
+        else:
+            results = _meet(record, equation, operands)
+        known.update(zip(equation.outvars, results, strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def _is_trained(x: Any) -> bool:
+    return isinstance(x, Node) and x.trained

@@ -1,0 +1,158 @@
+"""Each use of parameters at a site, with all loops around it, as a function of one example."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnets.equations import bind
+from jaxnets.gradients.graph import Input, Key, Node, evaluate, rearranged, trained_inputs
+from jaxnets.gradients.outer import Outer, gradient, outer
+from jaxnets.gradients.sites import Loop, Site, Sites
+from jaxnets.types import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """A site and the loops that it stands in, the outermost first."""
+
+    site: Site
+    loops: tuple[Loop, ...]
+
+
+def uses(sites: Sites, arrays: Sequence[Any], loops: tuple[Loop, ...] = ()) -> Iterator[tuple[Use, Any]]:
+    """Each use, and what `arrays`, one entry for each site, has for it."""
+    for site, entry in zip(sites, arrays, strict=True):
+        if isinstance(site, Loop):
+            yield from uses(site.sites, entry, (*loops, site))
+        else:
+            yield Use(site, loops), entry
+
+
+def _outside(inputs: Mapping[Key, Input], loop: Loop) -> dict[Key, Input]:
+    return trained_inputs([loop.whole.get(key, loop.sliced.get(key)) for key in inputs])  # type: ignore[misc]
+
+
+def parameters(use: Use) -> list[Key]:
+    """The parameters that are used."""
+    inputs = trained_inputs([node for node in use.site.operands if node is not None])
+    for loop in reversed(use.loops):
+        inputs = _outside(inputs, loop)
+    return list(inputs)
+
+
+@dataclass(frozen=True)
+class View:
+    """A parameter whose elements a site sees, each of them once."""
+
+    key: Key
+    stacked: tuple[bool, ...]
+    """For each loop around, whether each of its turns has elements of its own."""
+    axes: tuple[int, ...] | None
+    """For each axis of the site's operand the parameter's; None where they do not correspond."""
+
+
+def view(use: Use) -> View | None:
+    """The parameter of a product, if nothing but a rearrangement lies between."""
+    site = use.site
+    seen = None if site.kind == "other" else rearranged(site.operands[site.operand])
+    stacked: list[bool] = []
+    for loop in reversed(use.loops):
+        if seen is None:
+            return None
+        key = seen.input.key
+        stacked.append(key in loop.sliced)
+        before = rearranged(loop.sliced[key] if stacked[-1] else loop.whole[key])
+        axes = None
+        if before is not None and before.axes and seen.axes is not None and not stacked[-1]:
+            axes = tuple(before.axes[i] for i in seen.axes)
+        seen = before and before._replace(axes=axes)
+    return seen and View(seen.input.key, tuple(reversed(stacked)), seen.axes)
+
+
+def _by_windows(site: Site, kernel: Any, saved: Sequence[Any]) -> Any:
+    """A convolution, whose derivative by the kernel is `gradient`.
+
+    For one example at a time: what `vmap` makes of XLA's own is slow.
+    """
+    dtype = jnp.result_type(kernel)
+
+    @jax.custom_vjp
+    def result(kernel: Any, saved: Any) -> Any:
+        (y,) = bind(site.equation, [*saved, kernel])
+        return y
+
+    def forward(kernel: Any, saved: Any) -> Any:
+        return result(kernel, saved), saved
+
+    def backward(saved: Any, error: Array) -> Any:
+        return gradient(site, saved, error).astype(dtype), None
+
+    result.defvjp(forward, backward)
+    return result(kernel, saved)
+
+
+def results(
+    use: Use,
+    values: Mapping[Key, Any],
+    saved: Sequence[Any],
+    *,
+    alone: bool,
+    depth: int = 0,
+) -> list[Any]:
+    """What one example's taps were added to, as a function of the parameters.
+
+    Args:
+      use: the site and its loops.
+      values: of parameters and constants.
+      saved: the site's operands from the example.
+      alone: whether derivatives are for each example, rather than for a sum over many.
+      depth: how many of the loops `values` are inside of.
+    """
+    memo: dict[Any, Any] = {}
+    if depth < len(use.loops):
+        loop = use.loops[depth]
+        whole = {key: evaluate(node, values, memo) for key, node in loop.whole.items()}
+        sliced = {key: evaluate(node, values, memo) for key, node in loop.sliced.items()}
+
+        def turn(slices: Mapping[Key, Any], saved: Sequence[Any]) -> list[Any]:
+            return results(use, {**whole, **slices}, saved, alone=alone, depth=depth + 1)
+
+        turns: list[Any] = jax.vmap(turn)(sliced, saved)
+        return turns
+    site = use.site
+    given = iter(saved)
+    operands = [
+        next(given) if node is None else evaluate(node, values, memo) for node in site.operands
+    ]
+    if site.equation is None:
+        return operands
+    if site.kind == "conv" and alone:
+        return [_by_windows(site, operands[1], saved)]
+    everything = bind(site.equation, operands)
+    return [everything[i] for i in site.tapped]
+
+
+def factors_of(use: Use, seen: View, saved: Sequence[Array], error: Sequence[Array]) -> Outer:
+    """The outer products of one example, those of all turns of the loops together.
+
+    Turns with elements of their own count as `n`, those that share them as `t`.
+    """
+
+    def inside(depth: int, saved: Sequence[Array], error: Array) -> Outer:
+        if depth == len(use.loops):
+            return outer(use.site, saved, error)
+        turns = jax.vmap(lambda s, e: inside(depth + 1, s, e))(saved, error)
+
+        def merged(y: Array, axis: int) -> Array:
+            # [turns, n, t, ...]
+            y = y if seen.stacked[depth] else jnp.moveaxis(y, 0, 1)
+            shape = y.shape
+            return y.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
+
+        return Outer(*(merged(y, 0 if seen.stacked[depth] else 1) for y in turns))
+
+    (only,) = error
+    return inside(0, saved, only)
