@@ -119,6 +119,12 @@ def size(tree: PyTree) -> int:
     return sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(tree))
 
 
+def times(x: Array, scale: Array) -> Array:
+    """`x · scale`, computed as such: of its square XLA would make `x² · scale²`, and overflow."""
+    scaled: Array = jax.lax.optimization_barrier(x * scale)
+    return scaled
+
+
 def roots_of_squares(sums: Callable[[list[Any]], list[Array]], n: int) -> list[Array]:
     """`√Σ|x|²`, which neither overflows nor underflows while it is itself a normal number.
 
@@ -177,7 +183,7 @@ def global_norm(tree: PyTree) -> Array:
         for leaf in leaves:
             x = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
             if scale is not None:
-                x = x * scale
+                x = times(x, scale)
             total += jnp.sum(x * x if jnp.isrealobj(x) else (x.conj() * x).real)
         return [total]
 

@@ -22,7 +22,7 @@ def test_examples_run_one_after_the_other(capsys):
     rate, scale = capsys.readouterr().out.split()
     assert 0 < float(rate) < 0.1
     assert float(scale) == 2**15
-    assert len(examples) == 7
+    assert len(examples) == 8
 
 
 def test_every_function_is_in_its_tables():

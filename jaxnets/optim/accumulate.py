@@ -105,12 +105,13 @@ def accumulate(
     inner = with_extra_args_support(inner)
 
     def init(params: Params) -> MultiStepsState:
-        zero = jnp.zeros((), jnp.int32)
+        mini_step, gradient_step = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
         skip_state: PyTree = ()
         if should_skip is not None:
-            _, skip_state = should_skip(jax.tree.map(jnp.zeros_like, params), zero, params)
+            _, skip_state = should_skip(jax.tree.map(jnp.zeros_like, params), gradient_step, params)
         accumulators = moments_like(params, dtype=accumulator_dtype)
-        return MultiStepsState(zero, zero, inner.init(params), accumulators, skip_state)
+        inner_state = inner.init(params)
+        return MultiStepsState(mini_step, gradient_step, inner_state, accumulators, skip_state)
 
     def update(
         updates: Updates, state: MultiStepsState, params: Params | None = None, **extra: Any

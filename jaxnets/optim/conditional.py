@@ -83,7 +83,9 @@ def update_where(
     """
     state = jax.tree.map(jnp.asarray, state)
     shapes, _ = jax.eval_shape(inner, updates if like is None else like, state)
-    harmless = jax.tree.map(lambda g: jnp.where(condition, g, jnp.zeros_like(g)), updates)
+    harmless = jax.tree.map(
+        lambda g: jnp.where(condition, g, jnp.zeros_like(g)) if has_values(g) else g, updates
+    )
     new, new_state = jax.tree.map(jnp.asarray, inner(harmless, state))
     new, new_state = cast_like(new, shapes), cast_like(new_state, state)
     chosen: tuple[Updates, State] = jax.tree.map(
@@ -195,10 +197,15 @@ class ApplyIfFiniteState(NamedTuple):
     inner_state: State
 
 
+def has_values(x: Any) -> bool:
+    """Whether `x` is of numbers, and not the gradient of an integer."""
+    return bool(jnp.result_type(x) != jax.dtypes.float0)
+
+
 def all_finite(tree: PyTree) -> Array:
     """Whether no leaf has a NaN or an infinity."""
     # x - x is 0 or NaN, and XLA's CPU backend sums three times as fast as it reduces booleans
-    sums = [jnp.sum(x - x) for x in map(jnp.asarray, jax.tree.leaves(tree))]
+    sums = [jnp.sum(x - x) for x in map(jnp.asarray, jax.tree.leaves(tree)) if has_values(x)]
     return jnp.stack([total == 0 for total in sums]).all() if sums else jnp.array(True)
 
 
@@ -223,8 +230,12 @@ def apply_if_finite(
     inner = with_extra_args_support(inner)
 
     def init(params: Params) -> ApplyIfFiniteState:
-        zero = jnp.zeros((), jnp.int32)
-        return ApplyIfFiniteState(zero, jnp.array(True), zero, inner.init(params))
+        return ApplyIfFiniteState(
+            notfinite_count=jnp.zeros((), jnp.int32),
+            last_finite=jnp.array(True),
+            total_notfinite=jnp.zeros((), jnp.int32),
+            inner_state=inner.init(params),
+        )
 
     def update(
         updates: Updates, state: ApplyIfFiniteState, params: Params | None = None, **extra: Any

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
+import numpy as np
 
 from jaxnets import tree
 from jaxnets.optim.hyper import NON_NEGATIVE, Hyper, transformation
@@ -31,7 +32,7 @@ def mask_prefix(mask: Mask, params: Params) -> PyTree:
     """The tree of bools, or the prefix of one, that `mask` says.
 
     Raises:
-      ValueError: if a rule matches no leaf, or a tree is no prefix of `params`.
+      ValueError: if a rule matches no leaf, or a tree is no prefix of `params` or not of bools.
     """
     if not jax.tree.leaves(params):
         # nothing to match where an outer mask has taken all leaves away
@@ -40,7 +41,21 @@ def mask_prefix(mask: Mask, params: Params) -> PyTree:
         return tree.match(mask, params)
     prefix = mask(params) if is_function(mask) else mask
     broadcast(prefix, params, "a mask")
+    _require_bools(prefix, params)
     return prefix
+
+
+def _require_bools(prefix: PyTree, params: Params) -> None:
+    def check(path: tuple[Any, ...], choice: Any, subtree: PyTree) -> None:
+        if choice is None and not jax.tree.leaves(subtree):
+            return
+        if choice is None or isinstance(choice, str) or np.ndim(choice) != 0:
+            raise ValueError(
+                f"a mask must be of bools, got {choice!r} at {tree.path_string(path)!r}; "
+                "a rule over paths is one string for all parameters"
+            )
+
+    jax.tree_util.tree_map_with_path(check, prefix, params, is_leaf=lambda x: x is None)
 
 
 def broadcast(prefix: PyTree, params: Params, what: str) -> PyTree:

@@ -40,8 +40,8 @@ def _next_bases(
             order = jnp.argsort(-eigenvalues)
             v = jnp.take(v, order, axis)
             new[axis] = jnp.linalg.qr(moved[:, order])[0]
-    m = rotate(rotate_back(m, bases, precision), tuple(new), precision)
-    return m, v, tuple(new)
+    turned_m = rotate(rotate_back(m, bases, precision), tuple(new), precision)
+    return turned_m.astype(m.dtype), v, tuple(new)
 
 
 # compiled once for each shape, also where the caller runs op by op

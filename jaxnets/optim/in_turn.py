@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import Literal
 
 from jaxnets.equations import bind
 from jaxnets.optim.transform import GradientTransformation, State, Updates, apply_updates
@@ -18,18 +19,6 @@ from jaxnets.types import Array, Params
 
 SMALL = 2**14
 """Leaves of fewer elements wait for nothing: they are in the cache, and waiting costs a kernel."""
-
-
-def _inputs(variable: Any, maker: dict[Any, Any], known: dict[Any, frozenset[Any]]) -> Any:
-    """The inputs of the program that a variable is computed from."""
-    if hasattr(variable, "val"):
-        return frozenset()
-    if variable not in known:
-        equation = maker.get(variable)
-        read = [] if equation is None else equation.invars
-        below = [_inputs(v, maker, known) for v in read]
-        known[variable] = frozenset({variable} if equation is None else set()).union(*below)
-    return known[variable]
 
 
 def _is_there(x: Array) -> Array:
@@ -44,34 +33,50 @@ def _is_there(x: Array) -> Array:
     return ready
 
 
+def _first_and_last(jaxpr: Any, n: int) -> dict[Any, tuple[int, int]]:
+    """For each variable the first and the last of the first `n` results that are made of it."""
+    needed: dict[Any, tuple[int, int]] = {}
+
+    def note(variable: Any, first: int, last: int) -> None:
+        if not isinstance(variable, Literal):
+            before = needed.get(variable, (first, last))
+            needed[variable] = min(before[0], first), max(before[1], last)
+
+    for k, result in enumerate(jaxpr.outvars[:n]):
+        note(result, k, k)
+    for equation in reversed(jaxpr.eqns):
+        spans = [needed[v] for v in equation.outvars if v in needed]
+        for span in spans:
+            for variable in equation.invars:
+                note(variable, *span)
+    return needed
+
+
 def _evaluate(closed: Any, values: Sequence[Any], n: int) -> list[Any]:
     """All results of a program; what only result `k < n` is made of waits for result `k - 1`."""
     jaxpr = closed.jaxpr
-    maker = {v: equation for equation in jaxpr.eqns for v in equation.outvars}
-    inputs: dict[Any, frozenset[Any]] = {}
-    made_of = [_inputs(v, maker, inputs) for v in jaxpr.outvars[:n]]
-    given = dict(zip(jaxpr.invars, values, strict=True))
-    computed = given | dict(zip(jaxpr.constvars, closed.consts, strict=True))
+    needed = _first_and_last(jaxpr, n)
 
-    def value(variable: Any) -> Any:
-        if hasattr(variable, "val"):
-            return variable.val
-        if variable not in computed:
-            equation = maker[variable]
-            results = bind(equation, [value(v) for v in equation.invars])
-            computed.update(zip(equation.outvars, results, strict=True))
-        return computed[variable]
+    def turn(equation: Any) -> int:
+        return min((needed[v][0] for v in equation.outvars if v in needed), default=n)
 
+    computed = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+    computed.update(zip(jaxpr.invars, values, strict=True))
+    waiting = sorted(jaxpr.eqns, key=turn)[::-1]
     ready: Array | None = None
-    for k, result in enumerate(jaxpr.outvars[:n]):
-        if result.aval.size < SMALL:
-            continue
-        if ready is not None:
-            elsewhere = frozenset().union(*made_of[:k], *made_of[k + 1 :])
-            for v in (made_of[k] - elsewhere) & given.keys():
-                computed[v] = jnp.where(ready, given[v], jnp.zeros_like(given[v]))
-        ready = _is_there(value(result))
-    return [value(v) for v in jaxpr.outvars]
+    for k, result in enumerate([*jaxpr.outvars[:n], None]):
+        waits = result is not None and result.aval.size >= SMALL
+        if waits and ready is not None:
+            for v in jaxpr.invars:
+                if needed.get(v) == (k, k):
+                    computed[v] = jnp.where(ready, computed[v], jnp.zeros_like(computed[v]))
+        while waiting and turn(waiting[-1]) <= k:
+            equation = waiting.pop()
+            operands = [v.val if isinstance(v, Literal) else computed[v] for v in equation.invars]
+            computed.update(zip(equation.outvars, bind(equation, operands), strict=True))
+        if waits:
+            ready = _is_there(computed[result])
+    return [v.val if isinstance(v, Literal) else computed[v] for v in jaxpr.outvars]
 
 
 def step_in_turn(
@@ -85,15 +90,16 @@ def step_in_turn(
 
     For large parameters on a CPU, whose step waits for memory, where all gradients are there
     already: they were clipped by their global norm, accumulated, or arrive packed. (Gradients that
-    come one by one from a backward pass are used at once otherwise.) The results are the same, bit
-    for bit. On other platforms nothing waits.
+    come one by one from a backward pass are used at once otherwise.) The results are the same. On
+    other platforms nothing waits. Parameters that are split over devices should not wait either:
+    each leaf would wait for all devices.
 
     Args:
       optimizer: any; the leaves of one that mixes them wait where they can.
       gradients: as for the optimizer's `update`.
       state: as for `update`.
       params: with leaves of a size that the cache holds several times, such as `Packed` ones with
-        `largest`.
+        `full`.
       extra: further arguments of `update`.
 
     Returns:
@@ -103,11 +109,11 @@ def step_in_turn(
       >>> params, state = step_in_turn(optimizer, gradients, state, params)
     """
 
-    def step(params: Params, state: State, gradients: Updates, extra: Any) -> Any:
+    def step(params: Params, state: State, gradients: Updates) -> Any:
         updates, state = optimizer.update(gradients, state, params, **extra)
         return apply_updates(params, updates), state
 
-    arguments = (params, state, gradients, extra)
+    arguments = (params, state, gradients)
     closed, shapes = jax.make_jaxpr(step, return_shape=True)(*arguments)
     n = len(jax.tree.leaves(params))
     results = _evaluate(closed, jax.tree.leaves(arguments), n)

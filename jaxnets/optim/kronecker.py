@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.optim.decay import Mask, mask_tree
+from jaxnets.optim.leaves import require_inexact_leaves
 from jaxnets.types import Array, Params, PyTree, Shape
 
 
@@ -69,6 +70,7 @@ def factors_like(params: Params, stacks: PyTree, shapes: Any) -> PyTree:
       stacks: for each whether it is a stack; its factors are then stacks too.
       shapes: from the shape of a parameter, of one layer for a stack, to those of its factors.
     """
+    require_inexact_leaves("parameters", params)
 
     def zeros(p: Any, stack: bool) -> tuple[Array | None, ...]:
         shape, dtype = jnp.shape(p), jnp.promote_types(jnp.result_type(p), jnp.float32)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.optim.transform import Updates
-from jaxnets.tree import path_string, roots_of_squares
+from jaxnets.tree import path_string, roots_of_squares, times
 from jaxnets.types import Array, DTypeLike, Params, PyTree
 
 Axis: TypeAlias = int | tuple[int, ...] | None
@@ -91,7 +91,11 @@ def copy_of(params: Params, dtype: DTypeLike | None = None) -> PyTree:
     """A copy of the parameters to keep in a state: in `dtype`, by default theirs, float32 at least.
 
     A copy, since state and parameters may both be donated.
+
+    Raises:
+      ValueError: if a parameter is of an integer dtype.
     """
+    require_inexact_leaves("parameters", params)
     return jax.tree.map(
         lambda p: jnp.array(p, dtype or _at_least_float32(jnp.result_type(p))), params
     )
@@ -284,7 +288,7 @@ def norms(tree: PyTree, axis: Callable[[Array], Axis]) -> PyTree:
     xs = [widened(leaf) for leaf in leaves]
 
     def sums(scales: list[Any]) -> list[Array]:
-        scaled = [x if s is None else x * s for x, s in zip(xs, scales, strict=True)]
+        scaled = [x if s is None else times(x, s) for x, s in zip(xs, scales, strict=True)]
         return [jnp.sum(abs_sq(x), axis(x), keepdims=True) for x in scaled]
 
     return jax.tree.unflatten(structure, roots_of_squares(sums, len(xs)) if xs else [])

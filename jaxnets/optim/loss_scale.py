@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.optim.calls import combines
-from jaxnets.optim.conditional import all_finite, update_where
+from jaxnets.optim.conditional import all_finite, has_values, update_where
 from jaxnets.optim.hyper import COUNTING, POSITIVE, Hyper, Range, increment, transformation
 from jaxnets.optim.leaves import widened
 from jaxnets.optim.transform import GradientTransformation, State, Updates, with_extra_args_support
@@ -80,7 +80,7 @@ def dynamic_loss_scale(
         updates, inner_state = update_where(
             finite,
             lambda unscaled, inner_state: inner.update(unscaled, inner_state, params, **extra),
-            jax.tree.map(lambda g: widened(g) / scale, updates),
+            jax.tree.map(lambda g: widened(g) / scale if has_values(g) else g, updates),
             state.inner_state,
             like=updates,
         )

@@ -134,7 +134,8 @@ def pack(
       largest: leaves of more elements are left as they are, under their own path: large ones gain
         nothing, and cost a copy.
       full: a buffer of this many elements or more is followed by another one, `"float32#1"`; of a
-        size for `step_in_turn`, say `2**20`. By default none is ever full.
+        size for `step_in_turn`, say `2**20`. By default none is ever full. Rules for an optimizer
+        have to match all of `"float32/name"`, `"float32#1/name"`, ...: write `"/name$"`.
 
     Returns:
       A pytree for any transformation that treats every element alike (see `flat`), for `jax.grad`

@@ -77,13 +77,12 @@ def reduce_on_plateau(
 
     def init(params: Params) -> ReduceLROnPlateauState:
         dtype = jnp.result_type(jnp.float32, *(jnp.real(p) for p in jax.tree.leaves(params)))
-        zero = jnp.zeros((), jnp.int32)
         return ReduceLROnPlateauState(
             scale=jnp.ones((), dtype),
             best_value=jnp.full((), jnp.inf, dtype),
-            plateau_count=zero,
-            cooldown_count=zero,
-            count=zero,
+            plateau_count=jnp.zeros((), jnp.int32),
+            cooldown_count=jnp.zeros((), jnp.int32),
+            count=jnp.zeros((), jnp.int32),
             avg_value=jnp.zeros((), dtype),
         )
 

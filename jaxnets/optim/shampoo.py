@@ -62,7 +62,10 @@ def _roots(
     """The inverse roots of the statistics if they are due, else the old ones."""
 
     def new() -> tuple[Array, ...]:
-        return tuple(_inverse_root(s / correction, eps, exponent, precision) for s in statistics)
+        return tuple(
+            _inverse_root(s / correction, eps, exponent, precision).astype(old.dtype)
+            for s, old in zip(statistics, roots, strict=True)
+        )
 
     chosen: tuple[Array, ...] = jax.lax.cond(is_due, new, lambda: roots)
     return chosen

@@ -100,11 +100,14 @@ def scale_by_soap(
 
             # only now, so that a gradient is never seen in a basis that it made
             factors = tuple(
-                None if s is None else (1 - beta) * gram(g, axis, precision) + beta * s
+                None
+                if s is None
+                else ((1 - beta) * gram(g, axis, precision) + beta * s).astype(s.dtype)
                 for axis, s in enumerate(factors)
             )
             case = jnp.where(is_first, 0, jnp.where(is_due, 2, 1))
-            m, v, bases = turned(case, (m, v), (new_m, new_v), factors, bases, precision)
+            after = new_m.astype(m.dtype), new_v.astype(v.dtype)
+            m, v, bases = turned(case, (m, v), after, factors, bases, precision)
             return step.reshape(shape), m.reshape(shape), v.reshape(shape), factors, bases
 
         def step(g: Array, m: Array, v: Array, *rest: Any) -> tuple[Any, ...]:

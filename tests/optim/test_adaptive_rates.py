@@ -456,30 +456,6 @@ def test_bad_values(build, message):
         optim.dog(),
         optim.dowg(),
         optim.mechanize(optim.sgd(1.0)),
-        optim.ademamix(0.1),
-        optim.simplified_ademamix(0.1),
-        optim.adopt(0.1),
-        optim.sam(optim.sgd(0.1), optim.sgd(0.1)),
-        optim.lbfgs(),
-        optim.scale_by_backtracking_linesearch(3, store_grad=True),
-    ],
-)
-def test_parameters_and_state_may_be_donated(optimizer):
-    """No buffer is in them twice; in Optax, many states hold the parameters themselves."""
-    params = jnp.ones(3)
-    leaves = jax.tree.leaves((params, optimizer.init(params)))
-    buffers = [leaf.unsafe_buffer_pointer() for leaf in leaves]
-    assert len(set(buffers)) == len(buffers)
-
-
-@pytest.mark.parametrize(
-    "optimizer",
-    [
-        optim.schedule_free_sgd(0.1),
-        optim.prodigy(),
-        optim.dog(),
-        optim.dowg(),
-        optim.mechanize(optim.sgd(1.0)),
         optim.sam(optim.sgd(0.1), optim.sgd(0.1)),
     ],
 )

@@ -160,3 +160,37 @@ def test_noise_is_that_of_optax():
     assert optim.add_noise(0.5, 0.55, seed=7) == optim.add_noise(0.5, 0.55, seed=7)
     with pytest.raises(ValueError, match="only one can be given"):
         optim.add_noise(0.5, 0.55, 7, seed=7)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optim.lars(0.1),
+        optim.fromage(0.1),
+        optim.scale_by_trust_ratio(),
+        optim.clip_by_block_rms(1.0),
+        optim.adaptive_grad_clip(0.1),
+        optim.clip_per_leaf(1.0),
+        optim.clip_by_global_norm(1.0),
+    ],
+)
+def test_parameters_without_use(optimizer):
+    """Their gradient is a constant, of which XLA computes what it can before anything runs."""
+    params = {"used": jnp.ones((3, 2)), "unused": jnp.ones((3, 2)), "zero": jnp.zeros(3)}
+
+    @jax.jit
+    def step(state, params):
+        gradients = jax.grad(lambda p: jnp.sum(p["used"] ** 2))(params)
+        updates, state = optimizer.update(gradients, state, params)
+        return state, optim.apply_updates(params, updates)
+
+    _, params = step(*step(optimizer.init(params), params))
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_norms_of_constants():
+    zeros = jnp.zeros(3)
+    assert jax.jit(lambda c: c + norm(zeros))(0.0) == 0
+    assert jax.jit(lambda c: c + optim.global_norm([zeros + 1e-30]))(0.0) == np.float32(
+        3**0.5 * 1e-30
+    )

@@ -220,3 +220,16 @@ def test_flatten_keeps_one_vector():
     assert jax.tree.map(jax.typeof, updates) == jax.tree.map(jax.typeof, params)
     with pytest.raises(ValueError, match="flatten: the size of a gradient of None"):
         optimizer.update(params | {"half": None}, state)
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda tx: optim.apply_if_finite(tx, 2), optim.dynamic_loss_scale]
+)
+def test_gradients_of_integers(wrap):
+    params = {"w": jnp.ones(2), "n": jnp.arange(3)}
+    optimizer = wrap(optim.freeze("n", optim.adam(0.1)))
+    gradients = jax.grad(lambda p: jnp.sum(p["w"] ** 2), allow_int=True)(params)
+    updates, _ = jax.jit(optimizer.update)(gradients, optimizer.init(params), params)
+    moved = optim.apply_updates(params, updates)
+    np.testing.assert_array_equal(moved["n"], params["n"])
+    assert moved["w"][0] < 1

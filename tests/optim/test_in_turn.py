@@ -157,3 +157,25 @@ def test_layout_of_full_buffers():
     assert set(grouped.buffers) == {"float32/all", "float32#1/all"}
     with pytest.raises(ValueError, match="full must be >= 1, got 0"):
         optim.pack({"a": jnp.ones(3)}, full=0)
+
+
+def test_hundreds_of_leaves():
+    params = {f"layer{i}": jnp.ones(2) for i in range(600)} | {"a": jnp.ones(BIG)}
+    optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.sgd(0.1))
+    at_once, in_turn = both(optimizer, params, params, {})
+    want, got = (step(optimizer.init(params), params)[0] for step in (at_once, in_turn))
+    assert_trees_close(got, want, 1e-6)
+
+
+def test_effects_and_functions_as_arguments():
+    seen = []
+
+    def update(updates, state, params=None, *, function, **extra):
+        jax.debug.callback(lambda x: seen.append(float(x)), function(params["a"]))
+        return updates, state
+
+    optimizer = optim.GradientTransformation(lambda params: (), update)
+    params = {"a": jnp.ones(BIG), "b": jnp.ones(BIG)}
+    jax.jit(lambda p: optim.step_in_turn(optimizer, p, (), p, function=jnp.max))(params)
+    jax.effects_barrier()
+    assert seen == [1.0]

@@ -243,3 +243,14 @@ def test_frozen_integers():
     np.testing.assert_array_equal(moved["table"], params["table"])
     assert moved["table"].dtype == params["table"].dtype
     np.testing.assert_allclose(moved["kernel"], [1.0, 0.9, 0.9], rtol=1e-6)
+
+
+@pytest.mark.parametrize("choice", [None, "kernel", np.array([True])])
+def test_masks_of_anything_but_bools_are_refused(choice):
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    for build in (
+        lambda mask: optim.masked(optim.sgd(0.1), mask),
+        lambda mask: optim.adamw(0.1, mask=mask),
+    ):
+        with pytest.raises(ValueError, match=r"must be of bools, got .* at 'b'"):
+            build({"a": True, "b": choice}).init(params)

@@ -215,3 +215,13 @@ def test_bad_dimension_numbers(numbers, message):
 def test_bad_values(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_rate_of_the_others():
+    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.arange(1.0, 4.0)}
+    (own, _), (same, _) = (
+        optimizer.update(params, optimizer.init(params), params)
+        for optimizer in (optim.muon(0.01, adam_learning_rate=0.02), optim.muon(0.01))
+    )
+    np.testing.assert_allclose(own["bias"], 2 * same["bias"], rtol=1e-6)
+    np.testing.assert_array_equal(own["kernel"], same["kernel"])

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from jaxnets import optim
+from jaxnets.optim.leaves import map_moments
 from tests.catalogue import OPTIMIZERS, optimizers
 from tests.numerics import assert_trees_close
 from tests.optim.trajectories import gradients, make_params, run
@@ -201,3 +202,10 @@ def test_wide_gradients_of_narrow_parameters_in_float64(x64):
     last, state, _ = run(optimizer, params, steps=3)
     assert dtypes(last) == dtypes(params)
     assert dtypes(state) == dtypes(optimizer.init(params))
+
+
+def test_arithmetic_of_half_precision_is_done_in_float32():
+    """In float16 the square is 0."""
+    g, moment = jnp.float16(1e-4), jnp.float16(1e-4)
+    update, _ = map_moments(lambda g, m: (1e6 * g * g * m * 1e4, m), g, moment)
+    np.testing.assert_allclose(update, 1e-2, rtol=1e-2)

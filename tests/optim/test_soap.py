@@ -216,3 +216,16 @@ def test_gets_nearer_than_adam_in_as_many_steps(seed):
     adam = best(lambda schedule: optim.adam(schedule, 0.95, 0.95))
     assert soap < 1e-4
     assert soap < 0.1 * adam
+
+
+@pytest.mark.parametrize("build", [optim.soap, optim.shampoo])
+def test_states_keep_their_dtype_with_x64(build, x64):
+    optimizer = build(0.01)
+    params = {"w": jnp.ones((3, 2), jnp.float32)}
+    for dtype in (jnp.float32, jnp.float64):
+        g = {"w": jnp.arange(6.0, dtype=dtype).reshape(3, 2)}
+        state = optimizer.init(params)
+        for _ in range(2):
+            _, after = jax.jit(optimizer.update)(g, state, params)
+            assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, state)
+            state = after

@@ -5,6 +5,7 @@ import optax
 import pytest
 
 from jaxnets import optim
+from tests.catalogue import OPTIMIZERS
 
 
 def _seeing(seen, signature):
@@ -116,3 +117,12 @@ def test_sharded_as_the_parameters():
     device = jax.devices()[0]
     params = jax.device_put(jnp.ones(4), jax.sharding.SingleDeviceSharding(device))
     assert optim.adam(0.1).init(params)[0].mu.sharding == params.sharding
+
+
+@pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda case: case.name)
+def test_parameters_and_state_may_be_donated(case):
+    """No buffer is in them twice; in Optax, many states hold the parameters themselves."""
+    params = case.params(jnp.float32)
+    leaves = jax.tree.leaves((params, case.ours().init(params)))
+    buffers = [x.unsafe_buffer_pointer() for x in leaves if isinstance(x, jax.Array) and x.size]
+    assert len(set(buffers)) == len(buffers)

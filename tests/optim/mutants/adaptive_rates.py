@@ -8,6 +8,7 @@ _DECAY = "add_decayed_weights(weight_decay, mask)"
 _RATE = "scale_by_learning_rate(learning_rate)"
 _OPTIONS = "test_lbfgs.py -k options_against_optax"
 _LOOPS = "test_lbfgs.py -k two_loops"
+_CURVES = "test_zoom.py"
 _LBFGS = "test_lbfgs.py -k 'lbfgs_against_optax or options_against_optax'"
 
 MUTANTS = [
@@ -163,15 +164,15 @@ MUTANTS = [
         "zoom",
         "zoom.py",
         _OPTIONS,
-        ("slope near a minimum", "(2 * slope_rtol - 1)", "(2 * slope_rtol + 1)", _LBFGS),
+        ("slope near a minimum", "(2 * slope_rtol - 1)", "(2 * slope_rtol + 1)", _CURVES),
         ("cubic's margin", "well_inside(cubic, 0.2)", "well_inside(cubic, 0.1)", _LBFGS),
         ("third point", "_where(too_high | turn, high, low)", "_where(too_high, high, low)", _LBFGS),
-        ("sign of Armijo's slope", "rise - slope_rtol * point.rate", "rise + slope_rtol * point.rate"),
+        ("sign of Armijo's slope", "rise - slope_rtol * point.rate", "rise + slope_rtol * point.rate", _CURVES),
         ("curvature not absolute", "jnp.abs(point.slope) - curv_rtol", "point.slope - curv_rtol", _LBFGS),
         ("cubic's other extremum", "(jnp.sqrt(square**2 - 3 * cubic * a.slope) - square)", "(-jnp.sqrt(square**2 - 3 * cubic * a.slope) - square)", _LBFGS),
         ("parabola's sign", "a.rate - a.slope / (2 *", "a.rate + a.slope / (2 *", _LBFGS),
-        ("no largest rate", "jnp.minimum(growing, largest)", "growing"),
-        ("stays at the failed point", "point, new_grad = _where(\n            retreat,", "point, new_grad = _where(\n            False,"),
+        ("no largest rate", "jnp.minimum(growing, largest)", "growing", _CURVES),
+        ("stays at the failed point", "point, new_grad = _where(\n            retreat,", "point, new_grad = _where(\n            False,", _CURVES),
     ),
     *mutants(
         "backtracking",
