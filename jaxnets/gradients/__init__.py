@@ -1,13 +1,14 @@
 """Per-example gradients of any JAX loss, and what follows from them."""
 
+from jaxnets.gradients.explain import ParameterPlan, explain, plan
 from jaxnets.gradients.factors import (
-    Factors,
     dot,
     gram,
     materialize,
     norms,
     second_moment,
     sq_norms,
+    sq_norms_by_leaf,
     weighted_sum,
 )
 from jaxnets.gradients.per_example import (
@@ -16,18 +17,23 @@ from jaxnets.gradients.per_example import (
     per_example_grad,
     per_example_norms,
 )
+from jaxnets.gradients.program import Factors
 
 __all__ = [
     "ClippedGradMetrics",
     "Factors",
+    "ParameterPlan",
     "clipped_grad",
     "dot",
+    "explain",
     "gram",
     "materialize",
     "norms",
     "per_example_grad",
     "per_example_norms",
+    "plan",
     "second_moment",
     "sq_norms",
+    "sq_norms_by_leaf",
     "weighted_sum",
 ]

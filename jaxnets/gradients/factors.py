@@ -17,21 +17,9 @@ from jaxnets.gradients.plans import (
     values_of,
 )
 from jaxnets.gradients.program import Factors
-from jaxnets.gradients.squares import squares
-from jaxnets.gradients.uses import results, uses
+from jaxnets.gradients.squares import OWN, squares
+from jaxnets.gradients.uses import Use, results, uses
 from jaxnets.types import Array, Params, PyTree
-
-__all__ = [
-    "Factors",
-    "dot",
-    "gram",
-    "materialize",
-    "norms",
-    "second_moment",
-    "sq_norms",
-    "sq_norms_by_leaf",
-    "weighted_sum",
-]
 
 LARGEST = 2**26
 """Elements of per-example gradients that are held at a time, where they have to be."""
@@ -106,7 +94,7 @@ def weighted_sum(factors: Factors, weights: Array) -> Params:
     for i, found in uses_by_parameter(factors).items():
         parameter = factors.params[i]
         total = jnp.zeros_like(parameter)
-        if found and choose(found, parameter).way in ("direct", "local"):
+        if found and choose(found, parameter).way in OWN:
             # what the norms were made of: XLA computes it once
             own = own_gradients(found, i, values)
             wide = jnp.promote_types(own.dtype, jnp.float32)
@@ -127,6 +115,7 @@ def _pulled(used: Used, key: int, values: dict[Any, Any], weights: Array) -> Arr
 
     _, pull = jax.vjp(of, values[key])
     weighted = [e * broadcast(weights, e) for e in _without(weights, used.error)]
+    total: Array
     (total,) = pull(weighted)
     return total
 
@@ -146,9 +135,7 @@ def dot(factors: Factors, tangent: Params) -> Array:
         if want != got:
             raise ValueError(f"dot: tangent must be shaped as params; {path!r}: {want}, got {got}")
     values = values_of(factors)
-    direction = {
-        i: jnp.asarray(vectors[path], wanted[path].dtype) for i, path in enumerate(paths)
-    }
+    direction = {i: jnp.asarray(vectors[path], wanted[path].dtype) for i, path in enumerate(paths)}
     total = jnp.broadcast_to(_zero(factors), (factors.program.examples,))
     everything = zip(
         uses(factors.program.sites, factors.saved),
@@ -157,16 +144,27 @@ def dot(factors: Factors, tangent: Params) -> Array:
     )
     for (use, saved), (_, error) in everything:
 
-        def one(saved: Any, error: Any, use: Any = use) -> Array:
-            def of(params: dict[int, Array]) -> Any:
+        def one(saved: Any, error: Any, use: Use = use) -> Array:
+            def of(params: dict[Any, Any]) -> Any:
                 return results(use, {**values, **params}, saved, alone=False)
 
-            _, moved = jax.jvp(of, (dict(enumerate(factors.params)),), (direction,))
-            products = [jnp.sum(_wide(e) * _wide(m)) for e, m in zip(error, moved, strict=True)]
-            return sum((jnp.real(p) for p in products), jnp.zeros(()))
+            params: dict[Any, Any] = dict(enumerate(factors.params))
+            if use.site.kind == "other":
+                # it may have no forward derivative, as a `custom_vjp`
+                _, pull = jax.vjp(of, params)
+                (own,) = pull(error)
+                return _paired(own, direction)
+            _, moved = jax.jvp(of, (params,), (direction,))
+            return _paired(error, moved)
 
         total = total + jax.vmap(one)(saved, error)
     return total
+
+
+def _paired(left: PyTree, right: PyTree) -> Array:
+    """`Re Σ l r` over all leaves, without conjugation."""
+    products = jax.tree.map(lambda x, y: jnp.real(jnp.sum(_wide(x) * _wide(y))), left, right)
+    return sum(jax.tree.leaves(products), jnp.zeros(()))
 
 
 def _wide(x: Array) -> Array:
@@ -181,7 +179,9 @@ def materialize(factors: Factors) -> Params:
         [
             own_gradients(found, i, values)
             if found
-            else jnp.zeros((factors.program.examples, *factors.params[i].shape), factors.params[i].dtype)
+            else jnp.zeros(
+                (factors.program.examples, *factors.params[i].shape), factors.params[i].dtype
+            )
             for i, found in uses_by_parameter(factors).items()
         ],
     )
@@ -243,9 +243,7 @@ def second_moment(factors: Factors) -> Params:
             def slice_of(x: Array) -> Array:
                 return jax.lax.dynamic_slice_in_dim(x, start, size)
 
-            return [
-                Used(u.use, u.seen, *jax.tree.map(slice_of, (u.saved, u.error))) for u in found
-            ]
+            return [Used(u.use, u.seen, *jax.tree.map(slice_of, (u.saved, u.error))) for u in found]
 
         total = jax.lax.fori_loop(
             0, chunks, lambda c, sum_: sum_ + squared(cut(c * at_once, at_once)), total

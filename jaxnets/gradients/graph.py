@@ -50,9 +50,7 @@ Node: TypeAlias = Input | Fixed | Computed
 def compute(equation: Any, inputs: Sequence[Node]) -> list[Node]:
     """The results of an equation, unevaluated."""
     trained = any(node.trained for node in inputs)
-    return [
-        Computed(equation, tuple(inputs), i, trained) for i in range(len(equation.outvars))
-    ]
+    return [Computed(equation, tuple(inputs), i, trained) for i in range(len(equation.outvars))]
 
 
 def trained_inputs(nodes: Sequence[Node]) -> dict[Key, Input]:

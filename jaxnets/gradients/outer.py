@@ -8,7 +8,7 @@ with its axes in an order of its own.
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -81,9 +81,7 @@ def _shifted(site: Site, x: Array) -> Iterator[Array]:
     for position in itertools.product(*map(range, _window_positions(site))):
         start = [p * d for p, d in zip(position, dilation, strict=True)]
         stop = [s + (o - 1) * stride + 1 for s, o, stride in zip(start, out, strides, strict=True)]
-        yield lax.slice(
-            x, [0, *start, 0], [x.shape[0], *stop, x.shape[-1]], [1, *strides, 1]
-        )
+        yield lax.slice(x, [0, *start, 0], [x.shape[0], *stop, x.shape[-1]], [1, *strides, 1])
 
 
 def _conv(site: Site, x: Array, error: Array) -> _Conv:
@@ -150,5 +148,5 @@ def gradient(site: Site, saved: Sequence[Array], error: Array) -> Array:
         height, width = site.inner.invars[0].aval.shape
         (rows,), (errors,) = factors
         return jnp.zeros((height, width), wide).at[rows].add(errors)
-    products = jnp.einsum("ntd,ntk->ndk", *factors, preferred_element_type=wide)
-    return _dot_gradient(site, products)
+    matrices = jnp.einsum("ntd,ntk->ndk", *factors, preferred_element_type=wide)
+    return _dot_gradient(site, matrices)

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,16 @@ import jax.numpy as jnp
 from jaxnets.gradients.graph import Key
 from jaxnets.gradients.outer import Outer
 from jaxnets.gradients.program import Factors
-from jaxnets.gradients.uses import Use, View, factors_of, parameters, results, uses, view
+from jaxnets.gradients.uses import (
+    PRODUCTS,
+    Use,
+    View,
+    factors_of,
+    parameters,
+    results,
+    uses,
+    view,
+)
 from jaxnets.types import Array
 
 
@@ -26,14 +35,14 @@ class Used:
     """`[B]`: what squares are asked of is `scale[i] gᵢ`, since those of `gᵢ` overflow or vanish."""
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What is to be computed for a parameter, and what that costs for the batch."""
 
     way: str
     flops: float
     bytes: float
     why: str = ""
+    """What keeps a parameter whose way is `local` from a better one."""
 
 
 def uses_by_parameter(factors: Factors, scale: Array | None = None) -> dict[int, list[Used]]:
@@ -52,8 +61,9 @@ def uses_by_parameter(factors: Factors, scale: Array | None = None) -> dict[int,
 
 def values_of(factors: Factors) -> dict[Key, Any]:
     """Of parameters and constants, by key."""
-    constants = {("constant", i): c for i, c in enumerate(factors.constants)}
-    return dict(enumerate(factors.params)) | constants
+    values: dict[Key, Any] = dict(enumerate(factors.params))
+    values.update({("constant", i): c for i, c in enumerate(factors.constants)})
+    return values
 
 
 def outer_products(used: Used) -> Outer:
@@ -73,15 +83,16 @@ def outer_products(used: Used) -> Outer:
 
 def broadcast(weights: Array, values: Array) -> Array:
     """`weights [B]` with as many axes as `values [B, ...]`, in their dtype."""
-    return weights.reshape(-1, *(1,) * (values.ndim - 1)).astype(values.dtype)
+    shaped: Array = weights.reshape(-1, *(1,) * (values.ndim - 1)).astype(values.dtype)
+    return shaped
 
 
 # how many operations a machine does while it moves one byte to or from its memory
 _FLOPS_PER_BYTE = 10.0
 
 
-def _cost(flops: float, moved: float) -> float:
-    return flops + _FLOPS_PER_BYTE * moved
+def _cost(plan: Plan) -> float:
+    return plan.flops + _FLOPS_PER_BYTE * plan.bytes
 
 
 def _matrix(used: Used, size: tuple[int, ...]) -> bool:
@@ -98,42 +109,63 @@ def _matrix(used: Used, size: tuple[int, ...]) -> bool:
     return bool(jax.eval_shape(lambda: outer_products(used)).x.shape[1] == 1)
 
 
+def _why_local(found: Sequence[Used]) -> str:
+    """What keeps the uses of a parameter from being products."""
+    for used in found:
+        site = used.use.site
+        name = "" if site.equation is None else site.equation.primitive.name
+        if site.kind == "other":
+            return f"meets the example in {name}"
+        if site.kind in PRODUCTS and used.seen is None:
+            return f"reaches {name} by more than a rearrangement"
+    if len(found) > 1:
+        return f"has {len(found)} uses, whose products are not all of one whole matrix"
+    return "is cheaper than the products"
+
+
 def choose(found: Sequence[Used], parameter: Any) -> Plan:
     """The cheapest way for a parameter."""
     if not found:
         return Plan("unused", 0, 0)
     size = parameter.size
     examples = jax.tree.leaves(found[0].error)[0].shape[0]
-    local = Plan("local", 2.0 * examples * size, 8.0 * examples * size)
+    own = 2.0 * examples * size, 8.0 * examples * size
+    if all(used.use.site.kind == "elementwise" for used in found):
+        return Plan("sum", *own)
+    local = Plan("local", *own, why=_why_local(found))
     if jnp.iscomplexobj(parameter):
-        return local
+        return local._replace(why="is complex")
+    plans = [local]
     if len(found) > 1:
         gathers = sum(used.use.site.kind == "gather" for used in found)
         if gathers <= 1 and all(_matrix(used, parameter.shape) for used in found):
             t = sum(_length(used) for used in found)
-            d = sum(parameter.shape)
-            tied = Plan("tied", 2.0 * examples * t * t * d, 8.0 * examples * t * t)
-            if _cost(tied.flops, tied.bytes) < _cost(local.flops, local.bytes):
-                return tied
-        return local
+            cost = 2.0 * examples * t * t * sum(parameter.shape), 8.0 * examples * t * t
+            plans.append(Plan("tied", *cost))
+        return min(plans, key=_cost)
     (used,) = found
     if used.seen is None:
         return local
-    if used.use.site.kind == "gather":
-        if any(used.seen.stacked):
-            return local
-        rows = jax.eval_shape(lambda: outer_products(used))
-        _, n, t, k = rows.error.shape
-        table = Plan("rows", 2.0 * examples * n * t * t * k, 8.0 * examples * n * t * t)
-        return min(table, local, key=lambda plan: _cost(plan.flops, plan.bytes))
+    kind, loops = used.use.site.kind, used.use.loops
     shapes = jax.eval_shape(lambda: outer_products(used))
-    _, n, t, d = shapes.x.shape
-    k = shapes.error.shape[-1]
+    _, n, t, k = shapes.error.shape
+    pairs = examples * n * t * t
+    if kind == "gather":
+        if not any(used.seen.stacked):
+            plans.append(Plan("rows", 2.0 * pairs * k, 8.0 * pairs))
+        return min(plans, key=_cost)
+    d = shapes.x.shape[3]
     if t == 1:
         return Plan("rank one", 2.0 * examples * n * (d + k), 4.0 * examples * n * (d + k))
-    gram = Plan("gram", 2.0 * examples * n * t * t * (d + k), 16.0 * examples * n * t * t)
-    direct = Plan("direct", 2.0 * examples * n * t * d * k, 8.0 * examples * n * d * k)
-    return min(gram, direct, key=lambda plan: _cost(plan.flops, plan.bytes))
+    # what a convolution's products are made of has to be written out first
+    written = 8.0 * examples * n * t * d if kind == "conv" else 0.0
+    gram = Plan("gram", 2.0 * pairs * (d + k), 16.0 * pairs + written)
+    flops = 2.0 * examples * n * t * d * k
+    if loops:
+        direct = Plan("folded", flops, 8.0 * examples * n * d * k + written)
+    else:
+        direct = Plan("direct", flops, 8.0 * examples * n * d * k)
+    return min(gram, direct, key=_cost)
 
 
 def _length(used: Used) -> int:
@@ -156,6 +188,7 @@ def own_gradients(found: Sequence[Used], key: int, values: Mapping[Hashable, Any
                 return results(used.use, {**values, key: parameter}, saved, alone=True)
 
             _, pull = jax.vjp(of, values[key])
+            gradient: Array
             (gradient,) = pull(error)
             return gradient
 

@@ -74,7 +74,7 @@ def factorize(
     examples = jax.tree.leaves(batch)[0].shape[0]
 
     def flat(leaves: list[Array], example: tuple[PyTree, ...]) -> Any:
-        return loss(structure.unflatten(leaves), *example)
+        return loss(jax.tree.unflatten(structure, leaves), *example)
 
     closed, shapes = jax.make_jaxpr(flat, return_shape=True)(leaves, first)
     inputs = [Input(i, jax.typeof(leaf), trained=True) for i, leaf in enumerate(leaves)]
@@ -115,6 +115,5 @@ def factorize(
     paths = tuple(tree.flatten_with_paths(params))
     program = Program(str(closed.jaxpr), tuple(record.sites), paths, structure, examples)
     _, aux_structure = jax.tree.flatten(shapes[1])
-    return losses, aux_structure.unflatten(aux), Factors(
-        leaves, list(closed.consts), saved, errors, program
-    )
+    factors = Factors(leaves, list(closed.consts), saved, errors, program)
+    return losses, jax.tree.unflatten(aux_structure, aux), factors

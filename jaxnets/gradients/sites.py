@@ -7,7 +7,6 @@ saved. The derivative of the loss by the tap is the site's error signal, and wit
 it gives everything about the gradient of the parameters there.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -26,14 +25,18 @@ from jaxnets.gradients.graph import (
     body_of,
     compute,
     evaluate,
-    rearranged,
-    trained_inputs,
 )
-from jaxnets.types import Array
 
 # calls that only group equations; `checkpoint` is one to whoever stores what the sites need
 _ENTERED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
 _CUSTOM = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
+
+
+# of these, the gradient of a parameter is a sum of error signals times values of the example
+_ELEMENTWISE = {
+    "add", "add_any", "clamp", "convert_element_type", "div", "dynamic_slice", "exp", "log",
+    "max", "min", "mul", "neg", "select_n", "sub",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +44,7 @@ class Site:
     """An equation with operands of both kinds."""
 
     kind: str
-    """`dot`, `conv` or `gather`, whose gradients are outer products, or `other`."""
+    """`dot`, `conv` or `gather`, whose gradients are outer products; `elementwise`; or `other`."""
     equation: Any
     """None: a value of parameters alone that takes an example's place, as a loop's first carry."""
     inner: Any
@@ -86,7 +89,7 @@ class Record:
 
 
 def _has_derivative(x: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+    return bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact))
 
 
 def _record(record: Record, site: Site | Loop, saved: Any, shapes: Any) -> None:
@@ -106,7 +109,7 @@ def _row_gather(equation: Any) -> bool:
     table, *_ = (v.aval for v in equation.invars)
     numbers = equation.params["dimension_numbers"]
     rows = equation.outvars[0].aval
-    return (
+    return bool(
         table.ndim == 2
         and numbers.collapsed_slice_dims == (0,)
         and numbers.start_index_map == (0,)
@@ -117,14 +120,15 @@ def _row_gather(equation: Any) -> bool:
 
 
 def _plain_conv(equation: Any) -> bool:
-    return equation.params["batch_group_count"] == 1
+    return bool(equation.params["batch_group_count"] == 1)
 
 
 def _kind(equation: Any, operands: Sequence[Node | None]) -> tuple[str, Any, int]:
     """The site's kind, the equation that has its products, and the operand with the parameter."""
     trained = [i for i, node in enumerate(operands) if node is not None and node.trained]
     given = [i for i, node in enumerate(operands) if node is None]
-    other = "other", equation, trained[0]
+    plain = equation.primitive.name in _ELEMENTWISE
+    other = "elementwise" if plain else "other", equation, trained[0]
     if len(trained) != 1:
         return other
     (operand,) = trained
@@ -132,12 +136,12 @@ def _kind(equation: Any, operands: Sequence[Node | None]) -> tuple[str, Any, int
     if equation.primitive.name in _CUSTOM:
         # a rule of its own around a single product, as that of `jaxnets.nn.conv`
         body = body_of(equation)
-        equations = [] if body is None else body.jaxpr.eqns
-        if len(equations) != 1 or list(equations[0].invars) != list(body.jaxpr.invars):
+        if body is None or len(body.jaxpr.eqns) != 1:
             return other
-        if list(equations[0].outvars) != list(body.jaxpr.outvars):
+        (inner,) = body.jaxpr.eqns
+        ends = list(body.jaxpr.invars), list(body.jaxpr.outvars)
+        if (list(inner.invars), list(inner.outvars)) != ends:
             return other
-        (inner,) = equations
     name = inner.primitive.name
     if name == "dot_general" and len(given) == 1:
         return "dot", inner, operand
@@ -173,7 +177,7 @@ def as_example(record: Record, x: Any) -> Any:
         return value
     shapes = [jax.ShapeDtypeStruct(jnp.shape(value), jnp.result_type(value))]
     (tap,) = _next_tap(record, shapes)
-    _record(record, Site("other", None, None, (x,), 0, (0,)), [], shapes)
+    _record(record, Site("elementwise", None, None, (x,), 0, (0,)), [], shapes)
     return value + tap
 
 
@@ -223,9 +227,7 @@ def _scan(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
     first = jax.tree.map(lambda x: jax.eval_shape(lambda x: x[0], x), slices)
     jax.eval_shape(lambda c, s: step(c, (s, None))[0], carry, first)
     inner = found[0]
-    shapes = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct((length, *s.shape), s.dtype), inner.shapes
-    )
+    shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct((length, *s.shape), s.dtype), inner.shapes)
     carry, (stacked, saved) = lax.scan(
         step, carry, (slices, _next_tap(record, shapes)),
         length=length, reverse=params["reverse"], unroll=params["unroll"],

@@ -15,7 +15,9 @@ def _wide(x: Array) -> Array:
 
 
 def _wide_products(used: Used) -> Outer:
-    return Outer(*(_wide(y) if jnp.issubdtype(y.dtype, jnp.inexact) else y for y in outer_products(used)))
+    return Outer(
+        *(_wide(y) if jnp.issubdtype(y.dtype, jnp.inexact) else y for y in outer_products(used))
+    )
 
 
 def sum_of_squares(x: Array) -> Array:
@@ -40,7 +42,7 @@ def _gram(found: Sequence[Used]) -> Array:
     return jnp.maximum(jnp.einsum("bnts,bnts->b", _inner(x), _inner(error)), 0)
 
 
-def _direct(found: Sequence[Used]) -> Array:
+def _folded(found: Sequence[Used]) -> Array:
     x, error = outer_products(found[0])
     wide = jnp.promote_types(error.dtype, jnp.float32)
     products = jnp.einsum("bntd,bntk->bndk", x, error, preferred_element_type=wide)
@@ -73,11 +75,16 @@ def _tied(found: Sequence[Used]) -> Array:
             rows, error = _wide_products(used)
             met = jnp.take_along_axis(left[:, 0], rows[:, 0, None, :], axis=2)
             total += _rows([used])
-            total += 2 * jnp.einsum("bts,bts->b", met, jnp.einsum("btd,bsd->bts", right[:, 0], error[:, 0]))
+            total += 2 * jnp.einsum(
+                "bts,bts->b", met, jnp.einsum("btd,bsd->bts", right[:, 0], error[:, 0])
+            )
     return jnp.maximum(total, 0)
 
 
-_WAYS = {"rank one": _rank_one, "gram": _gram, "direct": _direct, "rows": _rows, "tied": _tied}
+OWN = ("direct", "local", "sum")
+"""The ways that make each example's own gradient."""
+
+_WAYS = {"rank one": _rank_one, "gram": _gram, "folded": _folded, "rows": _rows, "tied": _tied}
 
 
 def squares(
@@ -86,7 +93,7 @@ def squares(
     """`[B]`: `‖gᵢ‖²` of one parameter."""
     if plan.way == "unused":
         return jnp.zeros(examples, jnp.promote_types(jnp.real(values[key]).dtype, jnp.float32))
-    if plan.way == "local":
+    if plan.way in OWN:
         own, scale = own_gradients(found, key, values), found[0].scale
         return sum_of_squares(own if scale is None else own * broadcast(scale, own))
     return _WAYS[plan.way](found)

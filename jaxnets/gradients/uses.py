@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.equations import bind
-from jaxnets.gradients.graph import Input, Key, Node, evaluate, rearranged, trained_inputs
+from jaxnets.gradients.graph import Key, Node, evaluate, rearranged, trained_inputs
 from jaxnets.gradients.outer import Outer, gradient, outer
 from jaxnets.gradients.sites import Loop, Site, Sites
 from jaxnets.types import Array
+
+PRODUCTS = ("dot", "conv", "gather")
+"""The kinds of sites whose gradients are outer products."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +25,9 @@ class Use:
     loops: tuple[Loop, ...]
 
 
-def uses(sites: Sites, arrays: Sequence[Any], loops: tuple[Loop, ...] = ()) -> Iterator[tuple[Use, Any]]:
+def uses(
+    sites: Sites, arrays: Sequence[Any], loops: tuple[Loop, ...] = ()
+) -> Iterator[tuple[Use, Any]]:
     """Each use, and what `arrays`, one entry for each site, has for it."""
     for site, entry in zip(sites, arrays, strict=True):
         if isinstance(site, Loop):
@@ -31,15 +36,16 @@ def uses(sites: Sites, arrays: Sequence[Any], loops: tuple[Loop, ...] = ()) -> I
             yield Use(site, loops), entry
 
 
-def _outside(inputs: Mapping[Key, Input], loop: Loop) -> dict[Key, Input]:
-    return trained_inputs([loop.whole.get(key, loop.sliced.get(key)) for key in inputs])  # type: ignore[misc]
+def _before(key: Key, loop: Loop) -> Node:
+    """What an input of a loop's body is outside of it."""
+    return loop.sliced[key] if key in loop.sliced else loop.whole[key]
 
 
 def parameters(use: Use) -> list[Key]:
     """The parameters that are used."""
     inputs = trained_inputs([node for node in use.site.operands if node is not None])
     for loop in reversed(use.loops):
-        inputs = _outside(inputs, loop)
+        inputs = trained_inputs([_before(key, loop) for key in inputs])
     return list(inputs)
 
 
@@ -57,14 +63,17 @@ class View:
 def view(use: Use) -> View | None:
     """The parameter of a product, if nothing but a rearrangement lies between."""
     site = use.site
-    seen = None if site.kind == "other" else rearranged(site.operands[site.operand])
+    operand = site.operands[site.operand]
+    if site.kind not in PRODUCTS or operand is None:
+        return None
+    seen = rearranged(operand)
     stacked: list[bool] = []
     for loop in reversed(use.loops):
         if seen is None:
             return None
         key = seen.input.key
         stacked.append(key in loop.sliced)
-        before = rearranged(loop.sliced[key] if stacked[-1] else loop.whole[key])
+        before = rearranged(_before(key, loop))
         axes = None
         if before is not None and before.axes and seen.axes is not None and not stacked[-1]:
             axes = tuple(before.axes[i] for i in seen.axes)
