@@ -7,8 +7,8 @@ an error: a freezing or decay rule that silently misses its parameters is a bug 
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ import numpy as np
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
 from jaxnets.types import Array, PyTree
+
+IsLeaf: TypeAlias = Callable[[Any], bool]
 
 
 def _entry(key: Any) -> str:
@@ -112,6 +114,68 @@ def apply_rules(rules: Mapping[str, Any], tree: PyTree) -> PyTree:
     values = map_with_paths(first, tree)
     _require_all_used(rules, used, tree)
     return values
+
+
+def _some(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - 10} more" if len(paths) > 10 else ""
+    return ", ".join(map(repr, paths[:10])) + more
+
+
+def missing_and_added(missing: Sequence[str], added: Sequence[str]) -> str:
+    """`"missing 'a/b', 'c'; added 'd'"`, for errors; of many paths the first ten."""
+    parts = (("missing", missing), ("added", added))
+    return "; ".join(f"{word} {_some(paths)}" for word, paths in parts if paths)
+
+
+def _above(path: str) -> list[str]:
+    """`path` and those of all nodes above it."""
+    entries = path.split("/")
+    return ["", *("/".join(entries[: i + 1]) for i in range(len(entries)))]
+
+
+def _unlike_node(
+    prefix: PyTree, tree: PyTree, is_leaf: IsLeaf, path: tuple[Any, ...] = ()
+) -> tuple[str, str] | None:
+    """The first node that is another in the two trees, as each has it."""
+    if is_leaf(prefix) or jax.tree_util.all_leaves([prefix]):
+        return None
+    flat: list[tuple[Any, Any]] = [
+        jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda child, x=x: child is not x)
+        for x in (prefix, tree)
+    ]
+    (below, node), (others, other) = flat
+    if node != other:
+        names = (f"{path_string(path)} ({type(x).__name__})".lstrip() for x in (prefix, tree))
+        return next(names), next(names)
+    pairs = zip(below, others, strict=True)
+    found = (_unlike_node(a, b, is_leaf, (*path, *key)) for (key, a), (_, b) in pairs)
+    return next((pair for pair in found if pair), None)
+
+
+def unmatched(
+    prefix: PyTree, tree: PyTree, is_leaf: IsLeaf = lambda x: False
+) -> tuple[list[str], list[str]]:
+    """The paths that only one of two trees has, where a leaf of `prefix` may stand for a subtree.
+
+    Args:
+      prefix: of the structure of `tree` or a prefix of it, but for the paths returned.
+      tree: any pytree.
+      is_leaf: what counts as a leaf of either.
+
+    Returns:
+      The paths of leaves that only `prefix` has, and those that only `tree` has. If there are none
+      of either, the first node whose type differs, with its type: `"layers (list)"`.
+    """
+    paths, others = (
+        [path_string(path) for path, _ in jax.tree_util.tree_leaves_with_path(x, is_leaf)]
+        for x in (prefix, tree)
+    )
+    known, reached = set(paths), {above for path in others for above in _above(path)}
+    only = [path for path in paths if path not in reached]
+    only_other = [path for path in others if known.isdisjoint(_above(path))]
+    if not (only or only_other) and (pair := _unlike_node(prefix, tree, is_leaf)):
+        return [pair[0]], [pair[1]]
+    return only, only_other
 
 
 def size(tree: PyTree) -> int:

@@ -76,3 +76,35 @@ def test_the_gradient_of_the_norm_is_the_direction_and_0_at_0():
     np.testing.assert_array_equal(jax.grad(tree.global_norm)(jnp.zeros(3)), jnp.zeros(3))
     x = jnp.array([3.0, -4.0])
     np.testing.assert_allclose(jax.grad(tree.global_norm)(x), x / 5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "full", "only", "only_other"),
+    [
+        ({"a": 0, "b": 0}, {"a": 1, "b": 1}, [], []),
+        ({"a": 0}, {"a": {"b": 1, "c": [1, 2]}}, [], []),
+        (0, {"a": 1}, [], []),
+        ({"a": 0, "b": 0}, {"b": 1, "c": {"d": 1}}, ["a"], ["c/d"]),
+        ({"a": {"b": 0}}, {"a": 1}, ["a/b"], ["a"]),
+        ({"a": 0, "ab": 0}, {"a": {"x": 1}}, ["ab"], []),
+        ({}, {"a": 1}, [], ["a"]),
+        ({"a": [0, 0]}, {"a": (1, {"b": 1})}, ["a (list)"], ["a (tuple)"]),
+    ],
+)
+def test_unmatched_paths(prefix, full, only, only_other):
+    assert tree.unmatched(prefix, full) == (only, only_other)
+
+
+def test_none_is_a_leaf_if_it_is_said_to_be_one():
+    trees = {"a": None}, {"a": 1}
+    assert tree.unmatched(*trees) == ([], ["a"])
+    assert tree.unmatched(*trees, lambda x: x is None) == ([], [])
+
+
+def test_of_many_paths_some_are_shown():
+    many = [str(i) for i in range(12)]
+    assert tree.missing_and_added(["a/b"], []) == "missing 'a/b'"
+    assert tree.missing_and_added([], ["a", "c"]) == "added 'a', 'c'"
+    assert tree.missing_and_added(many, ["c"]) == (
+        f"missing {', '.join(map(repr, many[:10]))} and 2 more; added 'c'"
+    )

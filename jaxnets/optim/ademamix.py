@@ -4,8 +4,17 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxnets.optim.calls import reads
 from jaxnets.optim.decay import Mask, add_decayed_weights
-from jaxnets.optim.hyper import DECAY_RATE, NON_NEGATIVE, Hyper, checked, increment, transformation
+from jaxnets.optim.hyper import (
+    DECAY_RATE,
+    NON_NEGATIVE,
+    Hyper,
+    at,
+    checked,
+    increment,
+    transformation,
+)
 from jaxnets.optim.leaves import abs_sq, map_moments, moments_like
 from jaxnets.optim.scale import scale_by_learning_rate
 from jaxnets.optim.transform import GradientTransformation, Updates, chain
@@ -22,12 +31,11 @@ class ScaleByAdemamixState(NamedTuple):
     nu: Params
 
 
-def _at(value: Hyper, count: Array) -> Hyper:
-    return value(count) if callable(value) else value
-
-
 @checked(b3=DECAY_RATE, alpha=NON_NEGATIVE)
 @transformation(b1=DECAY_RATE, b2=DECAY_RATE, eps=NON_NEGATIVE, eps_root=NON_NEGATIVE)
+@reads(
+    lambda call, state: {name: at(call[name], state.count_m2) for name in ("b3", "alpha")},
+)
 def scale_by_ademamix(
     b1: Hyper = 0.9,
     b2: Hyper = 0.999,
@@ -36,6 +44,8 @@ def scale_by_ademamix(
     eps: Hyper = 1e-8,
     eps_root: Hyper = 0.0,
     mu_dtype: DTypeLike | None = None,
+    *,
+    nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     """`u = (m̂₁ + α m₂) / (√(v̂ + ε̄) + ε)`; see `ademamix`."""
 
@@ -45,7 +55,7 @@ def scale_by_ademamix(
             count_m2=jnp.zeros((), jnp.int32),
             m1=moments_like(params, dtype=mu_dtype),
             m2=moments_like(params, dtype=mu_dtype),
-            nu=moments_like(params, real=True),
+            nu=moments_like(params, dtype=nu_dtype, real=True),
         )
 
     def update(
@@ -53,7 +63,7 @@ def scale_by_ademamix(
     ) -> tuple[Updates, ScaleByAdemamixState]:
         t = increment(state.count)
         correction1, correction2 = 1 - b1**t, 1 - b2**t
-        slow, share = _at(b3, state.count_m2), _at(alpha, state.count_m2)
+        slow, share = at(b3, state.count_m2), at(alpha, state.count_m2)
 
         def step(g: Array, m1: Array, m2: Array, v: Array) -> tuple[Array, ...]:
             m1 = (1 - b1) * g + b1 * m1
@@ -92,6 +102,8 @@ def ademamix(
     mu_dtype: DTypeLike | None = None,
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Mask | None = None,
+    *,
+    nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     """AdamW with a second, much slower average of the gradients beside its momentum.
 
@@ -114,6 +126,7 @@ def ademamix(
         float32. Optax stores `v` in it too, until the first step.
       weight_decay: `λ ≥ 0`, decoupled.
       mask: which parameters decay, see `add_decayed_weights`.
+      nu_dtype: dtype in which `v` is stored; see `adam`.
 
     Raises:
       ValueError: for a number outside its range, or an update with decay and without params.
@@ -126,7 +139,7 @@ def ademamix(
       older](https://arxiv.org/abs/2409.03137), 2024.
     """
     return chain(
-        scale_by_ademamix(b1, b2, b3, alpha, eps, eps_root, mu_dtype),
+        scale_by_ademamix(b1, b2, b3, alpha, eps, eps_root, mu_dtype, nu_dtype=nu_dtype),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )
@@ -142,6 +155,7 @@ class ScaleBySimplifiedAdEMAMixState(NamedTuple):
 
 @checked(alpha=NON_NEGATIVE)
 @transformation(b1=DECAY_RATE, b2=DECAY_RATE, eps=NON_NEGATIVE, eps_root=NON_NEGATIVE)
+@reads(lambda call, state: {"alpha": at(call["alpha"], state.t)})
 def scale_by_simplified_ademamix(
     b1: Hyper = 0.99,
     b2: Hyper = 0.95,
@@ -163,7 +177,7 @@ def scale_by_simplified_ademamix(
         **extra: Any,
     ) -> tuple[Updates, ScaleBySimplifiedAdEMAMixState]:
         t = increment(state.t)
-        correction, share = 1 - b2**t, _at(alpha, state.t)
+        correction, share = 1 - b2**t, at(alpha, state.t)
 
         def step(g: Array, m: Array, n: Array) -> tuple[Array, Array, Array]:
             m = g + b1 * m

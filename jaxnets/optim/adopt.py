@@ -42,6 +42,7 @@ def scale_by_adopt(
     nesterov: bool = False,
     use_clipping: bool = True,
     clip_value_fn: Callable[[Array], Any] = _fourth_root,
+    nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     """`u = m`, the average of `g / max(√v, ε)`, where `v` does not know `g` yet; see `adopt`."""
 
@@ -49,7 +50,7 @@ def scale_by_adopt(
         return ScaleByAdamState(
             count=jnp.zeros((), jnp.int32),
             mu=moments_like(params, dtype=mu_dtype),
-            nu=moments_like(params, real=True),
+            nu=moments_like(params, dtype=nu_dtype, real=True),
         )
 
     def update(
@@ -84,6 +85,7 @@ def adopt(
     nesterov: bool = False,
     use_clipping: bool = True,
     clip_value_fn: Callable[[Array], Any] = _fourth_root,
+    nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     """Adam whose gradient is divided by the root mean square of those before it, then averaged.
 
@@ -104,6 +106,7 @@ def adopt(
       use_clipping: whether to clip. Magnitudes, where parameters are complex.
       clip_value_fn: `c`, of the number of steps made; by default its fourth root. A function
         defined once, so that equal calls make equal optimizers.
+      nu_dtype: dtype in which `v` is stored; see `adam`.
 
     Raises:
       ValueError: for a number outside its range.
@@ -124,6 +127,7 @@ def adopt(
             nesterov=nesterov,
             use_clipping=use_clipping,
             clip_value_fn=clip_value_fn,
+            nu_dtype=nu_dtype,
         ),
         scale_by_learning_rate(learning_rate),
     )

@@ -122,6 +122,30 @@ def combines(parts: Parts) -> Callable[[Callable[P, T]], Callable[P, T]]:
     return decorate
 
 
+Reads: TypeAlias = Callable[[Mapping[str, Any], PyTree], Mapping[str, Any]]
+"""`(arguments, state) -> {name: value}`."""
+
+
+def reads(own: Reads) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """The decorator, innermost, of a transformation that evaluates hyper-parameters itself.
+
+    Args:
+      own: says which, and their values, at the counts that its own state keeps.
+    """
+
+    def decorate(factory: Callable[P, T]) -> Callable[P, T]:
+        factory.reads = own  # type: ignore[attr-defined]
+        return factory
+
+    return decorate
+
+
+def read_of(call: Call, state: PyTree) -> Mapping[str, Any]:
+    """The hyper-parameters that the transformation evaluates itself; see `reads`."""
+    own: Reads | None = getattr(inspect.unwrap(call.factory), "reads", None)
+    return own(call.arguments, state) if own else {}
+
+
 def parts_of(call: Call, state: PyTree) -> Mapping[Hashable, tuple[Any, PyTree]]:
     """The transformations within the one that `call` made, with their states; see `combines`."""
     parts: Parts | None = getattr(inspect.unwrap(call.factory), "parts", None)

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxnets import tree
 from jaxnets.optim.hyper import NON_NEGATIVE, Hyper, transformation
-from jaxnets.optim.leaves import map_with_params
+from jaxnets.optim.leaves import is_none, map_with_params
 from jaxnets.optim.transform import (
     EmptyState,
     GradientTransformation,
@@ -58,8 +58,16 @@ def _require_bools(prefix: PyTree, params: Params) -> None:
     jax.tree_util.tree_map_with_path(check, prefix, params, is_leaf=lambda x: x is None)
 
 
-def broadcast(prefix: PyTree, params: Params, what: str) -> PyTree:
+def broadcast(
+    prefix: PyTree, params: Params, what: str, is_leaf: Callable[[Any], bool] = is_none
+) -> PyTree:
     """`params` with each leaf replaced by that of `prefix` above it.
+
+    Args:
+      prefix: a tree of the parameters' structure or a prefix of it.
+      params: the parameters.
+      what: the name of `prefix` in errors.
+      is_leaf: what is a leaf of `prefix`.
 
     Raises:
       ValueError: if it is none.
@@ -69,12 +77,13 @@ def broadcast(prefix: PyTree, params: Params, what: str) -> PyTree:
             lambda value, subtree: jax.tree.map(lambda _: value, subtree),
             prefix,
             params,
-            is_leaf=lambda x: x is None,
+            is_leaf=is_leaf,
         )
     except ValueError as error:
+        added, missing = tree.unmatched(prefix, params, is_leaf)
         raise ValueError(
-            f"{what} must be a tree of the parameters' structure or a prefix of it, "
-            f"got {jax.tree.structure(prefix)} for {jax.tree.structure(params)}"
+            f"{what} must be a tree of the parameters' structure or a prefix of it; "
+            f"{tree.missing_and_added(missing, added)}"
         ) from error
 
 

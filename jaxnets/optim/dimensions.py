@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxnets import tree
 from jaxnets.optim.calls import by_value
+from jaxnets.optim.decay import broadcast
 from jaxnets.types import Array, Params, PyTree, Shape
 
 
@@ -87,19 +88,7 @@ def numbers_like(spec: WeightDimNumOrFn, params: Params, *, default: Any = None)
         )
     else:
         prefix = spec
-    try:
-        full = jax.tree.map(
-            lambda numbers, subtree: jax.tree.map(lambda _: numbers, subtree),
-            prefix,
-            params,
-            is_leaf=_is_numbers,
-        )
-    except ValueError as error:
-        raise ValueError(
-            "dimension numbers must be of the same structure as the parameters or a prefix of it, "
-            f"got {jax.tree.structure(prefix, is_leaf=_is_numbers)} "
-            f"for {jax.tree.structure(params)}"
-        ) from error
+    full = broadcast(prefix, params, "the dimension numbers", _is_numbers)
     tree.map_with_paths(
         lambda path, p, n: None if n is None else _axes(jnp.shape(p), n, path), params, full
     )

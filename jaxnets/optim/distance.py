@@ -1,11 +1,11 @@
 """Rates from distances over gradients: how far the parameters have come, over what drove them."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 
 from jaxnets.optim.decay import Mask, add_decayed_weights
-from jaxnets.optim.hyper import NON_NEGATIVE, POSITIVE, Hyper, checked, transformation
+from jaxnets.optim.hyper import NON_NEGATIVE, POSITIVE, Hyper, checked, in_range, transformation
 from jaxnets.optim.leaves import (
     copy_of,
     dot,
@@ -34,18 +34,29 @@ class DoGState(NamedTuple):
     sum_sq_norm_grads: Array
 
 
+InitStep: TypeAlias = tuple[Literal["distance", "learning_rate", "heuristic"], Hyper]
+
+
+def _first_step(function: str, init_step: InitStep) -> InitStep:
+    """`init_step`, whose value must be a number or an array `> 0`: from 0 nothing ever moves."""
+    kind, value = init_step
+    if kind not in ("distance", "learning_rate", "heuristic"):
+        raise ValueError(
+            f"{function}: init_step must be ('distance', 'learning_rate' or 'heuristic', value), "
+            f"got {init_step!r}"
+        )
+    if callable(value):
+        raise ValueError(f"{function}: the value in init_step is the first only, so no schedule")
+    return kind, in_range(function, "the value in init_step", value, POSITIVE)
+
+
 @transformation(eps=NON_NEGATIVE)
 def scale_by_dog(
-    init_step: tuple[Literal["distance", "learning_rate", "heuristic"], Hyper],
+    init_step: InitStep,
     eps: Hyper = 1e-8,
 ) -> GradientTransformation:
     """`u = g max ‖θ - θ₀‖ / √(Σ ‖g‖² + ε)`. See `dog`."""
-    kind, first = init_step
-    if kind not in ("distance", "learning_rate", "heuristic"):
-        raise ValueError(
-            "scale_by_dog: init_step must be ('distance', 'learning_rate' or 'heuristic', value), "
-            f"got {init_step!r}"
-        )
+    kind, first = _first_step("scale_by_dog", init_step)
 
     def init(params: Params) -> DoGState:
         dtype = scalar_dtype(params)
@@ -118,7 +129,7 @@ def _decayed(weight_decay: ScalarOrSchedule | None, mask: Mask | None) -> Gradie
 @checked(learning_rate=NON_NEGATIVE, eps=NON_NEGATIVE, weight_decay=NON_NEGATIVE)
 def dog(
     learning_rate: ScalarOrSchedule = 1.0,
-    init_step: tuple[Literal["distance", "learning_rate", "heuristic"], Any] = ("heuristic", 1e-6),
+    init_step: InitStep = ("heuristic", 1e-6),
     eps: ScalarOrSchedule = 1e-8,
     weight_decay: ScalarOrSchedule | None = None,
     mask: Mask | None = None,
@@ -133,7 +144,7 @@ def dog(
       learning_rate: `η ≥ 0`, usually 1.
       init_step: how the first step is chosen: `("distance", r)`; `("learning_rate", rate)` for its
         rate; or `("heuristic", a)` for `r = a (1 + ‖θ₀‖)`, with 1e-4 in place of 1e-6 for nets with
-        batch normalization.
+        batch normalization. The value is above 0, a number or an array.
       eps: `ε ≥ 0`.
       weight_decay: `λ ≥ 0`; the gradient becomes `g + λ θ`.
       mask: which parameters decay, see `add_decayed_weights`.
@@ -147,7 +158,7 @@ def dog(
     """
     return chain(
         _decayed(weight_decay, mask),
-        scale_by_dog(init_step, eps),
+        scale_by_dog(_first_step("dog", init_step), eps),
         scale_by_learning_rate(learning_rate),
     )
 

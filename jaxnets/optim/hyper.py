@@ -48,8 +48,8 @@ WHOLE = Range("an integer >= 0", lambda x: x >= 0 and x % 1 == 0)
 COUNTING = Range("an integer >= 1", lambda x: x >= 1 and x % 1 == 0)
 
 
-def _checked(function: str, name: str, value: Any, wanted: Range) -> Any:
-    """`value` as a Python number, a scalar array or a schedule."""
+def in_range(function: str, name: str, value: Any, wanted: Range) -> Any:
+    """`value` as a Python number, a scalar array or a schedule; see `checked`."""
     if callable(value):
         return value
     if isinstance(value, jax.Array | np.ndarray) and value.ndim:
@@ -91,7 +91,7 @@ def checked(**ranges: Range) -> Callable[[Callable[P, T]], Callable[P, T]]:
                 value = bound.arguments[name]
                 optional = wanted.optional or signature.parameters[name].default is None
                 if value is not None or not optional:
-                    bound.arguments[name] = _checked(factory.__name__, name, value, wanted)
+                    bound.arguments[name] = in_range(factory.__name__, name, value, wanted)
             return factory(*bound.args, **bound.kwargs)
 
         return make
@@ -104,6 +104,11 @@ class ScheduledState(NamedTuple):
 
     count: Array  # type: ignore[assignment]
     inner_state: State
+
+
+def at(value: Hyper, count: Array) -> Hyper:
+    """`value`, of a schedule that at `count`."""
+    return value(count) if callable(value) else value
 
 
 def increment(count: Array) -> Array:

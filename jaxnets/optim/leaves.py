@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.optim.transform import Updates
-from jaxnets.tree import path_string, roots_of_squares, times
+from jaxnets.tree import missing_and_added, path_string, roots_of_squares, times, unmatched
 from jaxnets.types import Array, DTypeLike, Params, PyTree
 
 Axis: TypeAlias = int | tuple[int, ...] | None
@@ -135,8 +135,8 @@ def _flatten_up_to(updates: Updates, other: PyTree, what: str) -> list[Any]:
         subtrees: list[Any] = structure.flatten_up_to(other)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"updates and {what} must be trees of the same structure, "
-            f"got {structure} and {_flatten(other)[1]}"
+            f"updates and {what} must be trees of the same structure; in {what}: "
+            f"{missing_and_added(*unmatched(updates, other, is_none))}"
         ) from error
     return subtrees
 

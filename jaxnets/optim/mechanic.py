@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnets.optim.calls import combines
 from jaxnets.optim.hyper import NON_NEGATIVE, POSITIVE, Hyper, increment, transformation
 from jaxnets.optim.leaves import (
     copy_of,
@@ -34,6 +35,7 @@ class MechanicState(NamedTuple):
 
 
 @transformation(weight_decay=NON_NEGATIVE, eps=NON_NEGATIVE, s_init=POSITIVE)
+@combines(lambda call, state: {"": (call["base_optimizer"], state.base_optimizer_state)})
 def mechanize(
     base_optimizer: GradientTransformation,
     weight_decay: Hyper = 1e-2,

@@ -168,6 +168,7 @@ def muon(
     adam_learning_rate: ScalarOrSchedule | None = None,
     muon_weight_dimension_numbers: WeightDimNumOrFn = None,
     consistent_rms: ScalarOrSchedule | None = None,
+    nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     """Muon for matrices: all singular values of the momentum become about 1; AdamW for the rest.
 
@@ -200,6 +201,7 @@ def muon(
         or a dict of path rules, which must cover every leaf.
       consistent_rms: if given, `ρ √max(in, out)` in place of `√max(1, out / in)`; 0.2 gives steps
         of the size of AdamW's.
+      nu_dtype: dtype in which Adam's second moment is stored; see `adam`.
 
     Raises:
       ValueError: for a number outside its range, dimension numbers that do not fit the parameters,
@@ -250,5 +252,6 @@ def muon(
         mu_dtype,
         adam_weight_decay,
         nesterov=nesterov,
+        nu_dtype=nu_dtype,
     )
     return partition({"muon": matrices, "adam": rest}, labels_of(muon_weight_dimension_numbers))

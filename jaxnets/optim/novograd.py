@@ -30,6 +30,8 @@ def scale_by_novograd(
     eps_root: Hyper = 0.0,
     weight_decay: Hyper = 0.0,
     mu_dtype: DTypeLike | None = None,
+    *,
+    nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     """`u = m`, the momentum of gradients divided by their leaf's norm; see `novograd`."""
 
@@ -38,7 +40,7 @@ def scale_by_novograd(
         return ScaleByNovogradState(
             count=jnp.zeros((), jnp.int32),
             mu=moments_like(params, dtype=mu_dtype),
-            nu=moments_like(scalars, real=True),
+            nu=moments_like(scalars, dtype=nu_dtype, real=True),
         )
 
     def update(
@@ -88,7 +90,7 @@ def novograd(
 
     Nothing is corrected for its start: `v` starts at a gradient, and `m` is a sum, not an average.
     A stacked leaf counts as one layer. `scale_by_novograd` has a `mu_dtype` too, in which `m` is
-    stored; unlike Optax's, the update is `m` before it is rounded.
+    stored, and a `nu_dtype`, of `v`; unlike Optax's, the update is `m` before it is rounded.
 
     Args:
       learning_rate: `η ≥ 0`, a number, an array or a schedule; it scales the decay too.

@@ -14,7 +14,7 @@ from jaxnets.optim.hyper import (
     transformation,
 )
 from jaxnets.optim.leaves import map_moments, moments_like
-from jaxnets.optim.scale import scale_by_learning_rate
+from jaxnets.optim.scale import scale, scale_by_learning_rate
 from jaxnets.optim.transform import GradientTransformation, Updates, chain
 from jaxnets.types import Array, DTypeLike, Params, ScalarOrSchedule
 
@@ -80,6 +80,14 @@ def optimistic_gradient_descent(
     )
 
 
+@transformation(learning_rate=NON_NEGATIVE, optimism=NUMBER)
+def _extrapolated(learning_rate: Hyper, optimism: Hyper | None = None) -> GradientTransformation:
+    """`scale_by_optimistic_gradient` whose `α` is read as the learning rate that it is."""
+    return scale_by_optimistic_gradient(
+        learning_rate, learning_rate if optimism is None else optimism
+    )
+
+
 @checked(
     learning_rate=NON_NEGATIVE,
     optimism=NUMBER,
@@ -98,6 +106,7 @@ def optimistic_adam(
     mu_dtype: DTypeLike | None = None,
     *,
     nesterov: bool = True,
+    nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     """Optimistic Adam: `θ ← θ - η r_t - o (r_t - r_{t-1})`, where `r` is Adam's direction.
 
@@ -113,6 +122,7 @@ def optimistic_adam(
       eps_root: `ε̄ ≥ 0`, inside the root.
       mu_dtype: dtype in which the momentum is stored; by default the parameters', at least float32.
       nesterov: whether to use Nesterov momentum.
+      nu_dtype: dtype in which the second moment is stored; see `adam`.
 
     Raises:
       ValueError: for a number outside its range.
@@ -121,11 +131,9 @@ def optimistic_adam(
       Daskalakis et al., [Training GANs with optimism](https://arxiv.org/abs/1711.00141), 2017.
     """
     return chain(
-        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
-        scale_by_optimistic_gradient(
-            learning_rate, learning_rate if optimism is None else optimism
-        ),
-        scale_by_learning_rate(1.0),
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype),
+        _extrapolated(learning_rate, optimism),
+        scale(-1.0),
     )
 
 
@@ -149,6 +157,7 @@ def optimistic_adam_v2(
     eps_root: ScalarOrSchedule = 0.0,
     mu_dtype: DTypeLike | None = None,
     nesterov: bool = True,
+    nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     """Optimistic Adam: `θ ← θ - η (α r_t + β (r_t - r_{t-1}))`, where `r` is Adam's direction.
 
@@ -162,6 +171,7 @@ def optimistic_adam_v2(
       eps_root: `ε̄ ≥ 0`, inside the root.
       mu_dtype: dtype in which the momentum is stored; by default the parameters', at least float32.
       nesterov: whether to use Nesterov momentum.
+      nu_dtype: dtype in which the second moment is stored; see `adam`.
 
     Raises:
       ValueError: for a number outside its range.
@@ -170,7 +180,7 @@ def optimistic_adam_v2(
       Daskalakis et al., [Training GANs with optimism](https://arxiv.org/abs/1711.00141), 2017.
     """
     return chain(
-        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype),
         scale_by_optimistic_gradient(alpha, beta),
         scale_by_learning_rate(learning_rate),
     )

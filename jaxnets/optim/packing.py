@@ -99,10 +99,12 @@ def pack_as(layout: Layout, values: PyTree, what: str) -> Packed:
     leaves = tree.flatten_with_paths(values)
     wanted = {place.path: place.shape for place in layout.places}
     if leaves.keys() != wanted.keys():
-        missing, unknown = [*(wanted.keys() - leaves)], [*(leaves.keys() - wanted)]
+        missing = [path for path in wanted if path not in leaves]
+        added = [path for path in leaves if path not in wanted]
         raise ValueError(
-            f"pack: {what} must have the leaves of the parameters, but lack {missing} and add "
-            f"{unknown}; what has no gradient belongs outside, see freeze and partition"
+            f"pack: {what} must have the leaves of the parameters; "
+            f"{tree.missing_and_added(missing, added)}; "
+            "what has no gradient belongs outside, see freeze and partition"
         )
     for path, shape in wanted.items():
         if jnp.shape(leaves[path]) != shape:

@@ -71,6 +71,12 @@ def scale_by_polyak(
     return GradientTransformation(empty_state, update)
 
 
+@transformation(scaling=NON_NEGATIVE)
+def _scaled(scaling: Hyper) -> GradientTransformation:
+    """`u = -s g`, whose `s` is not read as a learning rate."""
+    return sgd(scaling)
+
+
 @checked(max_learning_rate=NON_NEGATIVE, scaling=NON_NEGATIVE, f_min=NUMBER, eps=NON_NEGATIVE)
 def polyak_sgd(
     max_learning_rate: ScalarOrSchedule = 1.0,
@@ -107,4 +113,4 @@ def polyak_sgd(
       Loizou et al., [Stochastic Polyak step-size for SGD](https://arxiv.org/abs/2002.10542), 2020;
       Garrigos et al., [Function value learning](https://arxiv.org/abs/2307.14528), 2023 (`sps+`).
     """
-    return chain(sgd(scaling), scale_by_polyak(f_min, max_learning_rate, eps, variant))
+    return chain(_scaled(scaling), scale_by_polyak(f_min, max_learning_rate, eps, variant))

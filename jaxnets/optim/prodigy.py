@@ -5,12 +5,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnets.optim.calls import reads
 from jaxnets.optim.hyper import (
     DECAY_RATE,
     NON_NEGATIVE,
     POSITIVE,
     Hyper,
+    at,
     checked,
+    in_range,
     increment,
     transformation,
 )
@@ -51,6 +54,7 @@ class ProdigyState(NamedTuple):
     estim_lr_coef=POSITIVE,
     weight_decay=NON_NEGATIVE,
 )
+@reads(lambda call, state: {"learning_rate": at(call["learning_rate"], state.count)})
 def _prodigy(
     learning_rate: Hyper,
     b1: Hyper,
@@ -83,7 +87,7 @@ def _prodigy(
         gradients = with_zeros(updates, params)
         t = increment(state.count)
         d, dtype = state.estim_lr, state.estim_lr.dtype
-        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        rate = at(learning_rate, state.count)
         rate = (d * rate * (1 - b2**t) ** 0.5 / (1 - b1**t)).astype(dtype)
         weight = (d if safeguard_warmup else rate) / estim_lr0
 
@@ -159,9 +163,14 @@ def prodigy(
       Mishchenko and Defazio, [Prodigy: an expeditiously adaptive parameter-free
       learner](https://arxiv.org/abs/2306.06101), 2023.
     """
+    try:
+        b1, b2 = betas
+    except (TypeError, ValueError):
+        raise ValueError(f"prodigy: betas must be two numbers in [0, 1), got {betas!r}") from None
     return _prodigy(
         learning_rate,
-        *betas,
+        in_range("prodigy", "betas[0]", b1, DECAY_RATE),
+        in_range("prodigy", "betas[1]", b2, DECAY_RATE),
         beta3,
         eps,
         estim_lr0,

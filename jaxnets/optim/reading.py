@@ -4,19 +4,24 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from jaxnets.optim.calls import Call, call_of, parts_of
+from jaxnets.optim.calls import Call, call_of, parts_of, read_of
 from jaxnets.optim.hyper import ScheduledState
 from jaxnets.optim.transform import GradientTransformation, State
+
+
+def _inner(state: State) -> State:
+    return state.inner_state if isinstance(state, ScheduledState) else state
 
 
 def _own(call: Call, state: State) -> dict[str, Any]:
     """The hyper-parameters of one transformation: schedules at the state's count."""
     given = {name: call.arguments.get(name) for name in call.hyper}
-    return {
+    found = {
         name.removesuffix("_fn"): value(state.count) if callable(value) else value
         for name, value in given.items()
         if value is not None
     }
+    return {**found, **read_of(call, _inner(state))}
 
 
 def _merged(parts: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
@@ -61,9 +66,8 @@ def hyperparams(optimizer: GradientTransformation, state: State) -> dict[str, An
     if call is None:
         return {}
     own = _own(call, state)
-    inner = state.inner_state if isinstance(state, ScheduledState) else state
     parts = [
         (str(key), hyperparams(part, part_state))
-        for key, (part, part_state) in parts_of(call, inner).items()
+        for key, (part, part_state) in parts_of(call, _inner(state)).items()
     ]
     return _merged([(call.factory.__name__, own), *parts])

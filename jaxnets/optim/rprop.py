@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxnets.optim.calls import reads
 from jaxnets.optim.hyper import (
     FRACTION,
     NON_NEGATIVE,
@@ -33,6 +34,7 @@ class ScaleByRpropState(NamedTuple):
     eta_minus=FRACTION, eta_plus=GROWTH, min_step_size=NON_NEGATIVE, max_step_size=POSITIVE
 )
 @checked(learning_rate=NON_NEGATIVE)
+@reads(lambda call, state: {"learning_rate": call["learning_rate"]})
 def scale_by_rprop(
     learning_rate: Hyper,
     eta_minus: Hyper = 0.5,

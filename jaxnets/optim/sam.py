@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnets.optim.calls import by_value
+from jaxnets.optim.calls import by_value, combines
 from jaxnets.optim.leaves import copy_of, map_updates, map_with_params, require_params
 from jaxnets.optim.transform import (
     EmptyState,
@@ -52,6 +52,12 @@ def _pick(condition: Array, yes: Any, no: Any) -> Any:
 
 
 @by_value
+@combines(
+    lambda call, state: {
+        "": (call["optimizer"], state.opt_state),
+        "adv_optimizer": (call["adv_optimizer"], state.adv_state),
+    }
+)
 def sam(
     optimizer: GradientTransformation,
     adv_optimizer: GradientTransformation,

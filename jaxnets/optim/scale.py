@@ -63,6 +63,13 @@ def _negative(schedule: Schedule) -> Schedule:
     return negative
 
 
+def downhill(step_size: ScalarOrSchedule) -> GradientTransformation:
+    """`u = -s g`, for an `s` that is not the learning rate but derived from it."""
+    if callable(step_size):
+        return scale_by_schedule(_negative(step_size))
+    return scale(-1 * step_size)
+
+
 @checked(learning_rate=NON_NEGATIVE)
 @partial(by_value, hyper=["learning_rate"])
 def scale_by_learning_rate(
@@ -76,6 +83,6 @@ def scale_by_learning_rate(
     """
     if learning_rate is None:
         return identity()
-    if callable(learning_rate):
-        return scale_by_schedule(_negative(learning_rate) if flip_sign else learning_rate)
-    return scale(-1 * learning_rate if flip_sign else learning_rate)
+    if flip_sign:
+        return downhill(learning_rate)
+    return scale_by_schedule(learning_rate) if callable(learning_rate) else scale(learning_rate)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.optim.adaptive import scale_by_rms
+from jaxnets.optim.calls import combines, reads
 from jaxnets.optim.decay import add_decayed_weights
 from jaxnets.optim.descent import sgd
 from jaxnets.optim.hyper import (
@@ -13,6 +14,7 @@ from jaxnets.optim.hyper import (
     NON_NEGATIVE,
     Hyper,
     Range,
+    at,
     checked,
     increment,
     transformation,
@@ -77,6 +79,8 @@ def schedule_free_eval_params(state: State, params: Params) -> Params:
 
 @checked(learning_rate=NON_NEGATIVE)
 @transformation(b1=WEIGHT, weight_lr_power=NON_NEGATIVE)
+@reads(lambda call, state: {"learning_rate": at(call["learning_rate"], state.step_count)})
+@combines(lambda call, state: {"": (call["base_optimizer"], state.base_optimizer_state)})
 def schedule_free(
     base_optimizer: GradientTransformation,
     learning_rate: ScalarOrSchedule,
@@ -97,7 +101,8 @@ def schedule_free(
     Args:
       base_optimizer: gives `u`; of ours, Optax's or any other `(init, update)` pair.
       learning_rate: `η ≥ 0`, the one that `base_optimizer` uses, for the weights of the average. A
-        schedule sees 1 at the first step, as in Optax; the base optimizer's own sees 0.
+        schedule sees 1 at the first step, as in Optax; the base optimizer's own sees 0. So
+        `hyperparams` has both, this one as `"schedule_free/learning_rate"`.
       b1: `β` in (0, 1].
       weight_lr_power: `p ≥ 0`.
       state_dtype: dtype of `z`; by default the parameters', at least float32.
@@ -131,7 +136,7 @@ def schedule_free(
         updates: Updates, state: ScheduleFreeState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, ScheduleFreeState]:
         require_params("schedule_free", params)
-        rate = learning_rate(state.step_count) if callable(learning_rate) else learning_rate
+        rate = at(learning_rate, state.step_count)
         dtype = state.weight_sum.dtype
         max_lr = jnp.maximum(state.max_lr, jnp.asarray(rate, dtype))
         weight = max_lr**weight_lr_power

@@ -15,12 +15,14 @@ from jaxnets.types import ArrayLike, Schedule
 
 
 @by_value
+@checked(value=NUMBER)
 def constant_schedule(value: ArrayLike) -> Schedule:
-    """`value` at every step."""
+    """`value` at every step; `ValueError` for a NaN."""
     return lambda step: value
 
 
 @by_value
+@checked(init_value=NUMBER, end_value=NUMBER, power=NUMBER)
 def polynomial_schedule(
     init_value: ArrayLike,
     end_value: ArrayLike,
@@ -36,6 +38,9 @@ def polynomial_schedule(
       power: `p`.
       transition_steps: `T`; if not positive, the value is `a` forever (as in Optax).
       transition_begin: `t₀`, at least 0.
+
+    Raises:
+      ValueError: for a NaN.
     """
     if transition_steps <= 0:
         return constant_schedule(init_value)
@@ -53,10 +58,14 @@ def polynomial_schedule(
 
 
 @by_value
+@checked(init_value=NUMBER, end_value=NUMBER)
 def linear_schedule(
     init_value: ArrayLike, end_value: ArrayLike, transition_steps: int, transition_begin: int = 0
 ) -> Schedule:
     """From `init_value` to `end_value` in a straight line; see `polynomial_schedule`.
+
+    Raises:
+      ValueError: for a NaN.
 
     Example:
       >>> linear_schedule(1.0, 0.0, transition_steps=4)(jnp.arange(6))
@@ -66,14 +75,20 @@ def linear_schedule(
 
 
 @by_value
+@checked(init_value=NUMBER, peak_value=NUMBER)
 def warmup_constant_schedule(
     init_value: ArrayLike, peak_value: ArrayLike, warmup_steps: int
 ) -> Schedule:
-    """A straight line up to `peak_value` at step `warmup_steps`, which is then kept."""
+    """A straight line up to `peak_value` at step `warmup_steps`, which is then kept.
+
+    Raises:
+      ValueError: for a NaN.
+    """
     return linear_schedule(init_value, peak_value, warmup_steps)
 
 
 @by_value
+@checked(init_value=NUMBER, alpha=NUMBER, exponent=NUMBER)
 def cosine_decay_schedule(
     init_value: ArrayLike, decay_steps: int, alpha: ArrayLike = 0.0, exponent: ArrayLike = 1.0
 ) -> Schedule:
@@ -86,7 +101,7 @@ def cosine_decay_schedule(
       exponent: `p`.
 
     Raises:
-      ValueError: if `decay_steps` is not positive.
+      ValueError: if `decay_steps` is not positive, or for a NaN.
 
     Example:
       >>> cosine_decay_schedule(1.0, decay_steps=4)(jnp.arange(6))
@@ -108,6 +123,7 @@ def cosine_decay_schedule(
 
 
 @by_value
+@checked(init_value=NUMBER, decay_rate=NUMBER, end_value=NUMBER)
 def exponential_decay(
     init_value: ArrayLike,
     transition_steps: int,
@@ -125,6 +141,9 @@ def exponential_decay(
       transition_begin: `t₀`, at least 0.
       staircase: whether to take the exponent's integer part: steps down every `T`.
       end_value: the value stops there: a lower bound if `γ < 1`, else an upper one.
+
+    Raises:
+      ValueError: for a NaN.
     """
     if transition_steps <= 0 or (isinstance(decay_rate, float | int) and decay_rate == 0):
         return constant_schedule(init_value)
@@ -145,6 +164,7 @@ def exponential_decay(
 
 
 @by_value
+@checked(init_value=NUMBER)
 def piecewise_constant_schedule(
     init_value: ArrayLike, boundaries_and_scales: Mapping[int, ArrayLike] | None = None
 ) -> Schedule:
@@ -155,7 +175,7 @@ def piecewise_constant_schedule(
       boundaries_and_scales: step -> factor, at least 0.
 
     Raises:
-      ValueError: for a negative factor.
+      ValueError: for a negative factor, or a NaN.
 
     Example:
       >>> piecewise_constant_schedule(1.0, {2: 0.1, 4: 0.1})(jnp.arange(6))
@@ -163,7 +183,7 @@ def piecewise_constant_schedule(
     """
     scales = dict(sorted((boundaries_and_scales or {}).items()))
     for boundary, factor in scales.items():
-        if isinstance(factor, float | int) and factor < 0:
+        if isinstance(factor, float | int) and not factor >= 0:
             raise ValueError(
                 f"piecewise_constant_schedule: scales must be >= 0, got {factor} at {boundary}"
             )

@@ -57,6 +57,7 @@ def scale_by_soap(
     precondition_1d: bool = False,
     stacked: Mask | None = None,
     precision: Any = "highest",
+    nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     """Adam's direction in the eigenbases of the gradient's Gram matrices; see `soap`."""
     beta = b2 if shampoo_beta is None else shampoo_beta
@@ -74,7 +75,7 @@ def scale_by_soap(
         return ScaleBySoapState(
             count=jnp.zeros((), jnp.int32),
             mu=moments_like(params, dtype=mu_dtype),
-            nu=moments_like(params, real=True),
+            nu=moments_like(params, dtype=nu_dtype, real=True),
             factors=factors_like(params, stacks, factor_shapes),
             bases=factors_like(params, stacks, factor_shapes),
         )
@@ -154,6 +155,7 @@ def soap(
     precondition_1d: bool = False,
     stacked: Mask | None = None,
     precision: Any = "highest",
+    nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     """SOAP: Adam run in the slowly turning eigenbasis of Shampoo's preconditioner.
 
@@ -194,6 +196,7 @@ def soap(
         Optax's masks. Each layer then has bases of its own, where else the first axis would be
         one more to turn.
       precision: of the matrix products; less than the highest turns bases that are not orthogonal.
+      nu_dtype: dtype in which `V` is stored; see `adam`.
 
     Raises:
       ValueError: for a number outside its range, or an update without params.
@@ -219,6 +222,7 @@ def soap(
             precondition_1d=precondition_1d,
             stacked=stacked,
             precision=precision,
+            nu_dtype=nu_dtype,
         ),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),

@@ -66,6 +66,8 @@ def scale_by_sophia(
     mu_dtype: DTypeLike | None = None,
     verbose: bool = False,
     print_win_rate_every_n_steps: Hyper = 0,
+    *,
+    nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     """`u = clip(m̂ / max(γ h, ε), ±ρ)`, the direction of Sophia; see `sophia`."""
     (estimate_init, _), estimator = hessian_diagonal_fn, chain(hessian_diagonal_fn)
@@ -74,7 +76,7 @@ def scale_by_sophia(
         return SophiaState(
             count=jnp.zeros((), jnp.int32),
             mu=moments_like(params, dtype=mu_dtype),
-            nu=moments_like(params, real=True),
+            nu=moments_like(params, dtype=nu_dtype, real=True),
             hessian_fn_state=estimate_init(params),
         )
 
@@ -152,6 +154,8 @@ def sophia(
     mu_dtype: DTypeLike | None = None,
     verbose: bool = False,
     print_win_rate_every_n_steps: ScalarOrSchedule = 0,
+    *,
+    nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
     """Sophia: momentum divided by a moving average of the Hessian's diagonal, and clipped.
 
@@ -180,6 +184,7 @@ def sophia(
       mu_dtype: dtype in which `m` is stored; by default the parameters', at least float32.
       verbose: whether to print the fraction of entries that are not clipped.
       print_win_rate_every_n_steps: how often; 0 for never.
+      nu_dtype: dtype in which `h` is stored; by default the parameters', at least float32.
 
     Raises:
       ValueError: for a number outside its range, or an update without params or without what the
@@ -206,6 +211,7 @@ def sophia(
             mu_dtype,
             verbose,
             print_win_rate_every_n_steps,
+            nu_dtype=nu_dtype,
         ),
         add_decayed_weights(weight_decay, weight_decay_mask),
         scale_by_learning_rate(learning_rate),

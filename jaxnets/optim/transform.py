@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from jaxnets import tree
 from jaxnets.optim.calls import by_value, combines
 from jaxnets.types import Params, PyTree
 
@@ -160,18 +161,44 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     A parameter whose update is None, or an integer's gradient (`float0`), stays as it is.
 
     Raises:
-      ValueError: if the two trees or the shapes of two leaves do not match.
+      ValueError: if the two trees or the shapes of two leaves do not match, or the parameter is an
+        integer and its update is none.
     """
 
-    def add(p: Any, u: Any) -> Any:
-        if p is None or u is None or jnp.result_type(u) == jax.dtypes.float0:
+    def add(path: Any, p: Any, u: Any) -> Any:
+        if p is None or u is None:
+            return p
+        if not jax.tree_util.all_leaves([u]):
+            raise ValueError(
+                f"apply_updates: a {type(u).__name__} as the update of the parameter at "
+                f"{tree.path_string(path)!r}"
+            )
+        if jnp.result_type(u) == jax.dtypes.float0:
             return p
         if jnp.shape(p) != jnp.shape(u):
             raise ValueError(
                 f"apply_updates: an update of shape {jnp.shape(u)} "
-                f"for a parameter of shape {jnp.shape(p)}"
+                f"for a parameter of shape {jnp.shape(p)} at {tree.path_string(path)!r}"
             )
-        return jnp.asarray(p + u).astype(jnp.asarray(p).dtype)
+        dtype = jnp.asarray(p).dtype
+        if jnp.issubdtype(jnp.result_type(u), jnp.inexact) and jnp.issubdtype(dtype, jnp.integer):
+            raise ValueError(
+                f"apply_updates: an update of {jnp.result_type(u)} for a parameter of {dtype} at "
+                f"{tree.path_string(path)!r}, which would be cut off; keep what is not trained out "
+                "of the tree, see freeze"
+            )
+        return jnp.asarray(p + u).astype(dtype)
 
-    summed: PyTree = jax.tree.map(add, params, updates, is_leaf=lambda x: x is None)
+    try:
+        summed: Params = jax.tree_util.tree_map_with_path(
+            add, params, updates, is_leaf=lambda x: x is None
+        )
+    except ValueError as error:
+        differ = tree.missing_and_added(*tree.unmatched(params, updates, lambda x: x is None))
+        if not differ:
+            raise
+        raise ValueError(
+            "apply_updates: params and updates must be trees of the same structure; "
+            f"in updates: {differ}"
+        ) from error
     return summed

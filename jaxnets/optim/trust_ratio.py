@@ -17,7 +17,7 @@ from jaxnets.optim.hyper import (
     transformation,
 )
 from jaxnets.optim.leaves import map_with_params, norm, require_params
-from jaxnets.optim.scale import scale_by_learning_rate
+from jaxnets.optim.scale import downhill, scale_by_learning_rate
 from jaxnets.optim.transform import (
     EmptyState,
     GradientTransformation,
@@ -232,6 +232,6 @@ def fromage(
         shortened = learning_rate / _hypotenuse(learning_rate)
     return chain(
         scale_by_trust_ratio(min_norm),
-        scale_by_learning_rate(shortened),
+        downhill(shortened),
         _shrink(learning_rate),
     )

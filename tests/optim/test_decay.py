@@ -75,8 +75,12 @@ def test_gradients_of_none():
     ("mask", "message"),
     [
         ("kernle$", "rule 'kernle\\$' matches no leaf"),
-        ({"dense": True}, "a mask must be a tree of the parameters' structure"),
-        (lambda params: [True], "a mask must be a tree of the parameters' structure"),
+        (
+            {"dense": True, "head": {"kernel": True}},
+            "a mask must be a tree of the parameters' structure or a prefix of it; "
+            "missing 'norm/0/scale', 'norm/1/scale'; added 'head/kernel'",
+        ),
+        (lambda params: [True], "prefix of it; missing .*'norm/1/scale'; added '0'"),
     ],
 )
 def test_masks_that_do_not_fit(mask, message):

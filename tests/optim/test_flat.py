@@ -145,9 +145,9 @@ def test_other_leaves_are_refused():
     params = make_params()
     optimizer = optim.flat(optim.adam(0.1))
     state = optimizer.init(params)
-    with pytest.raises(ValueError, match=r"lack \['still'\]"):
+    with pytest.raises(ValueError, match="missing 'still'; what has"):
         optimizer.update(params | {"still": None}, state, params)
-    with pytest.raises(ValueError, match=r"add \['more'\]"):
+    with pytest.raises(ValueError, match="added 'more'; what has"):
         optimizer.update(params | {"more": jnp.ones(1)}, state, params)
     with pytest.raises(ValueError, match=r"got \(3,\) for \(4,\) at 'tiny'"):
         optimizer.update(params | {"tiny": jnp.ones(3)}, state, params)

@@ -15,10 +15,10 @@ from tests.numerics import assert_trees_equal
 PARAMS = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
 
 
-def updated(optimizer, steps=1, params=PARAMS):
+def updated(optimizer, steps=1, params=PARAMS, **extra):
     state = optimizer.init(params)
     for _ in range(steps):
-        updates, state = jax.jit(optimizer.update)(params, state, params)
+        updates, state = jax.jit(optimizer.update)(params, state, params, **extra)
     return updates, state
 
 
@@ -114,6 +114,97 @@ def test_learning_rate_is_read_at_the_next_step():
         np.testing.assert_allclose(found["learning_rate"], 0.3, rtol=1e-6)
         np.testing.assert_allclose(found["weight_decay"], 0.2, rtol=1e-6)
         np.testing.assert_allclose((found["b1"], found["b2"]), (0.8, 0.999), rtol=1e-6)
+
+
+def named_optimizers():
+    """By name, those that take a learning rate: one that makes each from it alone."""
+    taking = {
+        name: member
+        for name, member in vars(optim).items()
+        if name in optim.__all__
+        and not name.startswith("scale_by_")
+        and inspect.isfunction(member)
+        and "learning_rate" in inspect.signature(member).parameters
+    }
+    return taking | {
+        "schedule_free": lambda x: optim.schedule_free(optim.sgd(x), x),
+        "mechanize": lambda x: optim.mechanize(optim.adam(x)),
+        "sam": lambda x: optim.sam(optim.adam(x), optim.normalize(), opaque_mode=True),
+        "optimistic_adam optimism": lambda x: optim.optimistic_adam(x, 0.3),
+        "prodigy scheduled": lambda x: optim.prodigy(x, (rate, 0.9)),
+    }
+
+
+OPTIMIZERS = named_optimizers()
+
+
+def reads_rate(optimizer, steps):
+    """The learning rates found after `steps` steps, but for the one that weighs an average."""
+    extra = {
+        "value": jnp.float32(1.0),
+        "grad": PARAMS,
+        "value_fn": lambda params, **_: squares(params),
+        "obj_fn": squares,
+        "grad_fn": lambda params, _: params,
+    }
+    state = optimizer.init(PARAMS)
+    for _ in range(steps):
+        _, state = optimizer.update(PARAMS, state, PARAMS, **extra)
+    found = optim.hyperparams(optimizer, state)
+    return [
+        value
+        for name, value in found.items()
+        if name.rpartition("/")[2] == "learning_rate" and name != "schedule_free/learning_rate"
+    ]
+
+
+def squares(params):
+    return sum(jnp.sum(x * x) for x in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_learning_rate_of_every_optimizer_is_read(name):
+    found = reads_rate(OPTIMIZERS[name](0.25), 0)
+    assert found
+    assert set(found) == {0.25}
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "rprop"])
+def test_scheduled_learning_rate_of_every_optimizer_is_read_at_step_3(name):
+    found = reads_rate(OPTIMIZERS[name](rate), 3)
+    assert found
+    assert {float(x) for x in found} == {float(rate(jnp.int32(3)))}
+
+
+def test_the_rate_that_schedule_free_averages_with_is_read_beside_the_step_s():
+    _, state = updated(optimizer := optim.schedule_free(optim.sgd(rate), rate), 3)
+    found = optim.hyperparams(optimizer, state)
+    np.testing.assert_allclose(found["learning_rate"], 0.4, rtol=1e-6)
+    np.testing.assert_allclose(found["schedule_free/learning_rate"], 0.5, rtol=1e-6)
+    foreign = optim.schedule_free(optax.sgd(0.1), 0.1)
+    assert optim.hyperparams(foreign, foreign.init(PARAMS))["learning_rate"] == 0.1
+
+
+def test_no_other_number_is_read_as_a_learning_rate():
+    polyak = optim.polyak_sgd(0.1, scaling=rate)
+    _, state = updated(polyak, 2, value=1.0)
+    found = optim.hyperparams(polyak, state)
+    assert (found["max_learning_rate"], float(found["scaling"])) == (0.1, float(rate(jnp.int32(2))))
+    assert "learning_rate" not in found
+    both = optim.sam(optim.sgd(0.1), optim.chain(optim.normalize(), optim.sgd(0.2)))
+    found = optim.hyperparams(both, both.init(PARAMS))
+    assert found == {"learning_rate": 0.1, "adv_optimizer/learning_rate": 0.2}
+
+
+def test_averages_of_ademamix_are_read_at_the_next_step():
+    for optimizer in (
+        optim.ademamix(0.1, b3=0.99, alpha=rate),
+        optim.simplified_ademamix(0.1, alpha=rate),
+    ):
+        _, state = updated(optimizer, 2)
+        found = optim.hyperparams(optimizer, state)
+        np.testing.assert_allclose(found["alpha"], 0.3, rtol=1e-6)
+        assert found.get("b3", 0.99) == 0.99
 
 
 WRAPPERS = {

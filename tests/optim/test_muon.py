@@ -187,7 +187,7 @@ def test_trees_and_functions(numbers):
         ({"conv": MuonDimensionNumbers(), "x": None}, "no rule covers leaf 'blocks/bias'"),
         ({"nothing": MuonDimensionNumbers(), ".*": None}, "rule 'nothing' matches no leaf"),
         ({"conv": MuonDimensionNumbers(0, 0), ".*": None}, r"different ones.*at 'conv/kernel'"),
-        (lambda params: {"blocks": None}, "prefix of it"),
+        (lambda params: {"blocks": None}, "prefix of it; missing 'conv/kernel', 'embedding'$"),
     ],
 )
 def test_bad_dimension_numbers(numbers, message):

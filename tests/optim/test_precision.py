@@ -1,5 +1,8 @@
 """Half precision, dtypes of states and updates, complex parameters."""
 
+import inspect
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -9,6 +12,7 @@ import pytest
 
 from jaxnets import optim
 from jaxnets.optim.leaves import map_moments
+from jaxnets.tree import flatten_with_paths
 from tests.catalogue import OPTIMIZERS, optimizers
 from tests.numerics import assert_trees_close
 from tests.optim.trajectories import gradients, make_params, run
@@ -106,6 +110,57 @@ def test_mu_dtype():
         np.testing.assert_allclose(np.float32(state[0].mu), m, rtol=4e-3, atol=1e-3)
         np.testing.assert_allclose(params, theta, rtol=2e-4)
         m = m.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64)
+
+
+HESSIAN = {"hessian_diagonal_fn": optim.identity(), "clip_threshold": None}
+
+
+@pytest.mark.parametrize(
+    ("build", "steps"),
+    [
+        (optim.scale_by_adam, 1),
+        (optim.scale_by_ademamix, 1),
+        (optim.scale_by_adopt, 1),
+        (optim.scale_by_novograd, 1),
+        (partial(optim.scale_by_sophia, **HESSIAN), 1),
+        (optim.scale_by_soap, 2),  # the first makes a basis only
+    ],
+)
+def test_nu_dtype(build, steps):
+    """The second moment is stored rounded, and used before it is; the first is not rounded."""
+    params = jnp.array([[1.001, 0.3], [-0.7, 2.0]])
+    exact, rounded = build(), build(nu_dtype=jnp.bfloat16)
+    states = [tx.init(params) for tx in (exact, rounded)]
+    for t in range(steps):
+        pairs = zip((exact, rounded), states, strict=True)
+        (want, state), (got, other) = (tx.update(jnp.sin(params + t), s, params) for tx, s in pairs)
+        states = [state, other]
+    np.testing.assert_array_equal(got, want)
+    assert other.nu.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(other.nu, state.nu.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(*(s.m1 if hasattr(s, "m1") else s.mu for s in states))
+
+
+@pytest.mark.parametrize(
+    "alias",
+    [
+        optim.ademamix,
+        optim.adopt,
+        optim.sophia,
+        optim.soap,
+        optim.optimistic_adam,
+        optim.optimistic_adam_v2,
+        optim.muon,
+    ],
+    ids=lambda alias: alias.__name__,
+)
+def test_aliases_hand_on_the_dtype_of_nu(alias):
+    state = alias(0.1, mu_dtype=jnp.float16, nu_dtype=jnp.bfloat16).init({"bias": jnp.ones(2)})
+    leaves = flatten_with_paths(state).items()
+    stored = {name: {x.dtype for path, x in leaves if f"/{name}/" in path} for name in ("nu", "mu")}
+    assert stored["nu"] == {jnp.dtype("bfloat16")}
+    assert stored["mu"] == (set() if alias is optim.ademamix else {jnp.dtype("float16")})
+    assert inspect.signature(alias).parameters["nu_dtype"].kind == inspect.Parameter.KEYWORD_ONLY
 
 
 def test_accumulator_dtype():

@@ -122,3 +122,37 @@ def test_values_may_be_traced(build):
 def test_bad_values(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda x: optim.constant_schedule(x), "constant_schedule: value"),
+        (lambda x: optim.polynomial_schedule(x, 0.0, 2, 5), "polynomial_schedule: init_value"),
+        (lambda x: optim.polynomial_schedule(1.0, x, 2, 5), "polynomial_schedule: end_value"),
+        (lambda x: optim.polynomial_schedule(1.0, 0.0, x, 5), "polynomial_schedule: power"),
+        (lambda x: optim.linear_schedule(x, 0.0, 5), "linear_schedule: init_value"),
+        (lambda x: optim.linear_schedule(1.0, x, 5), "linear_schedule: end_value"),
+        (lambda x: optim.warmup_constant_schedule(x, 1.0, 5), "warmup_constant_.*: init_value"),
+        (lambda x: optim.warmup_constant_schedule(0.0, x, 5), "warmup_constant_.*: peak_value"),
+        (lambda x: optim.cosine_decay_schedule(x, 5), "cosine_decay_schedule: init_value"),
+        (lambda x: optim.cosine_decay_schedule(1.0, 5, x), "cosine_decay_schedule: alpha"),
+        (lambda x: optim.cosine_decay_schedule(1.0, 5, 0.0, x), "cosine_decay_.*: exponent"),
+        (lambda x: optim.exponential_decay(x, 5, 0.9), "exponential_decay: init_value"),
+        (lambda x: optim.exponential_decay(1.0, 5, x), "exponential_decay: decay_rate"),
+        (lambda x: optim.exponential_decay(1.0, 5, 0.9, end_value=x), "exponential_.*: end_value"),
+        (lambda x: optim.piecewise_constant_schedule(x), "piecewise_.*: init_value"),
+    ],
+)
+@pytest.mark.parametrize("x", [NAN, np.float32(NAN), jnp.float32(NAN)], ids=["float", "np", "jnp"])
+def test_nan_is_refused_by_name(build, message, x):
+    with pytest.raises(ValueError, match=f"{message} must be a number, got .*nan"):
+        build(x)
+
+
+def test_nan_among_scales_is_refused():
+    with pytest.raises(ValueError, match=r"scales must be >= 0, got nan at 5"):
+        optim.piecewise_constant_schedule(1.0, {5: NAN})

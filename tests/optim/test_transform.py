@@ -1,3 +1,5 @@
+from collections import OrderedDict
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,8 +90,24 @@ def test_apply_updates():
 def test_apply_updates_of_another_shape():
     with pytest.raises(ValueError, match=r"\(1, 2\) for a parameter of shape \(2,\)"):
         optim.apply_updates(jnp.ones(2), jnp.ones((1, 2)))
-    with pytest.raises(ValueError, match="structure error"):
-        optim.apply_updates({"a": jnp.ones(2)}, {"b": jnp.ones(2)})
+    with pytest.raises(ValueError, match=r"\(3,\) for a parameter .* at 'dense/kernel'"):
+        optim.apply_updates({"dense": {"kernel": jnp.ones(2)}}, {"dense": {"kernel": jnp.ones(3)}})
+
+
+@pytest.mark.parametrize(
+    ("updates", "message"),
+    [
+        ({"a": {"c": 1.0}, "d": 1.0}, "in updates: missing 'a/b'; added 'a/c', 'd'$"),
+        ({"a": {}}, "in updates: missing 'a/b'$"),
+        ({"a": [1.0]}, "in updates: missing 'a/b'; added 'a/0'$"),
+        ({"a": {"b": 1.0}, "d": None}, "in updates: added 'd'$"),
+        ({"a": {"b": {"c": 1.0}}}, "a dict as the update of the parameter at 'a/b'$"),
+        (OrderedDict(a={"b": 1.0}), r"missing '\(dict\)'; added '\(OrderedDict\)'$"),
+    ],
+)
+def test_apply_updates_of_another_structure(updates, message):
+    with pytest.raises(ValueError, match=f"^apply_updates: .*{message}"):
+        optim.apply_updates({"a": {"b": jnp.ones(())}}, updates)
 
 
 def test_count_saturates():
@@ -126,3 +144,28 @@ def test_parameters_and_state_may_be_donated(case):
     leaves = jax.tree.leaves((params, case.ours().init(params)))
     buffers = [x.unsafe_buffer_pointer() for x in leaves if isinstance(x, jax.Array) and x.size]
     assert len(set(buffers)) == len(buffers)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        optim.sgd,
+        optim.sign_sgd,
+        optim.fromage,
+        optim.schedule_free_sgd,
+        optim.dowg,
+        optim.shampoo,
+        optim.noisy_sgd,
+    ],
+)
+def test_integer_parameters_are_refused(build):
+    optimizer = build(0.1)
+    params = {"a": {"n": jnp.arange(1, 4)}}
+    g = {"a": {"n": jnp.ones(3)}}
+
+    def step():
+        updates, _ = optimizer.update(g, optimizer.init(params), params)
+        optim.apply_updates(params, updates)
+
+    with pytest.raises(ValueError, match=r"int32.* at 'a/n'"):
+        step()

@@ -171,7 +171,7 @@ MUTANTS = [
         ("decay before the norm", "(g / (jnp.sqrt(v + eps_root) + eps) + weight_decay * p)", "((g + weight_decay * p) / (jnp.sqrt(v + eps_root) + eps))"),
         ("decay outside the momentum", " + weight_decay * p)\n            return m, m, v", ")\n            return m + weight_decay * p, m, v"),
         ("mu_dtype ignored", "mu=moments_like(params, dtype=mu_dtype)", "mu=moments_like(params)", _rounded("scale_by_novograd")),
-        ("nu in bfloat16", "nu=moments_like(scalars, real=True)", 'nu=moments_like(scalars, dtype="bfloat16")'),
-        ("complex nu", "nu=moments_like(scalars, real=True)", "nu=moments_like(scalars)", _complex("novograd")),
+        ("nu in bfloat16", "nu=moments_like(scalars, dtype=nu_dtype", 'nu=moments_like(scalars, dtype="bfloat16"'),
+        ("complex nu", "nu=moments_like(scalars, dtype=nu_dtype, real=True)", "nu=moments_like(scalars, dtype=nu_dtype)", _complex("novograd")),
     ),
 ]

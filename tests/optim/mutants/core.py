@@ -38,7 +38,7 @@ MUTANTS = [
         "sgd",
         "scale.py",
         _HAND,
-        ("sign", "-1 * learning_rate if flip_sign", "learning_rate if flip_sign"),
+        ("sign", "scale(-1 * step_size)", "scale(step_size)"),
         ("sign of a schedule", "return -1 * schedule(step)", "return schedule(step)"),
         ("schedule one step early", "step_size_fn(state.count)", "step_size_fn(state.count + 1)"),
         ("schedule stands still", "ScaleByScheduleState(increment(state.count))", "ScaleByScheduleState(state.count)"),

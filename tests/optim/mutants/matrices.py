@@ -45,8 +45,8 @@ MUTANTS = [
         ("estimated each step", "state.count % update_interval == 0", "state.count >= 0"),
         ("estimated one step late", "state.count % update_interval == 0", "t % update_interval == 0"),
         ("mu_dtype ignored", "mu=moments_like(params, dtype=mu_dtype)", "mu=moments_like(params)", "test_sophia.py -k mu_dtype"),
-        ("nu's dtype follows mu's", "nu=moments_like(params, real=True)", "nu=moments_like(params, dtype=mu_dtype)", "test_sophia.py -k mu_dtype"),
-        ("nu in bfloat16", "nu=moments_like(params, real=True)", 'nu=moments_like(params, dtype="bfloat16")'),
+        ("nu's dtype follows mu's", "nu=moments_like(params, dtype=nu_dtype", "nu=moments_like(params, dtype=mu_dtype", "test_sophia.py -k mu_dtype"),
+        ("nu in bfloat16", "nu=moments_like(params, dtype=nu_dtype", 'nu=moments_like(params, dtype="bfloat16"'),
         ("decay after the rate", f"add_decayed_weights(weight_decay, weight_decay_mask),\n        {_RATE},", f"{_RATE},\n        add_decayed_weights(weight_decay, weight_decay_mask),"),
     ),
     *mutants(
@@ -95,8 +95,8 @@ MUTANTS = [
         ("shampoo_beta ignored", "beta = b2 if shampoo_beta is None else shampoo_beta", "beta = b2"),
         ("Gram matrices summed", "(1 - beta) * gram(g, axis, precision)", "gram(g, axis, precision)", "test_soap.py -k numpy", "a factor that all have alike does not turn their eigenvectors"),
         ("mu_dtype ignored", "mu=moments_like(params, dtype=mu_dtype)", "mu=moments_like(params)", "test_soap.py -k stored_rounded"),
-        ("nu's dtype follows mu's", "nu=moments_like(params, real=True)", "nu=moments_like(params, dtype=mu_dtype)", "test_soap.py -k stored_rounded"),
-        ("nu in bfloat16", "nu=moments_like(params, real=True)", 'nu=moments_like(params, dtype="bfloat16")'),
+        ("nu's dtype follows mu's", "nu=moments_like(params, dtype=nu_dtype", "nu=moments_like(params, dtype=mu_dtype", "test_soap.py -k stored_rounded"),
+        ("nu in bfloat16", "nu=moments_like(params, dtype=nu_dtype", 'nu=moments_like(params, dtype="bfloat16"'),
         ("decay after the rate", f"{_DECAY},\n        {_RATE},", f"{_RATE},\n        {_DECAY},"),
     ),
 ]

@@ -134,8 +134,8 @@ MUTANTS = [
         "optimistic.py",
         _NUMPY,
         ("optimism by default 1", "learning_rate if optimism is None else optimism", "1.0 if optimism is None else optimism"),
-        ("rate not in alpha", "            learning_rate, learning_rate if", "            1.0, learning_rate if"),
-        swap("optimism before Adam", "scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)", "scale_by_optimistic_gradient(alpha, beta)"),
+        ("rate not in alpha", "        learning_rate, learning_rate if", "        1.0, learning_rate if"),
+        swap("optimism before Adam", "scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype)", "scale_by_optimistic_gradient(alpha, beta)"),
     ),
     *mutants(
         "polyak_sgd",
@@ -147,7 +147,7 @@ MUTANTS = [
         ("rate not bounded", "jnp.minimum(gap / (divisor + eps / divisor), max_learning_rate * norm)", "gap / (divisor + eps / divisor)"),
         ("norm not squared", "g / divisor * length", "g * length"),
         ("sps+ ignored", 'if variant == "sps+":', "if False:"),
-        ("scaled after the measurement", "chain(sgd(scaling), scale_by_polyak(f_min, max_learning_rate, eps, variant))", "chain(scale_by_polyak(f_min, max_learning_rate, eps, variant), sgd(scaling))"),
+        ("scaled after the measurement", "chain(_scaled(scaling), scale_by_polyak(f_min, max_learning_rate, eps, variant))", "chain(scale_by_polyak(f_min, max_learning_rate, eps, variant), _scaled(scaling))"),
     ),
     *mutants(
         "noisy_sgd",
