@@ -245,9 +245,10 @@ def second_moment(factors: Factors) -> Params:
 
             return [Used(u.use, u.seen, *jax.tree.map(slice_of, (u.saved, u.error))) for u in found]
 
-        total = jax.lax.fori_loop(
-            0, chunks, lambda c, sum_: sum_ + squared(cut(c * at_once, at_once)), total
-        )
+        def add(c: Any, so_far: Array) -> Array:
+            return so_far + squared(cut(c * at_once, at_once))
+
+        total = jnp.asarray(jax.lax.fori_loop(0, chunks, add, total))
         rest = examples - chunks * at_once
         if rest:
             total = total + squared(cut(chunks * at_once, rest))
