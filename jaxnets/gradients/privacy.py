@@ -272,7 +272,7 @@ def padded_size(n: int, rate: float, overflow_probability: float) -> int:
 
     Example:
       >>> padded_size(60_000, 256 / 60_000, 1e-12)
-      380
+      383
     """
     if n < 1:
         raise ValueError(f"padded_size: n must be positive, got {n}")
