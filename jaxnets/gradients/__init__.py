@@ -1,5 +1,6 @@
 """Per-example gradients of any JAX loss, and what follows from them."""
 
+from jaxnets.gradients import accounting, privacy
 from jaxnets.gradients.explain import ParameterPlan, explain, plan
 from jaxnets.gradients.factors import (
     dot,
@@ -23,6 +24,7 @@ __all__ = [
     "ClippedGradMetrics",
     "Factors",
     "ParameterPlan",
+    "accounting",
     "clipped_grad",
     "dot",
     "explain",
@@ -32,6 +34,7 @@ __all__ = [
     "per_example_grad",
     "per_example_norms",
     "plan",
+    "privacy",
     "second_moment",
     "sq_norms",
     "sq_norms_by_leaf",

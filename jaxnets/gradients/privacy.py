@@ -1,0 +1,365 @@
+"""Differentially private gradients: clipped, summed, noised; and the batches that privacy needs.
+
+DP-SGD (Abadi et al., 2016) bounds what any one example can do to a step, and hides it in noise:
+
+    ĝ = ( Σᵢ clip(gᵢ, C) + σ C z ) / E,    z ~ N(0, I),    clip(g, C) = g · min(1, C / ‖g‖)
+
+where adding or removing one example changes the sum by at most `C`, so that the noise is that of
+the *sum*, and is divided with it by a number `E` that does not depend on who was drawn.
+
+What it promises, `(ε, δ)` for a number of steps, is in `jaxnets.gradients.accounting`, and rests on
+batches drawn as `poisson_batch` draws them:
+
+    size = padded_size(n, rate, 1e-12)
+    gradient = dp_grad(loss, clip_norm, noise_multiplier, expected_batch_size=rate * n)
+    for key in jax.random.split(key, steps):
+        draw, noise = jax.random.split(key)
+        indices, mask = poisson_batch(draw, n, rate, size)
+        g, _ = gradient(params, x[indices], y[indices], key=noise, mask=mask)
+
+To accumulate, draw one batch, split it into microbatches, add up their `clipped_sum`, and take one
+`noisy_mean`. A noise for each microbatch is private as well, each being a step of its own.
+
+Limits. `n`, the rate and the padded size are taken to be public: where `n` is private too, choose
+rate, size and `E` once, as constants near what they should be, since `E = rate * n` tells `n`.
+Numbers are floating: the last bits of Gaussian noise are not Gaussian (Mironov, "On significance of
+the least significant bits for differential privacy", 2012), and norms may be too small by a few
+units in 10⁶. JAX's generators are not cryptographic.
+
+References:
+  Abadi et al., [Deep learning with differential privacy](https://arxiv.org/abs/1607.00133), 2016.
+  Ponomareva et al., [How to DP-fy ML](https://arxiv.org/abs/2303.00654), 2023.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnets.checks import concrete
+from jaxnets.gradients.factors import norms as norms_of
+from jaxnets.gradients.factors import weighted_sum
+from jaxnets.gradients.per_example import ClippedGradMetrics, per_example_grad
+from jaxnets.types import Array, ArrayLike, Key, Params, PyTree
+
+__all__ = ["clipped_sum", "dp_grad", "noisy_mean", "padded_size", "poisson_batch"]
+
+
+def dp_grad(
+    loss: Callable[..., Any],
+    clip_norm: ArrayLike,
+    noise_multiplier: ArrayLike,
+    *,
+    expected_batch_size: ArrayLike | None = None,
+    has_aux: bool = False,
+    keep_batch_dim: bool = False,
+) -> Callable[..., tuple[Params, ClippedGradMetrics]]:
+    """The noisy mean of clipped gradients, for any optimizer.
+
+    `( Σᵢ maskᵢ clip(gᵢ, C) + σ C z ) / E` with `z ~ N(0, I)`. An example that `mask` leaves out, or
+    whose gradient is not finite, contributes exactly 0.
+
+    Args:
+      loss: `loss(params, *example) -> scalar`, or `-> (scalar, aux)` with `has_aux`.
+      clip_norm: `C > 0`.
+      noise_multiplier: `σ ≥ 0`, the noise's standard deviation in the sum over `C`.
+      expected_batch_size: `E > 0`, for Poisson batches rate x n, the same at every step: how many
+        were drawn is itself private. Without it `E` is the batch's leading size: right for batches
+        of one public size, and refused beside a mask.
+      has_aux, keep_batch_dim: as for `per_example_grad`.
+
+    Returns:
+      `f(params, *batch, key, mask=None) -> (gradient, ClippedGradMetrics)`. `key` is one PRNG key,
+      by name or last (`f(params, batch, key)`; there a typed one, from `jax.random.key`). `mask` is
+      boolean `[B]`, False for padding. The metrics are **not** private; those of padding are 0
+      (`aux` of padding means nothing).
+
+    Raises:
+      ValueError: for numbers outside their range; on call without a key, for a mask that is not
+        `[B]` or lacks its `expected_batch_size`, and as for `per_example_grad`.
+      TypeError: (on call) if `mask` is not boolean.
+
+    Example:
+      >>> def loss(params, x, y):
+      ...     return jnp.square(jnp.dot(x, params) - y)
+      >>> gradient = dp_grad(loss, clip_norm=1.0, noise_multiplier=1.1)
+      >>> x, y = jnp.ones((8, 2)), jnp.ones(8)
+      >>> g, metrics = gradient(jnp.zeros(2), x, y, key=jax.random.key(0))
+
+    References:
+      Abadi et al., [Deep learning with differential
+      privacy](https://arxiv.org/abs/1607.00133), 2016.
+    """
+    _check_noise("dp_grad", clip_norm, noise_multiplier, expected_batch_size)
+    sum_of = clipped_sum(loss, clip_norm, has_aux=has_aux, keep_batch_dim=keep_batch_dim)
+
+    def private(
+        params: Params, *batch: PyTree, key: Key | None = None, mask: Array | None = None
+    ) -> tuple[Params, ClippedGradMetrics]:
+        if key is None and batch and _is_one_key(batch[-1]):
+            *front, key = batch
+            batch = tuple(front)
+        if key is None:
+            raise ValueError(
+                "dp_grad: needs a key for its noise: f(params, *batch, key=jax.random.key(...)), "
+                "another at every step"
+            )
+        if mask is not None and expected_batch_size is None:
+            raise ValueError(
+                "dp_grad: a mask needs expected_batch_size, rate * n for Poisson batches: how many "
+                "examples were drawn is private, and the padded size is not their mean"
+            )
+        total, metrics = sum_of(params, *batch, mask=mask)
+        expected = metrics.norms.size if expected_batch_size is None else expected_batch_size
+        mean = noisy_mean(total, key, clip_norm, noise_multiplier, expected)
+        return jax.tree.map(lambda g, p: g.astype(p.dtype), mean, total), metrics
+
+    return private
+
+
+def clipped_sum(
+    loss: Callable[..., Any],
+    clip_norm: ArrayLike,
+    *,
+    has_aux: bool = False,
+    keep_batch_dim: bool = False,
+) -> Callable[..., tuple[Params, ClippedGradMetrics]]:
+    """`Σᵢ maskᵢ clip(gᵢ, C)`: what `dp_grad` adds its noise to. **Not** private by itself.
+
+    Of one batch split into microbatches the sums add up to that of the batch. An example that is
+    in several of them counts as often, and is then no longer bounded by `C`.
+
+    Args:
+      loss: `loss(params, *example) -> scalar`, or `-> (scalar, aux)` with `has_aux`.
+      clip_norm: `C > 0`.
+      has_aux, keep_batch_dim: as for `per_example_grad`.
+
+    Returns:
+      `f(params, *batch, mask=None) -> (sum, ClippedGradMetrics)`, as for `dp_grad`.
+
+    Raises:
+      ValueError, TypeError: as for `dp_grad`.
+    """
+    _check_positive("clipped_sum", "clip_norm", clip_norm)
+    gradient = per_example_grad(loss, has_aux=has_aux, keep_batch_dim=keep_batch_dim)
+
+    def clipped(
+        params: Params, *batch: PyTree, mask: Array | None = None
+    ) -> tuple[Params, ClippedGradMetrics]:
+        if mask is not None:
+            mask = _checked_mask(mask, batch)
+            batch = _without_padding(batch, mask)
+        out, factors = gradient(params, *batch)
+        losses, aux = out if has_aux else (out, None)
+        norms = norms_of(factors)
+        kept = jnp.ones(norms.shape, bool) if mask is None else mask
+        above, finite = norms > clip_norm, jnp.isfinite(norms)
+        scale = jnp.where(above & finite, clip_norm / jnp.where(above, norms, 1), 1)
+        metrics = ClippedGradMetrics(
+            jnp.where(kept, losses, 0), jnp.where(kept, norms, 0), kept & (above | ~finite), aux
+        )
+        return weighted_sum(factors, jnp.where(kept & finite, scale, 0)), metrics
+
+    return clipped
+
+
+def noisy_mean(
+    total: Params,
+    key: Key,
+    clip_norm: ArrayLike,
+    noise_multiplier: ArrayLike,
+    expected_batch_size: ArrayLike,
+) -> Params:
+    """`(total + σ C z) / E` with `z ~ N(0, I)`, each leaf's from the key folded with its index.
+
+    In float32, or in a leaf's own dtype where that is wider: noise coarser than the sum would show
+    the sum's last bits. `z` of a complex leaf is standard normal in each part.
+
+    Args:
+      total: a sum of clipped gradients, as from `clipped_sum`.
+      key: one PRNG key, never used twice.
+      clip_norm: `C > 0`, to which every example in `total` was clipped.
+      noise_multiplier: `σ ≥ 0`.
+      expected_batch_size: `E > 0`, of all examples in `total`, the same at every step.
+
+    Raises:
+      ValueError: for numbers outside their range.
+    """
+    _check_noise("noisy_mean", clip_norm, noise_multiplier, expected_batch_size)
+    leaves, structure = jax.tree.flatten(total)
+
+    def noisy(index: int, leaf: Array) -> Array:
+        dtype = jnp.promote_types(leaf.dtype, jnp.float32)
+        real = jnp.zeros((), dtype).real.dtype
+        noise = jax.random.normal(jax.random.fold_in(key, index), leaf.shape, dtype)
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            noise *= math.sqrt(2)
+        deviation, size = (
+            jnp.asarray(x, real) for x in (noise_multiplier * clip_norm, expected_batch_size)
+        )
+        mean: Array = (leaf.astype(dtype) + deviation * noise) / size
+        return mean
+
+    return jax.tree.unflatten(structure, [noisy(i, leaf) for i, leaf in enumerate(leaves)])
+
+
+def poisson_batch(key: Key, n: int, rate: ArrayLike, size: int) -> tuple[Array, Array]:
+    """Each of `n` examples with probability `rate`, by itself, in a batch of a fixed shape.
+
+    Where more than `size` are drawn, `size` of them are kept, each with the same chance. With the
+    probability `p` of that (see `padded_size`), `T` steps stay within `T p` (in total variation) of
+    those that were accounted, so that `(ε, δ)` becomes `(ε, δ + (1 + e^ε) T p)`:
+    `accounting.epsilon` takes it as `overflow_probability`. It must be small beside `δ / T`.
+
+    The probability is `rate` rounded down to a multiple of 2⁻³², never up.
+
+    Args:
+      key: one PRNG key.
+      n: of the data set.
+      rate: between 0 and 1.
+      size: of the batch.
+
+    Returns:
+      `indices [size]` in random order, those drawn first, and `mask [size]`, True for those; the
+      others are padding, and their index is 0.
+
+    Raises:
+      ValueError: if `n` or `size` is not positive, or a concrete `rate` not in [0, 1].
+    """
+    if n < 1 or size < 1:
+        raise ValueError(f"poisson_batch: n and size must be positive, got {n} and {size}")
+    limit, everyone = _limit(rate)
+    bits = jax.random.bits(key, (n,), jnp.uint32)
+    drawn = (bits < limit) | everyone
+    # the smallest are those drawn; among these the order is random
+    _, indices = jax.lax.top_k(~bits, min(n, size))
+    mask = drawn[indices]
+    padding = (0, max(0, size - n))
+    return jnp.pad(jnp.where(mask, indices, 0), padding), jnp.pad(mask, padding)
+
+
+def _limit(rate: ArrayLike) -> tuple[Array, Array]:
+    """The `l` for which 32 random bits are below `l` at `rate`; and whether all are in."""
+    if jnp.shape(rate) != ():
+        raise ValueError(f"poisson_batch: rate must be a scalar, got {jnp.shape(rate)}")
+    known = concrete(rate)
+    if known is None:
+        numbers = jnp.asarray(rate)
+        return jnp.floor(numbers * 2.0**32).astype(jnp.uint32), numbers >= 1
+    if not 0 <= known <= 1:
+        raise ValueError(f"poisson_batch: rate must be between 0 and 1, got {known}")
+    limit = math.floor(float(known) * 2**32)
+    return jnp.uint32(min(limit, 2**32 - 1)), jnp.asarray(limit == 2**32)
+
+
+def padded_size(n: int, rate: float, overflow_probability: float) -> int:
+    """A batch size that a Poisson batch exceeds with at most this probability.
+
+    The smallest for which Chernoff's bound says so: `P(X > m) ≤ exp(-n KL((m + 1) / n ‖ rate))`.
+
+    Args:
+      n: of the data set.
+      rate: in (0, 1].
+      overflow_probability: in (0, 1), of one batch.
+
+    Raises:
+      ValueError: for numbers outside their range.
+
+    Example:
+      >>> padded_size(60_000, 256 / 60_000, 1e-12)
+      383
+    """
+    if n < 1:
+        raise ValueError(f"padded_size: n must be positive, got {n}")
+    if not 0 < rate <= 1:
+        raise ValueError(f"padded_size: rate must be in (0, 1], got {rate}")
+    if not 0 < overflow_probability < 1:
+        raise ValueError(
+            f"padded_size: overflow_probability must be in (0, 1), got {overflow_probability}"
+        )
+
+    def fits(size: int) -> bool:
+        if size == n:
+            return True
+        above = (size + 1) / n
+        if above <= rate:
+            return False
+        divergence = above * math.log(above / rate)
+        if above < 1:
+            divergence += (1 - above) * math.log((1 - above) / (1 - rate))
+        return -n * divergence <= math.log(overflow_probability)
+
+    low, high = 0, n
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high
+
+
+def _is_one_key(x: Any) -> bool:
+    """Whether `x` is a typed key: a scalar, which no leaf of a batch is."""
+    return (
+        isinstance(x, jax.Array)
+        and x.shape == ()
+        and bool(jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
+    )
+
+
+def _checked_mask(mask: Array, batch: PyTree) -> Array:
+    mask = jnp.asarray(mask)
+    shapes = [jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)]
+    # what is wrong with a batch of no one size, per_example_grad says
+    if len(set(shapes)) == 1 and mask.shape != shapes[0]:
+        raise ValueError(f"dp_grad: mask must be [{shapes[0][0]}], got {mask.shape}")
+    if mask.dtype != bool:
+        raise TypeError(f"dp_grad: mask must be boolean, got {mask.dtype}")
+    return mask
+
+
+def _without_padding(batch: PyTree, mask: Array) -> PyTree:
+    """With an example that was drawn in the place of each that was not.
+
+    Their weights are 0 all the same; but if what they hold overflowed, norms would be computed
+    another way, and those of the others be rounded otherwise.
+    """
+
+    def filled(leaf: Array) -> Array:
+        leaf = jnp.asarray(leaf)
+        if leaf.shape[:1] != mask.shape:
+            return leaf
+        kept = mask.reshape(-1, *(1,) * (leaf.ndim - 1))
+        first = jnp.broadcast_to(leaf[jnp.argmax(mask)], leaf.shape)
+        return jnp.where(kept, leaf, first)
+
+    return jax.tree.map(filled, batch)
+
+
+def _check_noise(
+    function: str,
+    clip_norm: ArrayLike,
+    noise_multiplier: ArrayLike,
+    expected_batch_size: ArrayLike | None,
+) -> None:
+    _check_positive(function, "clip_norm", clip_norm)
+    noise = _scalar(function, "noise_multiplier", noise_multiplier)
+    if noise is not None and not 0 <= noise < np.inf:
+        raise ValueError(
+            f"{function}: noise_multiplier must be at least 0 and finite, got {noise_multiplier}"
+        )
+    if expected_batch_size is not None:
+        _check_positive(function, "expected_batch_size", expected_batch_size)
+
+
+def _check_positive(function: str, name: str, x: ArrayLike) -> None:
+    value = _scalar(function, name, x)
+    if value is not None and not 0 < value < np.inf:
+        raise ValueError(f"{function}: {name} must be positive and finite, got {value}")
+
+
+def _scalar(function: str, name: str, x: ArrayLike) -> np.ndarray | None:
+    if jnp.shape(x) != ():
+        raise ValueError(f"{function}: {name} must be a scalar, got shape {jnp.shape(x)}")
+    return concrete(x)
