@@ -84,10 +84,11 @@ def value_and_grad_from_state(
         params: Params, *args: Any, state: State, **extra: Any
     ) -> tuple[Array, Updates]:
         pairs = [x for x in jax.tree.leaves(state, is_leaf=is_pair) if is_pair(x)]
+        searches = len(pairs)
         pairs = [x for x in pairs if x.value is not None and x.grad is not None]
         if len(pairs) != 1:
             # as in Optax, too many are another error than none
-            raise (KeyError if pairs else ValueError)(
+            raise (KeyError if searches > 1 else ValueError)(
                 "value_and_grad_from_state: the state must hold one value and gradient of a line "
                 f"search, got {len(pairs)}"
             )

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxnets.optim.descent import sgd
 from jaxnets.optim.hyper import NON_NEGATIVE, NUMBER, Hyper, checked, transformation
-from jaxnets.optim.leaves import map_updates
+from jaxnets.optim.leaves import dot, map_updates
 from jaxnets.optim.transform import (
     GradientTransformation,
     State,
@@ -60,12 +60,15 @@ def scale_by_polyak(
         if variant == "sps+":
             gap = jnp.maximum(gap, 0)
         still = norm * norm + eps <= np.finfo(float).eps
-        # the step times the norm, and the gradient over the norm: neither has its square
+        square = jnp.asarray(dot(updates, updates), norm.dtype)
+        fits = square < jnp.inf
+        rate = jnp.minimum(gap / jnp.where(fits & ~still, square + eps, 1), max_learning_rate)
+        # else the step times the norm, and the gradient over the norm: neither has its square
         divisor = jnp.where(norm == 0, 1, norm)
         length = jnp.minimum(gap / (divisor + eps / divisor), max_learning_rate * norm)
 
         def step(g: Array) -> Array:
-            return jnp.where(still, 0, g / divisor * length)
+            return jnp.where(still, 0, jnp.where(fits, rate * g, g / divisor * length))
 
         return map_updates(step, updates), state
 
