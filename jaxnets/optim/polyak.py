@@ -15,8 +15,7 @@ from jaxnets.optim.transform import (
     chain,
     empty_state,
 )
-from jaxnets.tree import global_norm
-from jaxnets.types import Array, ArrayLike, Params, ScalarOrSchedule
+from jaxnets.types import ArrayLike, Params, ScalarOrSchedule
 
 
 @transformation(f_min=NUMBER, max_learning_rate=NON_NEGATIVE, eps=NON_NEGATIVE)
@@ -28,7 +27,7 @@ def scale_by_polyak(
 ) -> GradientTransformation:
     """`u = g min((f - f*) / (‖g‖² + ε), γ)`, where `f` is the loss; see `polyak_sgd`.
 
-    `‖g‖²` does not overflow. Where `‖g‖² + ε` is at most 2e-16, `u` is 0.
+    Where `‖g‖² + ε` is at most 2e-16, or infinite, `u` is 0.
 
     Args:
       f_min: `f*`.
@@ -55,22 +54,14 @@ def scale_by_polyak(
             raise TypeError(
                 "scale_by_polyak: needs the loss; call update(gradients, state, params, value=loss)"
             )
-        norm = global_norm(updates)
-        gap = jnp.asarray(value - f_min, norm.dtype)
+        square = dot(updates, updates)
+        gap = jnp.asarray(value - f_min, square.dtype)
         if variant == "sps+":
             gap = jnp.maximum(gap, 0)
-        still = norm * norm + eps <= np.finfo(float).eps
-        square = jnp.asarray(dot(updates, updates), norm.dtype)
-        fits = square < jnp.inf
-        rate = jnp.minimum(gap / jnp.where(fits & ~still, square + eps, 1), max_learning_rate)
-        # else the step times the norm, and the gradient over the norm: neither has its square
-        divisor = jnp.where(norm == 0, 1, norm)
-        length = jnp.minimum(gap / (divisor + eps / divisor), max_learning_rate * norm)
-
-        def step(g: Array) -> Array:
-            return jnp.where(still, 0, jnp.where(fits, rate * g, g / divisor * length))
-
-        return map_updates(step, updates), state
+        still = square + eps <= np.finfo(float).eps
+        rate = jnp.minimum(gap / jnp.where(still, 1, square + eps), max_learning_rate)
+        rate = jnp.where(still, 0, rate)
+        return map_updates(lambda g: rate * g, updates), state
 
     return GradientTransformation(empty_state, update)
 

@@ -277,11 +277,9 @@ def test_parameters_of_0_move_with_their_gradients():
 
 def test_polyak_of_large_and_of_no_gradients():
     optimizer = optim.polyak_sgd()
-    g = jnp.array([3e20, 4e20])
-    updates, _ = optimizer.update(g, optimizer.init(g), value=1e20)
-    np.testing.assert_allclose(updates, [-0.12, -0.16], rtol=1e-5)
-    updates, _ = optimizer.update(0 * g, optimizer.init(g), value=1.0)
-    np.testing.assert_array_equal(updates, 0.0)
+    for g, value in (([3e20, 4e20], 1e20), ([3e-9, 4e-9], 1.0), ([0.0, 0.0], 1.0)):
+        updates, _ = optimizer.update(jnp.array(g), optimizer.init(jnp.ones(2)), value=value)
+        np.testing.assert_array_equal(updates, 0.0)
 
 
 def test_mu_dtype_of_lion():
