@@ -150,7 +150,7 @@ MODELS = {
         eqx.nn.WeightNorm(eqx.nn.Linear(5, 4, key=KEY)), jnp.ones(5)
     ),
 }
-FEW = {"linen mlp", "nnx", "equinox mlp"}
+FEW = {"linen mlp", "nnx"}
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,13 @@ def definition(params, key, mask, clip, sigma, expected, loss=loss, batch=(X, Y)
     return jax.tree.unflatten(structure, noisy), norms
 
 
-@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        pytest.param(lambda f: f, id="eager", marks=pytest.mark.thorough),
+        pytest.param(jax.jit, id="jit"),
+    ],
+)
 def test_it_is_what_every_examples_own_gradient_gives(wrap):
     mask = jnp.arange(BATCH) % 5 != 1
     f = privacy.dp_grad(loss, CLIP, SIGMA, expected_batch_size=EXPECTED)
@@ -258,7 +264,13 @@ def test_aux_and_losses_written_for_batches():
 
 @pytest.mark.parametrize(
     "optimizer",
-    [optim.sgd(0.5), optim.adam(0.02), optax.adamw(0.02), optax.sgd(0.5, momentum=0.5)],
+    [
+        optim.sgd(0.5),
+        *(
+            pytest.param(optimizer, marks=pytest.mark.thorough)
+            for optimizer in (optim.adam(0.02), optax.adamw(0.02), optax.sgd(0.5, momentum=0.5))
+        ),
+    ],
     ids=["sgd", "adam", "optax.adamw", "optax.momentum"],
 )
 def test_any_optimizer_learns_from_poisson_batches(optimizer):

@@ -159,6 +159,7 @@ def test_layout_of_full_buffers():
         optim.pack({"a": jnp.ones(3)}, full=0)
 
 
+@pytest.mark.thorough
 def test_hundreds_of_leaves():
     params = {f"layer{i}": jnp.ones(2) for i in range(600)} | {"a": jnp.ones(BIG)}
     optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.sgd(0.1))

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from jaxnets import optim
+from tests.catalogue import thorough_beyond
 from tests.numerics import assert_trees_equal
 
 PARAMS = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
@@ -169,7 +170,13 @@ def test_learning_rate_of_every_optimizer_is_read(name):
     assert set(found) == {0.25}
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "rprop"])
+@pytest.mark.parametrize(
+    "name",
+    thorough_beyond(
+        {"sgd", "adamw", "fromage", "schedule_free_adamw", "sam"},
+        {name: (name,) for name in OPTIMIZERS if name != "rprop"},
+    ),
+)
 def test_scheduled_learning_rate_of_every_optimizer_is_read_at_step_3(name):
     found = reads_rate(OPTIMIZERS[name](rate), 3)
     assert found

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxnets import optim
-from tests.catalogue import OPTIMIZERS
+from tests.catalogue import optimizers
 
 
 def _seeing(seen, signature):
@@ -137,7 +137,7 @@ def test_sharded_as_the_parameters():
     assert optim.adam(0.1).init(params)[0].mu.sharding == params.sharding
 
 
-@pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda case: case.name)
+@optimizers()
 def test_parameters_and_state_may_be_donated(case):
     """No buffer is in them twice; in Optax, many states hold the parameters themselves."""
     params = case.params(jnp.float32)
