@@ -136,7 +136,12 @@ def test_layers_and_models(case, x64):
     assert_as_defined(of_layer(case), params, batch_of(case, jnp.float64), 1e-10)
 
 
-@pytest.mark.parametrize("case", LAYERS_AND_MODELS, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    thorough_beyond(
+        {case.name for case in MODELS}, {case.name: (case,) for case in LAYERS_AND_MODELS}
+    ),
+)
 def test_no_layer_falls_back(case):
     params = case.init(jax.random.key(0))
     if not jax.tree.leaves(params):
