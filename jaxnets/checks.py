@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.types import Array
+from jaxnets.types import Array, ArrayLike
 
 
 def concrete(x: Any) -> np.ndarray | None:
@@ -44,3 +44,18 @@ def require_same_shape(function: str, /, **arrays: Array) -> None:
     if len({x.shape for x in arrays.values()}) > 1:
         got = ", ".join(f"{name} {x.shape}" for name, x in arrays.items())
         raise ValueError(f"{function}: shapes must match exactly, got {got}")
+
+
+def scalar(function: str, name: str, x: ArrayLike) -> np.ndarray | None:
+    """The value of `x`, if it is known; raise `ValueError` if it is no scalar."""
+    if jnp.shape(x) != ():
+        raise ValueError(f"{function}: {name} must be a scalar, got shape {jnp.shape(x)}")
+    return concrete(x)
+
+
+def require_positive(function: str, name: str, x: ArrayLike, *, finite: bool = False) -> None:
+    """Raise `ValueError` unless `x` is a positive number, as far as it is known."""
+    value = scalar(function, name, x)
+    if value is not None and not (value > 0 and (value < np.inf or not finite)):
+        wanted = "positive and finite" if finite else "positive"
+        raise ValueError(f"{function}: {name} must be {wanted}, got {value}")

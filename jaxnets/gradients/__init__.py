@@ -1,23 +1,26 @@
 """Per-example gradients of any JAX loss, and what follows from them."""
 
 from jaxnets.gradients import accounting, privacy
+from jaxnets.gradients.clipping import (
+    ClippedGradMetrics,
+    adapted_clip_norm,
+    clipped_grad,
+    clipped_sum,
+    sensitivity,
+)
 from jaxnets.gradients.explain import ParameterPlan, explain, plan
 from jaxnets.gradients.factors import (
     dot,
     gram,
     materialize,
     norms,
+    norms_by_rule,
     second_moment,
     sq_norms,
     sq_norms_by_leaf,
     weighted_sum,
 )
-from jaxnets.gradients.per_example import (
-    ClippedGradMetrics,
-    clipped_grad,
-    per_example_grad,
-    per_example_norms,
-)
+from jaxnets.gradients.per_example import per_example_grad, per_example_norms
 from jaxnets.gradients.program import Factors
 
 __all__ = [
@@ -25,17 +28,21 @@ __all__ = [
     "Factors",
     "ParameterPlan",
     "accounting",
+    "adapted_clip_norm",
     "clipped_grad",
+    "clipped_sum",
     "dot",
     "explain",
     "gram",
     "materialize",
     "norms",
+    "norms_by_rule",
     "per_example_grad",
     "per_example_norms",
     "plan",
     "privacy",
     "second_moment",
+    "sensitivity",
     "sq_norms",
     "sq_norms_by_leaf",
     "weighted_sum",

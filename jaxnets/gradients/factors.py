@@ -1,7 +1,7 @@
 """What is computed from the factors of a batch, without its per-example gradients."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,9 @@ from jaxnets.gradients.plans import (
     outer_products,
     own_gradients,
     uses_by_parameter,
-    values_of,
+    wide,
 )
-from jaxnets.gradients.program import Factors
+from jaxnets.gradients.program import Factors, values_of
 from jaxnets.gradients.squares import OWN, squares
 from jaxnets.gradients.uses import Use, results, total_gradient, uses
 from jaxnets.types import Array, Params, PyTree
@@ -34,13 +34,23 @@ def _tree(factors: Factors, leaves: Sequence[Any]) -> PyTree:
     return factors.program.structure.unflatten(leaves)
 
 
-def _squares(factors: Factors, scale: Array | None = None) -> list[Array]:
-    """`‖sᵢ gᵢ‖²` of each parameter, where `s` is `scale`."""
-    values, by_parameter = values_of(factors), uses_by_parameter(factors, scale)
+def _squares(
+    factors: Factors, leaves: Sequence[int] | None = None, scale: Array | None = None
+) -> list[Array]:
+    """`‖sᵢ gᵢ‖²` of each parameter, or of some, where `s` is `scale`."""
+    values, by_parameter = (
+        values_of(factors.params, factors.constants),
+        uses_by_parameter(factors, scale),
+    )
     return [
-        squares(choose(found, factors.params[i]), found, i, values, factors.program.examples)
-        for i, found in by_parameter.items()
+        squares(choose(by_parameter[i], parameter), by_parameter[i], i, values, _examples(factors))
+        for i, parameter in enumerate(factors.params)
+        if leaves is None or i in leaves
     ]
+
+
+def _examples(factors: Factors) -> int:
+    return factors.program.examples
 
 
 def sq_norms_by_leaf(factors: Factors) -> PyTree:
@@ -55,12 +65,49 @@ def sq_norms(factors: Factors) -> Array:
 
 def norms(factors: Factors) -> Array:
     """`‖gᵢ‖` over all parameters: `[B]`, as long as the norm itself is representable."""
+    (roots,) = norms_of_groups(factors, [range(len(factors.params))])
+    return roots
+
+
+class _Name(NamedTuple):
+    name: Hashable
+
+
+def _is_name(x: Any) -> bool:
+    return isinstance(x, _Name)
+
+
+def norms_by_rule(factors: Factors, rules: Mapping[str, Hashable]) -> dict[Hashable, Array]:
+    """`‖gᵢ‖` over groups of parameters: `[B]` under each group's name.
+
+    Args:
+      factors: of a batch of B.
+      rules: path rule -> name of the group, in order of precedence; see `jaxnets.tree`.
+
+    Raises:
+      ValueError: if a parameter is matched by no rule, or a rule decides none.
+
+    Example:
+      >>> norms_by_rule(factors, {"kernel$": "kernels", ".*": "others"})
+    """
+    paths = _tree(factors, list(range(len(factors.params))))
+    decided = tree.apply_rules({rule: _Name(name) for rule, name in rules.items()}, paths)
+    named = [leaf.name for leaf in jax.tree.leaves(decided, is_leaf=_is_name)]
+    names = dict.fromkeys(named)
+    groups = [[i for i, other in enumerate(named) if other == name] for name in names]
+    return dict(zip(names, norms_of_groups(factors, groups), strict=True))
+
+
+def norms_of_groups(factors: Factors, groups: Sequence[Sequence[int]]) -> list[Array]:
+    """`‖gᵢ‖` over each group of parameters, given by their places among the leaves: `[B]` each."""
 
     def sums(scales: list[Any]) -> list[Array]:
-        return [sum(_squares(factors, scales[0]), _zero(factors))]
+        return [
+            sum(_squares(factors, leaves, scale), _zero(factors))
+            for leaves, scale in zip(groups, scales, strict=True)
+        ]
 
-    (roots,) = tree.roots_of_squares(sums, 1)
-    return roots
+    return tree.roots_of_squares(sums, len(groups))
 
 
 def _without(weights: Array, values: Any) -> Any:
@@ -74,31 +121,31 @@ def _without(weights: Array, values: Any) -> Any:
     return jax.tree.map(kept, values)
 
 
-def weighted_sum(factors: Factors, weights: Array) -> Params:
+def weighted_sum(factors: Factors, weights: Array | PyTree) -> Params:
     """`Σᵢ wᵢ gᵢ`, shaped and typed as the parameters.
 
     An example of weight 0 contributes 0 even if its gradient is not finite.
 
     Args:
       factors: of a batch of B.
-      weights: `[B]`.
+      weights: `[B]`, or a tree like the parameters of a `[B]` for each.
 
     Raises:
-      ValueError: if `weights` is not `[B]`.
+      ValueError: if `weights` is neither.
     """
-    examples = factors.program.examples
-    if jnp.shape(weights) != (examples,):
-        raise ValueError(f"weighted_sum: weights must be [{examples}], got {jnp.shape(weights)}")
-    values = values_of(factors)
+    values, of_leaves = (
+        values_of(factors.params, factors.constants),
+        _weights_of_leaves(factors, weights),
+    )
     totals = []
     for i, found in uses_by_parameter(factors).items():
-        parameter = factors.params[i]
+        parameter, weights = factors.params[i], of_leaves[i]
         total = jnp.zeros_like(parameter)
         if found and choose(found, parameter).way in OWN:
             # what the norms were made of: XLA computes it once
             own = own_gradients(found, i, values)
-            wide = jnp.promote_types(own.dtype, jnp.float32)
-            total = jnp.tensordot(weights.astype(wide), _without(weights, own).astype(wide), 1)
+            own = wide(_without(weights, own))
+            total = jnp.tensordot(weights.astype(own.dtype), own, 1)
         else:
             for used in found:
                 total = total + _pulled(used, i, values, weights)
@@ -106,11 +153,28 @@ def weighted_sum(factors: Factors, weights: Array) -> Params:
     return _tree(factors, totals)
 
 
+def _weights_of_leaves(factors: Factors, weights: Array | PyTree) -> list[Array]:
+    examples, structure = factors.program.examples, factors.program.structure
+    if jax.tree.structure(weights) == structure:
+        leaves = list(map(jnp.asarray, jax.tree.leaves(weights)))
+    elif jax.tree_util.all_leaves([weights]):
+        leaves = [jnp.asarray(weights)] * structure.num_leaves
+    else:
+        raise ValueError(
+            f"weighted_sum: weights must be [{examples}], or a tree like the parameters, got "
+            f"{jax.tree.structure(weights)}"
+        )
+    for leaf in leaves:
+        if leaf.shape != (examples,):
+            raise ValueError(f"weighted_sum: weights must be [{examples}], got {leaf.shape}")
+    return leaves
+
+
 def _pulled(used: Used, key: int, values: dict[Any, Any], weights: Array) -> Array:
     saved = _without(weights, used.saved)
-    errors = [_wide(e) for e in _without(weights, used.error)]
+    errors = [wide(e) for e in _without(weights, used.error)]
     weighted = [e * broadcast(weights, e) for e in errors]
-    narrow = any(e.dtype != wide.dtype for e, wide in zip(used.error, weighted, strict=True))
+    narrow = any(e.dtype != w.dtype for e, w in zip(used.error, weighted, strict=True))
     if narrow and used.seen is not None:
         return total_gradient(used.use, saved, weighted)
     weighted = [w.astype(e.dtype) for w, e in zip(weighted, used.error, strict=True)]
@@ -139,7 +203,7 @@ def dot(factors: Factors, tangent: Params) -> Array:
         got = jnp.shape(vectors[path]) if path in vectors else "nothing"
         if want != got:
             raise ValueError(f"dot: tangent must be shaped as params; {path!r}: {want}, got {got}")
-    values = values_of(factors)
+    values = values_of(factors.params, factors.constants)
     direction = {i: jnp.asarray(vectors[path], wanted[path].dtype) for i, path in enumerate(paths)}
     total = jnp.broadcast_to(_zero(factors), (factors.program.examples,))
     everything = zip(
@@ -168,17 +232,13 @@ def dot(factors: Factors, tangent: Params) -> Array:
 
 def _paired(left: PyTree, right: PyTree) -> Array:
     """`Re Σ l r` over all leaves, without conjugation."""
-    products = jax.tree.map(lambda x, y: jnp.real(jnp.sum(_wide(x) * _wide(y))), left, right)
+    products = jax.tree.map(lambda x, y: jnp.real(jnp.sum(wide(x) * wide(y))), left, right)
     return sum(jax.tree.leaves(products), jnp.zeros(()))
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def materialize(factors: Factors) -> Params:
     """The per-example gradients: `[B, ...]` for each parameter, equal to `vmap(grad(loss))`."""
-    values = values_of(factors)
+    values = values_of(factors.params, factors.constants)
     return _tree(
         factors,
         [
@@ -209,12 +269,14 @@ def gram(factors: Factors, other: Factors | None = None) -> Array:
         ways = [choose(found, parameter).way for found in (rows[i], columns[i])]
         if ways == ["rank one", "rank one"]:
             (x, error), (y, signal) = (outer_products(found[i][0]) for found in (rows, columns))
-            inputs = jnp.einsum("bntd,cntd->bcn", _wide(x), _wide(y))
-            signals = jnp.einsum("bntk,cntk->bcn", _wide(error), _wide(signal))
+            inputs = jnp.einsum("bntd,cntd->bcn", wide(x), wide(y))
+            signals = jnp.einsum("bntk,cntk->bcn", wide(error), wide(signal))
             total += jnp.sum(inputs * signals, -1)
             continue
         g, h = (
-            _wide(own_gradients(found[i], i, values_of(f))).reshape(f.program.examples, -1)
+            wide(own_gradients(found[i], i, values_of(f.params, f.constants))).reshape(
+                f.program.examples, -1
+            )
             for found, f in ((rows, factors), (columns, other))
         )
         total = total + jnp.real(g @ h.conj().T)
@@ -226,18 +288,17 @@ def second_moment(factors: Factors) -> Params:
 
     The diagonal of the empirical Fisher matrix.
     """
-    values, examples = values_of(factors), factors.program.examples
+    values, examples = values_of(factors.params, factors.constants), factors.program.examples
 
     def moment(i: int, found: Sequence[Used]) -> Array:
         parameter = factors.params[i]
-        wide = jnp.promote_types(jnp.real(parameter).dtype, jnp.float32)
-        total = jnp.zeros(parameter.shape, wide)
+        total = jnp.zeros(parameter.shape, wide(jnp.real(parameter)).dtype)
         if not found:
             return total
         at_once = max(1, min(examples, LARGEST // max(parameter.size, 1)))
 
         def squared(part: list[Used]) -> Array:
-            own = jnp.abs(own_gradients(part, i, values)).astype(wide)
+            own = wide(jnp.abs(own_gradients(part, i, values)))
             return jnp.sum(jnp.square(own), 0)
 
         if at_once == examples:

@@ -55,12 +55,17 @@ def compute(equation: Any, inputs: Sequence[Node]) -> list[Node]:
 
 def trained_inputs(nodes: Sequence[Node]) -> dict[Key, Input]:
     """The parameters that values are made of, in the order of their first use."""
+    return {key: node for key, node in inputs_of(nodes).items() if node.trained}
+
+
+def inputs_of(nodes: Sequence[Node]) -> dict[Key, Input]:
+    """The parameters and constants that values are made of, in the order of their first use."""
     found: dict[Key, Input] = {}
     seen: set[int] = set()
     waiting = list(reversed(nodes))
     while waiting:
         node = waiting.pop()
-        if id(node) in seen or not node.trained:
+        if id(node) in seen:
             continue
         seen.add(id(node))
         if isinstance(node, Input):

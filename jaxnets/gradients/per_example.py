@@ -1,4 +1,4 @@
-"""Every example's own gradient, and what follows from it directly: norms and clipping.
+"""Every example's own gradient, as factors, and its norm.
 
 `loss(params, *example) -> scalar` is a function of one example; here it meets a batch, one more
 leading axis on every argument after `params`. A loss whose examples interact (batch norm in
@@ -6,16 +6,14 @@ training) has no such gradient: evaluate batch norm with its running moments.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxnets.checks import concrete
-from jaxnets.gradients.factors import norms as norms_of
-from jaxnets.gradients.factors import weighted_sum
-from jaxnets.gradients.program import Factors, factorize
-from jaxnets.types import Array, ArrayLike, Params, PyTree
+from jaxnets.gradients.program import Factors, Traced, factorize, trace
+from jaxnets.gradients.two_passes import run
+from jaxnets.types import Array, Params, PyTree
 
 
 def per_example_grad(
@@ -50,6 +48,20 @@ def per_example_grad(
              [0., 4.]], dtype=float32)
     """
 
+    traced = tracer(loss, has_aux=has_aux, keep_batch_dim=keep_batch_dim)
+
+    def apply(params: Params, *batch: PyTree) -> tuple[Any, Factors]:
+        losses, aux, factors = factorize(traced(params, batch))
+        return ((losses, aux) if has_aux else losses), factors
+
+    return apply
+
+
+def tracer(
+    loss: Callable[..., Any], *, has_aux: bool, keep_batch_dim: bool
+) -> Callable[[Params, tuple[PyTree, ...]], Traced]:
+    """`(params, batch) -> Traced`; arguments and errors as for `per_example_grad`."""
+
     def one_example(params: Params, *example: PyTree) -> Any:
         if keep_batch_dim:
             example = jax.tree.map(lambda leaf: leaf[None], example)
@@ -62,12 +74,11 @@ def per_example_grad(
             )
         return value, aux
 
-    def apply(params: Params, *batch: PyTree) -> tuple[Any, Factors]:
+    def traced(params: Params, batch: tuple[PyTree, ...]) -> Traced:
         _check(params, batch)
-        losses, aux, factors = factorize(one_example, params, batch)
-        return ((losses, aux) if has_aux else losses), factors
+        return trace(one_example, params, batch)
 
-    return apply
+    return traced
 
 
 def _check(params: Params, batch: tuple[PyTree, ...]) -> None:
@@ -104,73 +115,10 @@ def per_example_norms(
 
     Arguments and errors as for `per_example_grad`.
     """
-    gradient = per_example_grad(loss, has_aux=has_aux, keep_batch_dim=keep_batch_dim)
+    traced = tracer(loss, has_aux=has_aux, keep_batch_dim=keep_batch_dim)
 
     def norms(params: Params, *batch: PyTree) -> Array:
-        _, factors = gradient(params, *batch)
-        return norms_of(factors)
+        (roots,) = run(traced(params, batch)).norms([range(len(jax.tree.leaves(params)))])
+        return roots
 
     return norms
-
-
-class ClippedGradMetrics(NamedTuple):
-    """What `clipped_grad` saw: of each example, before clipping."""
-
-    losses: Array
-    """`[B]`"""
-    norms: Array
-    """`[B]`"""
-    clipped: Array
-    """`[B]`, whether the norm was above `clip_norm` (or not finite)."""
-    aux: Any
-    """What `loss` returned beside the scalar, stacked; `None` without `has_aux`."""
-
-
-def clipped_grad(
-    loss: Callable[..., Any],
-    clip_norm: ArrayLike,
-    *,
-    has_aux: bool = False,
-    keep_batch_dim: bool = False,
-) -> Callable[..., tuple[Params, ClippedGradMetrics]]:
-    """The batch mean of per-example gradients, each scaled to a norm of at most `clip_norm`.
-
-    `1/B Σᵢ gᵢ · min(1, clip_norm / ‖gᵢ‖)`. An example whose gradient, or whose norm, is not finite
-    contributes 0.
-    With `clip_norm=jnp.inf` it is the gradient of the mean loss.
-
-    Note that it is the mean: noise for privacy is calibrated to the sum, whose sensitivity is
-    `clip_norm`, so its standard deviation here is `noise_multiplier · clip_norm / B`.
-
-    Args:
-      loss: `loss(params, *example) -> scalar`, or `-> (scalar, aux)` with `has_aux`.
-      clip_norm: positive.
-      has_aux, keep_batch_dim: as for `per_example_grad`.
-
-    Returns:
-      `f(params, *batch) -> (gradient, ClippedGradMetrics)`.
-
-    Raises:
-      ValueError: if a concrete `clip_norm` is not positive; on call, as for `per_example_grad`.
-
-    Abadi et al., "Deep learning with differential privacy", 2016.
-    """
-    if jnp.shape(clip_norm) != ():
-        raise ValueError(f"clipped_grad: clip_norm must be a scalar, got {jnp.shape(clip_norm)}")
-    bound = concrete(clip_norm)
-    if bound is not None and not bound > 0:
-        raise ValueError(f"clipped_grad: clip_norm must be positive, got {bound}")
-    gradient = per_example_grad(loss, has_aux=has_aux, keep_batch_dim=keep_batch_dim)
-
-    def clipped(params: Params, *batch: PyTree) -> tuple[Params, ClippedGradMetrics]:
-        out, factors = gradient(params, *batch)
-        losses, aux = out if has_aux else (out, None)
-        norms = norms_of(factors)
-        above = norms > clip_norm
-        finite = jnp.isfinite(norms)
-        scale = jnp.where(above & finite, clip_norm / jnp.where(above, norms, 1), 1)
-        weights = jnp.where(finite, scale, 0) / norms.size
-        metrics = ClippedGradMetrics(losses, norms, above | ~finite, aux)
-        return weighted_sum(factors, weights), metrics
-
-    return clipped

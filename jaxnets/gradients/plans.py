@@ -59,13 +59,6 @@ def uses_by_parameter(factors: Factors, scale: Array | None = None) -> dict[int,
     return found
 
 
-def values_of(factors: Factors) -> dict[Key, Any]:
-    """Of parameters and constants, by key."""
-    values: dict[Key, Any] = dict(enumerate(factors.params))
-    values.update({("constant", i): c for i, c in enumerate(factors.constants)})
-    return values
-
-
 def outer_products(used: Used) -> Outer:
     """`[B, n, t, d]` and `[B, n, t, k]`; see `factors_of`."""
     assert used.seen is not None
@@ -73,12 +66,19 @@ def outer_products(used: Used) -> Outer:
     x, error = jax.vmap(lambda s, e: factors_of(used.use, seen, s, e))(used.saved, used.error)
     if used.scale is None:
         return Outer(x, error)
-    factor = used.scale
+    factor, error = used.scale, wide(error)
     if jnp.issubdtype(x.dtype, jnp.inexact):
+        x = wide(x)
         largest = jnp.max(jnp.abs(x), (1, 2, 3), initial=0)
         size = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-        x, factor = x / broadcast(size, x), factor * size
+        # with inputs of 0 nothing is to be scaled: the error signal alone might overflow
+        x, factor = x / broadcast(size, x), jnp.where(largest == 0, 1, factor * size)
     return Outer(x, error * broadcast(factor, error))
+
+
+def wide(x: Array) -> Array:
+    """In float32 at least."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def broadcast(weights: Array, values: Array) -> Array:
@@ -178,7 +178,7 @@ def choose_all(factors: Factors) -> dict[int, Plan]:
     return {i: choose(found, factors.params[i]) for i, found in by_parameter.items()}
 
 
-def own_gradients(found: Sequence[Used], key: int, values: Mapping[Hashable, Any]) -> Array:
+def own_gradients(found: Sequence[Used], key: Key, values: Mapping[Hashable, Any]) -> Array:
     """`[B, *parameter]`: each example's gradient."""
     total: Array | None = None
     for used in found:

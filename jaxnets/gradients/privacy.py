@@ -39,21 +39,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnets.checks import concrete
-from jaxnets.gradients.factors import norms as norms_of
-from jaxnets.gradients.factors import weighted_sum
-from jaxnets.gradients.per_example import ClippedGradMetrics, per_example_grad
+from jaxnets.checks import concrete, require_positive, scalar
+from jaxnets.gradients.clipping import (
+    ClipNorm,
+    ClippedGradMetrics,
+    Per,
+    clipped_sum,
+    sensitivity,
+)
 from jaxnets.types import Array, ArrayLike, Key, Params, PyTree
 
-__all__ = ["clipped_sum", "dp_grad", "noisy_mean", "padded_size", "poisson_batch"]
+__all__ = [
+    "clipped_sum",
+    "dp_grad",
+    "noise_beside_share",
+    "noisy_mean",
+    "noisy_share",
+    "padded_size",
+    "poisson_batch",
+]
 
 
 def dp_grad(
     loss: Callable[..., Any],
-    clip_norm: ArrayLike,
+    clip_norm: ClipNorm,
     noise_multiplier: ArrayLike,
     *,
     expected_batch_size: ArrayLike | None = None,
+    per: Per = "all",
+    normalize: ArrayLike | None = None,
+    microbatch_size: int | None = None,
     has_aux: bool = False,
     keep_batch_dim: bool = False,
 ) -> Callable[..., tuple[Params, ClippedGradMetrics]]:
@@ -64,12 +79,12 @@ def dp_grad(
 
     Args:
       loss: `loss(params, *example) -> scalar`, or `-> (scalar, aux)` with `has_aux`.
-      clip_norm: `C > 0`.
+      clip_norm: `C > 0`; of groups, path rule -> `C` each, the noise is that of `√ΣC²`.
       noise_multiplier: `σ ≥ 0`, the noise's standard deviation in the sum over `C`.
       expected_batch_size: `E > 0`, for Poisson batches rate x n, the same at every step: how many
         were drawn is itself private. Without it `E` is the batch's leading size: right for batches
         of one public size, and refused beside a mask.
-      has_aux, keep_batch_dim: as for `per_example_grad`.
+      per, normalize, microbatch_size, has_aux, keep_batch_dim: as for `clipped_grad`.
 
     Returns:
       `f(params, *batch, key, mask=None) -> (gradient, ClippedGradMetrics)`. `key` is one PRNG key,
@@ -93,8 +108,12 @@ def dp_grad(
       Abadi et al., [Deep learning with differential
       privacy](https://arxiv.org/abs/1607.00133), 2016.
     """
-    _check_noise("dp_grad", clip_norm, noise_multiplier, expected_batch_size)
-    sum_of = clipped_sum(loss, clip_norm, has_aux=has_aux, keep_batch_dim=keep_batch_dim)
+    sum_of = clipped_sum(
+        loss, clip_norm, per=per, normalize=normalize, microbatch_size=microbatch_size,
+        has_aux=has_aux, keep_batch_dim=keep_batch_dim,
+    )  # fmt: skip
+    longest = sensitivity(clip_norm)
+    _check_noise("dp_grad", longest, noise_multiplier, expected_batch_size)
 
     def private(
         params: Params, *batch: PyTree, key: Key | None = None, mask: Array | None = None
@@ -114,56 +133,10 @@ def dp_grad(
             )
         total, metrics = sum_of(params, *batch, mask=mask)
         expected = metrics.norms.size if expected_batch_size is None else expected_batch_size
-        mean = noisy_mean(total, key, clip_norm, noise_multiplier, expected)
+        mean = noisy_mean(total, key, longest, noise_multiplier, expected)
         return jax.tree.map(lambda g, p: g.astype(p.dtype), mean, total), metrics
 
     return private
-
-
-def clipped_sum(
-    loss: Callable[..., Any],
-    clip_norm: ArrayLike,
-    *,
-    has_aux: bool = False,
-    keep_batch_dim: bool = False,
-) -> Callable[..., tuple[Params, ClippedGradMetrics]]:
-    """`Σᵢ maskᵢ clip(gᵢ, C)`: what `dp_grad` adds its noise to. **Not** private by itself.
-
-    Of one batch split into microbatches the sums add up to that of the batch. An example that is
-    in several of them counts as often, and is then no longer bounded by `C`.
-
-    Args:
-      loss: `loss(params, *example) -> scalar`, or `-> (scalar, aux)` with `has_aux`.
-      clip_norm: `C > 0`.
-      has_aux, keep_batch_dim: as for `per_example_grad`.
-
-    Returns:
-      `f(params, *batch, mask=None) -> (sum, ClippedGradMetrics)`, as for `dp_grad`.
-
-    Raises:
-      ValueError, TypeError: as for `dp_grad`.
-    """
-    _check_positive("clipped_sum", "clip_norm", clip_norm)
-    gradient = per_example_grad(loss, has_aux=has_aux, keep_batch_dim=keep_batch_dim)
-
-    def clipped(
-        params: Params, *batch: PyTree, mask: Array | None = None
-    ) -> tuple[Params, ClippedGradMetrics]:
-        if mask is not None:
-            mask = _checked_mask(mask, batch)
-            batch = _without_padding(batch, mask)
-        out, factors = gradient(params, *batch)
-        losses, aux = out if has_aux else (out, None)
-        norms = norms_of(factors)
-        kept = jnp.ones(norms.shape, bool) if mask is None else mask
-        above, finite = norms > clip_norm, jnp.isfinite(norms)
-        scale = jnp.where(above & finite, clip_norm / jnp.where(above, norms, 1), 1)
-        metrics = ClippedGradMetrics(
-            jnp.where(kept, losses, 0), jnp.where(kept, norms, 0), kept & (above | ~finite), aux
-        )
-        return weighted_sum(factors, jnp.where(kept & finite, scale, 0)), metrics
-
-    return clipped
 
 
 def noisy_mean(
@@ -204,6 +177,62 @@ def noisy_mean(
         return mean
 
     return jax.tree.unflatten(structure, [noisy(i, leaf) for i, leaf in enumerate(leaves)])
+
+
+def noisy_share(
+    metrics: ClippedGradMetrics,
+    key: Key,
+    count_noise: ArrayLike,
+    expected_batch_size: ArrayLike,
+    *,
+    mask: Array | None = None,
+) -> Array:
+    """`½ + (Σᵢ (bᵢ - ½) + σ_b z) / E`: the share of examples below `clip_norm`, privately.
+
+    `bᵢ` is 1 where an example was not clipped, so that one example changes the sum by at most ½.
+    For `adapted_clip_norm`; together with gradients under `noise_beside_share` it costs what the
+    gradients alone cost under the whole noise multiplier.
+
+    Args:
+      metrics: of `dp_grad` or `clipped_sum`.
+      key: one PRNG key, never used twice.
+      count_noise: `σ_b > 0`; a twentieth of the expected batch size is usual.
+      expected_batch_size: `E > 0`.
+      mask: as it was given to `dp_grad`.
+
+    Andrew et al., [Differentially private learning with adaptive
+    clipping](https://arxiv.org/abs/1905.03871), 2021.
+    """
+    require_positive("noisy_share", "count_noise", count_noise, finite=True)
+    require_positive("noisy_share", "expected_batch_size", expected_batch_size, finite=True)
+    votes = jnp.where(metrics.clipped, -0.5, 0.5)
+    votes = votes if mask is None else jnp.where(mask, votes, 0)
+    share: Array = (
+        0.5 + (jnp.sum(votes) + count_noise * jax.random.normal(key)) / expected_batch_size
+    )
+    return share
+
+
+def noise_beside_share(noise_multiplier: ArrayLike, count_noise: ArrayLike) -> Array:
+    """`(σ⁻² - (2σ_b)⁻²)^-½`: the gradients' noise, so that with `noisy_share` both cost like `σ`.
+
+    Args:
+      noise_multiplier: `σ > 0`, what is accounted.
+      count_noise: `σ_b > σ / 2`.
+
+    Raises:
+      ValueError: if `count_noise` is known to be too small for that.
+
+    Andrew et al., 2021, theorem 1.
+    """
+    rest = 1 / jnp.square(noise_multiplier) - 1 / jnp.square(2 * count_noise)
+    known = concrete(rest)
+    if known is not None and not known > 0:
+        raise ValueError(
+            f"noise_beside_share: count_noise must be above noise_multiplier / 2, got {count_noise}"
+            f" and {noise_multiplier}"
+        )
+    return 1 / jnp.sqrt(rest)
 
 
 def poisson_batch(key: Key, n: int, rate: ArrayLike, size: int) -> tuple[Array, Array]:
@@ -308,58 +337,17 @@ def _is_one_key(x: Any) -> bool:
     )
 
 
-def _checked_mask(mask: Array, batch: PyTree) -> Array:
-    mask = jnp.asarray(mask)
-    shapes = [jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)]
-    # what is wrong with a batch of no one size, per_example_grad says
-    if len(set(shapes)) == 1 and mask.shape != shapes[0]:
-        raise ValueError(f"dp_grad: mask must be [{shapes[0][0]}], got {mask.shape}")
-    if mask.dtype != bool:
-        raise TypeError(f"dp_grad: mask must be boolean, got {mask.dtype}")
-    return mask
-
-
-def _without_padding(batch: PyTree, mask: Array) -> PyTree:
-    """With an example that was drawn in the place of each that was not.
-
-    Their weights are 0 all the same; but if what they hold overflowed, norms would be computed
-    another way, and those of the others be rounded otherwise.
-    """
-
-    def filled(leaf: Array) -> Array:
-        leaf = jnp.asarray(leaf)
-        if leaf.shape[:1] != mask.shape:
-            return leaf
-        kept = mask.reshape(-1, *(1,) * (leaf.ndim - 1))
-        first = jnp.broadcast_to(leaf[jnp.argmax(mask)], leaf.shape)
-        return jnp.where(kept, leaf, first)
-
-    return jax.tree.map(filled, batch)
-
-
 def _check_noise(
     function: str,
     clip_norm: ArrayLike,
     noise_multiplier: ArrayLike,
     expected_batch_size: ArrayLike | None,
 ) -> None:
-    _check_positive(function, "clip_norm", clip_norm)
-    noise = _scalar(function, "noise_multiplier", noise_multiplier)
+    require_positive(function, "clip_norm", clip_norm, finite=True)
+    noise = scalar(function, "noise_multiplier", noise_multiplier)
     if noise is not None and not 0 <= noise < np.inf:
         raise ValueError(
             f"{function}: noise_multiplier must be at least 0 and finite, got {noise_multiplier}"
         )
     if expected_batch_size is not None:
-        _check_positive(function, "expected_batch_size", expected_batch_size)
-
-
-def _check_positive(function: str, name: str, x: ArrayLike) -> None:
-    value = _scalar(function, name, x)
-    if value is not None and not 0 < value < np.inf:
-        raise ValueError(f"{function}: {name} must be positive and finite, got {value}")
-
-
-def _scalar(function: str, name: str, x: ArrayLike) -> np.ndarray | None:
-    if jnp.shape(x) != ():
-        raise ValueError(f"{function}: {name} must be a scalar, got shape {jnp.shape(x)}")
-    return concrete(x)
+        require_positive(function, "expected_batch_size", expected_batch_size, finite=True)

@@ -1,16 +1,17 @@
 """One example's loss as a program with sites, and a batch's run through it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxnets import tree
 from jaxnets.equations import what_mixes_examples
-from jaxnets.gradients.graph import Input
-from jaxnets.gradients.sites import Record, Sites, as_example, run
+from jaxnets.gradients.graph import Input, Key
+from jaxnets.gradients.sites import Place, Probe, Record, Sites, as_example, run
 from jaxnets.types import Array, Params, PyTree
 
 
@@ -56,31 +57,49 @@ class Factors:
     program: Program = field(metadata={"static": True})
 
 
-def factorize(
+class Traced(NamedTuple):
+    """A loss traced for one example of a batch."""
+
+    text: str
+    leaves: list[Array]
+    constants: list[Any]
+    paths: tuple[str, ...]
+    structure: Any
+    batch: tuple[PyTree, ...]
+    examples: int
+    loss: Callable[[Sequence[Array], tuple[PyTree, ...]], Array]
+    """`(leaves, example) -> loss`, as it was given."""
+    one: Callable[..., tuple[Array, PyTree, Record]]
+    """`(leaves, taps, example, probes) -> (loss, aux, record)`"""
+
+
+NO_PROBES: Mapping[Place, Probe] = MappingProxyType({})
+
+
+def trace(
     loss: Callable[..., tuple[Array, PyTree]], params: Params, batch: tuple[PyTree, ...]
-) -> tuple[Array, PyTree, Factors]:
-    """Run a batch forward and backward.
+) -> Traced:
+    """A loss as a program with sites.
 
     Args:
       loss: `loss(params, *example) -> (scalar, aux)`.
       params: a pytree of arrays.
       batch: the example's arguments, with a leading axis each.
 
-    Returns:
-      The losses `[B]`, what `loss` returned beside them, stacked, and the factors.
-
     Raises:
       ValueError: if something in the loss is marked as mixing examples.
     """
     leaves, structure = jax.tree.flatten(params)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
-    first = jax.tree.map(lambda x: jax.eval_shape(lambda x: x[0], x), batch)
-    examples = jax.tree.leaves(batch)[0].shape[0]
 
-    def flat(leaves: list[Array], example: tuple[PyTree, ...]) -> Any:
+    def flat(leaves: Sequence[Array], example: tuple[PyTree, ...]) -> Any:
         return loss(jax.tree.unflatten(structure, leaves), *example)
 
-    closed, shapes = jax.make_jaxpr(flat, return_shape=True)(leaves, first)
+    def alone(leaves: Sequence[Array], example: tuple[PyTree, ...]) -> Array:
+        value: Array = flat(leaves, example)[0]
+        return value
+
+    closed, shapes = jax.make_jaxpr(flat, return_shape=True)(leaves, _shapes_of_one(batch))
     mixer = what_mixes_examples(closed.jaxpr)
     if mixer:
         raise ValueError(
@@ -92,39 +111,78 @@ def factorize(
     constants = [
         Input(("constant", i), jax.typeof(c), trained=False) for i, c in enumerate(closed.consts)
     ]
-    values = dict(enumerate(leaves)) | {
-        node.key: c for node, c in zip(constants, closed.consts, strict=True)
-    }
+    _, aux_structure = jax.tree.flatten(shapes[1])
 
-    def one(taps: list[Any] | None, example: tuple[PyTree, ...]) -> Any:
-        record = Record(values, taps)
+    def one(
+        leaves: Sequence[Array], taps: list[Any] | None, example: tuple[PyTree, ...],
+        probes: Mapping[Place, Probe],
+    ) -> tuple[Array, PyTree, Record]:  # fmt: skip
+        values = values_of(leaves, closed.consts)
+        record = Record(values, taps, probes)
         arguments = [*inputs, *jax.tree.leaves(example)]
-        results = run(record, closed.jaxpr, constants, arguments)
-        results = [as_example(record, y) for y in results[:1]] + [
-            record.value(y) for y in results[1:]
-        ]
-        return results, record
+        value, *aux = run(record, closed.jaxpr, constants, arguments)
+        value, aux = as_example(record, value), [record.value(y) for y in aux]
+        return value, jax.tree.unflatten(aux_structure, aux), record
 
+    return Traced(
+        str(closed.jaxpr), leaves, list(closed.consts), tuple(tree.flatten_with_paths(params)),
+        structure, batch, jax.tree.leaves(batch)[0].shape[0], alone, one,
+    )  # fmt: skip
+
+
+def values_of(leaves: Sequence[Any], constants: Sequence[Any]) -> dict[Key, Any]:
+    """Of parameters and constants, by key."""
+    values: dict[Key, Any] = dict(enumerate(leaves))
+    values.update({("constant", i): c for i, c in enumerate(constants)})
+    return values
+
+
+def _shapes_of_one(batch: tuple[PyTree, ...]) -> Any:
+    return jax.tree.map(lambda x: jax.eval_shape(lambda x: x[0], x), batch)
+
+
+def find(traced: Traced, probes: Mapping[Place, Probe] = NO_PROBES) -> Record:
+    """The sites of a program, by a run without numbers."""
     found: list[Record] = []
 
     def trial(example: tuple[PyTree, ...]) -> None:
-        found.append(one(None, example)[1])
+        found.append(traced.one(traced.leaves, None, example, probes)[2])
 
-    jax.eval_shape(trial, first)
-    (record,) = found
-    zeros = jax.tree.map(lambda s: jnp.zeros((examples, *s.shape), s.dtype), record.shapes)
+    jax.eval_shape(trial, _shapes_of_one(traced.batch))
+    return found[0]
+
+
+def no_taps(traced: Traced, record: Record) -> list[Any]:
+    """A zero for every tap of a batch."""
+    taps: list[Any] = jax.tree.map(
+        lambda s: jnp.zeros((traced.examples, *s.shape), s.dtype), record.shapes
+    )
+    return taps
+
+
+def factorize(traced: Traced) -> tuple[Array, PyTree, Factors]:
+    """Run a batch forward and backward.
+
+    Returns:
+      The losses `[B]`, what the loss returned beside them, stacked, and the factors.
+    """
+    record = find(traced)
 
     def batched(taps: list[Any]) -> Any:
         def each(taps: list[Any], example: tuple[PyTree, ...]) -> Any:
-            (value, *aux), now = one(taps, example)
+            value, aux, now = traced.one(traced.leaves, taps, example, NO_PROBES)
             return value, (aux, now.saved)
 
-        return jax.vmap(each)(taps, batch)
+        return jax.vmap(each)(taps, traced.batch)
 
-    losses, backward, (aux, saved) = jax.vjp(batched, zeros, has_aux=True)
+    losses, backward, (aux, saved) = jax.vjp(batched, no_taps(traced, record), has_aux=True)
     (errors,) = backward(jnp.ones_like(losses))
-    paths = tuple(tree.flatten_with_paths(params))
-    program = Program(str(closed.jaxpr), tuple(record.sites), paths, structure, examples)
-    _, aux_structure = jax.tree.flatten(shapes[1])
-    factors = Factors(leaves, list(closed.consts), saved, errors, program)
-    return losses, jax.tree.unflatten(aux_structure, aux), factors
+    return losses, aux, factors_of_run(traced, record, saved, errors)
+
+
+def factors_of_run(traced: Traced, record: Record, saved: list[Any], errors: list[Any]) -> Factors:
+    """What a run saved, with the error signals at its taps."""
+    program = Program(
+        traced.text, tuple(record.sites), traced.paths, traced.structure, traced.examples
+    )
+    return Factors(traced.leaves, traced.constants, saved, errors, program)

@@ -7,7 +7,7 @@ saved. The derivative of the loss by the tap is the site's error signal, and wit
 it gives everything about the gradient of the parameters there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -27,8 +27,9 @@ from jaxnets.gradients.graph import (
     evaluate,
 )
 
+_REMAT = {"remat", "remat2", "checkpoint"}
 # calls that only group equations; `checkpoint` is one to whoever stores what the sites need
-_ENTERED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+_ENTERED = {"jit", "pjit", "closed_call", "core_call"} | _REMAT
 _CUSTOM = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
 
 
@@ -56,6 +57,7 @@ class Site:
     """For the three kinds, which of the operands is made of a parameter."""
     tapped: tuple[int, ...]
     """Which results have taps: those that have derivatives."""
+    place: "Place"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,10 @@ class Loop:
 
 
 Sites: TypeAlias = tuple[Site | Loop, ...]
+Place: TypeAlias = tuple[int, ...]
+"""Which of all sites of a program one is, with the loops that it stands in."""
+Probe: TypeAlias = Callable[["Record", Site, list[Any], list[Any]], list[Any]]
+"""What becomes of a site's results, given its operands from the example."""
 
 
 @dataclass
@@ -78,6 +84,13 @@ class Record:
     """Of the inputs of graphs."""
     taps: list[Any] | None
     """One for each site; None in a first run, which finds out their shapes."""
+    probes: Mapping[Place, Probe] = field(default_factory=dict)
+    """Of sites that have these instead of taps; if there are any, `checkpoint` is kept."""
+    loop: Place = ()
+    met: int = 0
+    """How many sites there were so far, and loops."""
+    remat: bool = False
+    """Whether a site was in a `checkpoint`."""
     memo: dict[Any, Any] = field(default_factory=dict)
     sites: list[Site | Loop] = field(default_factory=list)
     saved: list[Any] = field(default_factory=list)
@@ -86,6 +99,11 @@ class Record:
     def value(self, x: Any) -> Any:
         """The value of a node, or a value as it is."""
         return evaluate(x, self.values, self.memo) if isinstance(x, Node) else x
+
+
+def _next_place(record: Record) -> Place:
+    record.met += 1
+    return (*record.loop, record.met)
 
 
 def _has_derivative(x: Any) -> bool:
@@ -159,13 +177,23 @@ def _meet(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
     tapped = tuple(i for i, y in enumerate(results) if _has_derivative(y))
     if not tapped:
         return results
-    shapes = [jax.ShapeDtypeStruct(results[i].shape, results[i].dtype) for i in tapped]
-    for i, tap in zip(tapped, _next_tap(record, shapes), strict=True):
-        results[i] = results[i] + tap
     kind, inner, operand = _kind(equation, operands)
-    site = Site(kind, equation, inner, operands, operand, tapped)
-    _record(record, site, [x for x in inputs if not isinstance(x, Node)], shapes)
+    site = Site(kind, equation, inner, operands, operand, tapped, _next_place(record))
+    given = [x for x in inputs if not isinstance(x, Node)]
+    seen = _seen(record, site, [results[i] for i in tapped], given)
+    for i, y in zip(tapped, seen, strict=True):
+        results[i] = y
     return results
+
+
+def _seen(record: Record, site: Site, results: list[Any], given: list[Any]) -> list[Any]:
+    """A site's results with its taps, or what its probe makes of them."""
+    if site.place in record.probes:
+        return record.probes[site.place](record, site, results, given)
+    shapes = [jax.ShapeDtypeStruct(jnp.shape(y), jnp.result_type(y)) for y in results]
+    taps = _next_tap(record, shapes)
+    _record(record, site, given, shapes)
+    return [y + tap for y, tap in zip(results, taps, strict=True)]
 
 
 def as_example(record: Record, x: Any) -> Any:
@@ -175,10 +203,9 @@ def as_example(record: Record, x: Any) -> Any:
     value = record.value(x)
     if not x.trained or not _has_derivative(value):
         return value
-    shapes = [jax.ShapeDtypeStruct(jnp.shape(value), jnp.result_type(value))]
-    (tap,) = _next_tap(record, shapes)
-    _record(record, Site("elementwise", None, None, (x,), 0, (0,)), [], shapes)
-    return value + tap
+    site = Site("elementwise", None, None, (x,), 0, (0,), _next_place(record))
+    (value,) = _seen(record, site, [value], [])
+    return value
 
 
 def _scanned(equation: Any) -> tuple[int, int]:
@@ -205,12 +232,12 @@ def _scan(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
         inputs[:n_whole], inputs[n_whole : n_whole + n_carry], inputs[n_whole + n_carry :]
     )  # fmt: skip
     carry = [as_example(record, x) for x in carry]
-    number = len(record.sites)
+    place = _next_place(record)
 
     def inside(x: Any, variable: Any, name: str, i: int) -> Any:
         if not isinstance(x, Node):
             return None
-        return Input((name, number, i), variable.aval, x.trained)
+        return Input((name, place, i), variable.aval, x.trained)
 
     variables = body.jaxpr.invars
     whole_inside = [inside(x, variables[i], "whole", i) for i, x in enumerate(whole)]
@@ -228,7 +255,7 @@ def _scan(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
             for node, value in zip(nodes, now, strict=True)
             if node is not None
         }
-        inner = Record(values, taps)
+        inner = Record(values, taps, record.probes, place)
         arguments = [
             *(v if n is None else n for n, v in zip(whole_inside, whole_values, strict=True)),
             *carry,
@@ -243,6 +270,7 @@ def _scan(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
     first = jax.tree.map(lambda x: jax.eval_shape(lambda x: x[0], x), slices)
     jax.eval_shape(lambda c, s: step(c, (s, None))[0], carry, first)
     inner = found[0]
+    record.remat |= inner.remat
     shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct((length, *s.shape), s.dtype), inner.shapes)
     carry, (stacked, saved) = lax.scan(
         step, carry, (slices, _next_tap(record, shapes)),
@@ -255,6 +283,32 @@ def _scan(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
     ]
     _record(record, Loop(tuple(inner.sites), *outside), saved, shapes)
     return [*carry, *stacked]
+
+
+def _again(record: Record, equation: Any, body: Any, inputs: Sequence[Any]) -> list[Any]:
+    """A `checkpoint` that stays one: what its sites save are results of it."""
+    taps = None if record.taps is None else record.taps[len(record.sites) :]
+    found: list[tuple[Record, list[Any]]] = []
+
+    def forward(given: list[Any]) -> Any:
+        inner = Record(record.values, taps, record.probes, record.loop, record.met)
+        values = iter(given)
+        arguments = [x if isinstance(x, Node) else next(values) for x in inputs]
+        results = run(inner, body.jaxpr, [Fixed(c) for c in body.consts], arguments)
+        found.append((inner, results))
+        return [y for y in results if not isinstance(y, Node)], inner.saved
+
+    options = {name: equation.params[name] for name in ("prevent_cse", "policy")}
+    given, saved = jax.checkpoint(forward, **options)(
+        [x for x in inputs if not isinstance(x, Node)]
+    )
+    inner, results = found[-1]
+    record.met = inner.met
+    record.sites += inner.sites
+    record.saved += saved
+    record.shapes += inner.shapes
+    values = iter(given)
+    return [y if isinstance(y, Node) else next(values) for y in results]
 
 
 def run(record: Record, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
@@ -270,11 +324,16 @@ def run(record: Record, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[A
         name = equation.primitive.name
         body = body_of(equation) if name in _ENTERED else None
         alone = all(isinstance(x, Node) for x in operands)
-        if body is not None and (alone or any(_is_trained(x) for x in operands)):
+        met = any(_is_trained(x) for x in operands)
+        if name in _REMAT and met and not alone:
+            record.remat = True
+        if body is not None and record.probes and met and not alone and name in _REMAT:
+            results = _again(record, equation, body, operands)
+        elif body is not None and (alone or met):
             results = run(record, body.jaxpr, [Fixed(c) for c in body.consts], operands)
         elif alone:
             results = compute(equation, operands)
-        elif not any(_is_trained(x) for x in operands):
+        elif not met:
             results = bind(equation, [record.value(x) for x in operands])
         elif name == "scan":
             results = _scan(record, equation, operands)

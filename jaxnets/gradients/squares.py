@@ -6,24 +6,21 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnets.gradients.graph import Key
 from jaxnets.gradients.outer import Outer
-from jaxnets.gradients.plans import Plan, Used, broadcast, outer_products, own_gradients
+from jaxnets.gradients.plans import Plan, Used, broadcast, outer_products, own_gradients, wide
 from jaxnets.types import Array
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _wide_products(used: Used) -> Outer:
     return Outer(
-        *(_wide(y) if jnp.issubdtype(y.dtype, jnp.inexact) else y for y in outer_products(used))
+        *(wide(y) if jnp.issubdtype(y.dtype, jnp.inexact) else y for y in outer_products(used))
     )
 
 
 def sum_of_squares(x: Array) -> Array:
     """`[B]`, of `[B, ...]`."""
-    flat = _wide(x).reshape(x.shape[0], -1)
+    flat = wide(x).reshape(x.shape[0], -1)
     return jnp.sum(jnp.square(jnp.abs(flat)), axis=1)
 
 
@@ -68,8 +65,8 @@ def _gram(found: Sequence[Used]) -> Array:
 
 def _folded(found: Sequence[Used]) -> Array:
     x, error = outer_products(found[0])
-    wide = jnp.promote_types(error.dtype, jnp.float32)
-    products = jnp.einsum("bntd,bntk->bndk", x, error, preferred_element_type=wide)
+    dtype = jnp.promote_types(error.dtype, jnp.float32)
+    products = jnp.einsum("bntd,bntk->bndk", x, error, preferred_element_type=dtype)
     return sum_of_squares(products)
 
 
@@ -116,12 +113,12 @@ _WAYS = {"rank one": _rank_one, "gram": _gram, "folded": _folded, "rows": _rows,
 
 
 def squares(
-    plan: Plan, found: Sequence[Used], key: int, values: Mapping[Hashable, Any], examples: int
+    plan: Plan, found: Sequence[Used], key: Key, values: Mapping[Hashable, Any], examples: int
 ) -> Array:
     """`[B]`: `‖gᵢ‖²` of one parameter."""
     if plan.way == "unused":
         return jnp.zeros(examples, jnp.promote_types(jnp.real(values[key]).dtype, jnp.float32))
     if plan.way in OWN:
         own, scale = own_gradients(found, key, values), found[0].scale
-        return sum_of_squares(own if scale is None else own * broadcast(scale, own))
+        return sum_of_squares(own if scale is None else wide(own) * broadcast(scale, wide(own)))
     return _WAYS[plan.way](found)

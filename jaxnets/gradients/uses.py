@@ -36,7 +36,7 @@ def uses(
             yield Use(site, loops), entry
 
 
-def _before(key: Key, loop: Loop) -> Node:
+def before(key: Key, loop: Loop) -> Node:
     """What an input of a loop's body is outside of it."""
     return loop.sliced[key] if key in loop.sliced else loop.whole[key]
 
@@ -45,7 +45,7 @@ def parameters(use: Use) -> list[Key]:
     """The parameters that are used."""
     inputs = trained_inputs([node for node in use.site.operands if node is not None])
     for loop in reversed(use.loops):
-        inputs = trained_inputs([_before(key, loop) for key in inputs])
+        inputs = trained_inputs([before(key, loop) for key in inputs])
     return list(inputs)
 
 
@@ -73,11 +73,11 @@ def view(use: Use) -> View | None:
             return None
         key = seen.input.key
         stacked.append(key in loop.sliced)
-        before = rearranged(_before(key, loop))
+        outside = rearranged(before(key, loop))
         axes = None
-        if before is not None and before.axes and seen.axes is not None and not stacked[-1]:
-            axes = tuple(before.axes[i] for i in seen.axes)
-        seen = before and before._replace(axes=axes)
+        if outside is not None and outside.axes and seen.axes is not None and not stacked[-1]:
+            axes = tuple(outside.axes[i] for i in seen.axes)
+        seen = outside and outside._replace(axes=axes)
     return seen and View(seen.input.key, tuple(reversed(stacked)), seen.axes)
 
 
@@ -96,7 +96,7 @@ def total_gradient(use: Use, saved: Sequence[Any], error: Sequence[Any]) -> Arra
             loop = use.loops[depth]
             turns = jax.vmap(lambda s, e: inside(depth + 1, s, e), 1)(saved, error)
             key = keys[depth]
-            node = _before(key, loop)
+            node = before(key, loop)
             total = turns if key in loop.sliced else jnp.sum(turns, 0)
         assert node is not None
         return put_back(node, total)
@@ -108,7 +108,7 @@ def total_gradient(use: Use, saved: Sequence[Any], error: Sequence[Any]) -> Arra
         seen = rearranged(node)
         assert seen is not None
         keys.insert(0, seen.input.key)
-        node = _before(seen.input.key, loop)
+        node = before(seen.input.key, loop)
     (only,) = error
     summed: Array = inside(0, saved, only)
     return summed

@@ -148,6 +148,18 @@ def test_factors_cross_jit_and_scan():
     assert isinstance(stacked, gradients.Factors)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("function", [jnp.dot, jnp.multiply, jnp.outer])
+def test_the_norm_of_a_gradient_of_zero_is_zero(function, dtype):
+    """Squares that vanish are computed once more, scaled up: in half precision to infinity."""
+    x = jnp.array([[3, 0], [0, 0]], dtype)
+    norms = gradients.per_example_norms(lambda w, x: jnp.sum(1e3 * function(w, x)))(
+        jnp.ones(2, dtype), x
+    )
+    assert norms[1] == 0
+    assert norms[0] > 2e3
+
+
 @pytest.mark.parametrize("size", [1e20, 1e-23])
 def test_clipping_holds_where_squares_over_or_underflow(size):
     def linear(params, x):
@@ -212,7 +224,7 @@ def test_other_refusals():
     for bad in (jnp.float32(-1), np.float32(-1)):
         with pytest.raises(ValueError, match="clip_norm must be positive"):
             gradients.clipped_grad(loss, bad)
-    with pytest.raises(ValueError, match=r"clip_norm must be a scalar, got \(2,\)"):
+    with pytest.raises(ValueError, match=r"clip_norm must be a scalar, got shape \(2,\)"):
         gradients.clipped_grad(loss, jnp.ones(2))
     turned = jax.tree.map(jnp.transpose, PARAMS)
     with pytest.raises(ValueError, match=r"tangent must be shaped as params; 'layers/0/kernel'"):
