@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxnets.gradients.mixing import what_mixes
 from jaxnets.gradients.program import Factors, Traced, factorize, trace
 from jaxnets.gradients.two_passes import run
 from jaxnets.types import Array, Params, PyTree
@@ -34,7 +35,8 @@ def per_example_grad(
 
     Raises:
       ValueError: (on call) if the batch is empty, a leaf has no batch axis, leading sizes differ,
-        or `loss` is not scalar.
+        `loss` is not scalar, or it mixes the examples: batch norm in training; with
+        `keep_batch_dim` whatever the trace shows, see `jaxnets.gradients.mixing`.
       TypeError: (on call) if a parameter is not floating.
 
     Example:
@@ -62,11 +64,14 @@ def tracer(
 ) -> Callable[[Params, tuple[PyTree, ...]], Traced]:
     """`(params, batch) -> Traced`; arguments and errors as for `per_example_grad`."""
 
+    def with_aux(params: Params, *arguments: PyTree) -> Any:
+        out = loss(params, *arguments)
+        return out if has_aux else (out, None)
+
     def one_example(params: Params, *example: PyTree) -> Any:
         if keep_batch_dim:
             example = jax.tree.map(lambda leaf: leaf[None], example)
-        out = loss(params, *example)
-        value, aux = out if has_aux else (out, None)
+        value, aux = with_aux(params, *example)
         if jnp.shape(value) != ():
             raise ValueError(
                 "per_example_grad: loss must return a scalar for one example, "
@@ -76,9 +81,23 @@ def tracer(
 
     def traced(params: Params, batch: tuple[PyTree, ...]) -> Traced:
         _check(params, batch)
+        if keep_batch_dim and (mixer := _mixer(with_aux, params, batch)):
+            raise ValueError(
+                f"per_example_grad: loss mixes the examples of a batch by {mixer}; alone, with a "
+                "leading axis of 1, an example would have another gradient than in its batch"
+            )
         return trace(one_example, params, batch)
 
     return traced
+
+
+def _mixer(loss: Callable[..., Any], params: Params, batch: tuple[PyTree, ...]) -> str | None:
+    """What makes two examples interact, if `loss` can be traced for two, and it shows."""
+    two = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *jnp.shape(x)[1:]), x.dtype), batch)
+    try:
+        return what_mixes(loss, params, two)
+    except Exception:  # a loss for batches of one alone, whose errors are of any kind
+        return None
 
 
 def _check(params: Params, batch: tuple[PyTree, ...]) -> None:

@@ -1,0 +1,358 @@
+"""Whether the examples of a batch interact in a loss that was written for batches.
+
+The loss is traced for a batch, and the axis of the examples is followed from equation to equation.
+A sum over the examples is all that may happen to them, and nothing but linear steps may come after
+it: then the loss is a sum of losses of single examples. A maximum over the axis, a product of
+examples with examples, or a sum that meets single examples again makes of each what others are too.
+Where the axis cannot be followed (an unknown operation, a permutation), nothing is said.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from jaxnets.equations import programs_inside
+from jaxnets.gradients.graph import body_of
+from jaxnets.types import PyTree
+
+
+@dataclass(frozen=True)
+class Along:
+    """Each example's own value, the examples along this axis (alone, or its slowest part)."""
+
+    axis: int
+
+
+@dataclass(frozen=True)
+class Summed:
+    """A sum over the examples of their own values."""
+
+    where: str
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A value of one example that others had part in."""
+
+    what: str
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """The axis was lost."""
+
+
+State: TypeAlias = Along | Summed | Mixed | Unknown | None
+"""None: no example is in it."""
+Rule: TypeAlias = Callable[[Any, Sequence[State], str], State]
+
+_ELEMENTWISE = {
+    "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh",
+    "cbrt", "ceil", "clamp", "complex", "conj", "convert_element_type", "copy", "copy_p", "cos",
+    "cosh", "digamma", "div", "eq", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge",
+    "gt", "imag", "integer_pow", "is_finite", "le", "lgamma", "log", "log1p", "logistic", "lt",
+    "max", "min", "mul", "name", "ne", "neg", "not", "or", "pow", "real", "reduce_precision", "rem",
+    "round", "rsqrt", "select_n", "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "sub",
+    "tan", "tanh", "xor",
+}  # fmt: skip
+_LINEAR = {"add", "add_any", "convert_element_type", "copy", "copy_p", "name", "neg",
+           "reduce_precision", "select_n", "sub"}  # fmt: skip
+_REDUCING = {"argmax", "argmin", "reduce_and", "reduce_max", "reduce_min", "reduce_or",
+             "reduce_prod", "reduce_sum", "reduce_xor"}  # fmt: skip
+_ALONG_AN_AXIS = {"cumlogsumexp": "axis", "cummax": "axis", "cummin": "axis", "cumprod": "axis",
+                  "cumsum": "axis", "sort": "dimension"}  # fmt: skip
+_CALLS = {"closed_call", "core_call", "custom_jvp_call", "custom_vjp_call",
+          "custom_vjp_call_jaxpr", "jit", "pjit", "remat", "remat2", "checkpoint"}  # fmt: skip
+
+
+def what_mixes(
+    loss: Callable[..., Any], params: PyTree, batch: tuple[PyTree, ...]
+) -> str | None:  # fmt: skip
+    """What makes examples interact in `loss(params, *batch) -> (scalar, aux)`, as far as is known.
+
+    Args:
+      loss: written for batches.
+      params: a pytree of arrays.
+      batch: with a leading axis of more than one example.
+    """
+    closed = jax.make_jaxpr(lambda p, b: loss(p, *b)[0])(params, batch)
+    own: list[State] = [None] * len(jax.tree.leaves(params))
+    # keys are drawn from, one by one, in ways of their own
+    own += [
+        None if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else Along(0)
+        for leaf in jax.tree.leaves(batch)
+    ]
+    (state,) = _follow(closed.jaxpr, own)
+    return state.what if isinstance(state, Mixed) else None
+
+
+def _follow(jaxpr: Any, inputs: Sequence[State], line: str = "") -> list[State]:
+    """The states of a program's results; `line` is where the program was called."""
+    known: dict[Any, State] = dict(zip(jaxpr.invars, inputs, strict=True))
+
+    def read(variable: Any) -> State:
+        return None if hasattr(variable, "val") else known.get(variable)
+
+    for equation in jaxpr.eqns:
+        states = [read(v) for v in equation.invars]
+        results = _results(equation, states, line or _line(equation))
+        known.update(zip(equation.outvars, results, strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def _results(equation: Any, states: Sequence[State], line: str) -> list[State]:
+    def all_are(state: State) -> list[State]:
+        return [state] * len(equation.outvars)
+
+    name = equation.primitive.name
+    if all(state is None for state in states):
+        return all_are(None)
+    if name in _CALLS:
+        body = body_of(equation) or next(programs_inside(equation), None)
+        inside = getattr(body, "jaxpr", body)
+        if inside is not None and len(inside.invars) == len(states):
+            # a program may have been traced at an earlier call
+            return _follow(inside, states, line)
+    if name == "scan":
+        return _scan(equation, states)
+    place = f"{name} (in {line})" if line else name
+    for state in states:
+        if isinstance(state, Mixed):
+            return all_are(state)
+    if any(isinstance(state, Unknown) for state in states):
+        return all_are(Unknown())
+    if any(isinstance(state, Summed) for state in states):
+        return all_are(_after_the_sum(equation, states, place))
+    if name in _ELEMENTWISE:
+        return all_are(_same_axis(states, place))
+    if name in _REDUCING:
+        return all_are(_reduced(equation, states[0], place))
+    if name in _ALONG_AN_AXIS:
+        axes = {state.axis for state in states if isinstance(state, Along)}
+        if axes == {equation.params[_ALONG_AN_AXIS[name]]}:
+            return all_are(Mixed(f"{place} over the batch"))
+        return all_are(_same_axis(states, place))
+    if name == "split":
+        kept = isinstance(states[0], Along) and states[0].axis != equation.params["axis"]
+        return all_are(states[0] if kept else Unknown())
+    if name in _RULES:
+        return all_are(_RULES[name](equation, states, place))
+    return all_are(Unknown())
+
+
+def _line(equation: Any) -> str:
+    """`net, net.py:12`: the innermost line that is not JAX's own."""
+    traceback = getattr(equation.source_info, "traceback", None)
+    own = str(Path(jax.__file__).parent), str(Path(__file__).parent)
+    for frame in getattr(traceback, "frames", ()):
+        if not frame.file_name.startswith(own):
+            return f"{frame.function_name}, {Path(frame.file_name).name}:{frame.line_num}"
+    return ""
+
+
+def _same_axis(states: Sequence[State], place: str) -> State:
+    axes = {state for state in states if state is not None}
+    return axes.pop() if len(axes) == 1 else Mixed(f"{place}, of examples with examples")
+
+
+def _after_the_sum(equation: Any, states: Sequence[State], place: str) -> State:
+    name = equation.primitive.name
+    sums = [state for state in states if isinstance(state, Summed)]
+    others = [state for state in states if isinstance(state, Along)]
+    if others:
+        return Mixed(f"{sums[0].where}, a sum over the batch that meets single examples again")
+    scaled = name == "mul" and len(sums) == 1
+    divided = name == "div" and isinstance(states[0], Summed) and states[1] is None
+    chosen = name != "select_n" or states[0] is None
+    rearranged = {"broadcast_in_dim", "reduce_sum", "reshape", "squeeze", "transpose"}
+    if scaled or divided or name in rearranged or (name in _LINEAR and chosen):
+        return sums[0]
+    if name in _ELEMENTWISE:
+        return Mixed(f"{sums[0].where}, a sum over the batch that goes into {place}")
+    return Unknown()
+
+
+def _reduced(equation: Any, state: State, place: str) -> State:
+    if not isinstance(state, Along):
+        return Unknown()
+    axes = equation.params["axes"]
+    if state.axis not in axes:
+        return Along(state.axis - sum(axis < state.axis for axis in axes))
+    if equation.primitive.name == "reduce_sum":
+        return Summed(place)
+    return Mixed(f"{place} over the batch")
+
+
+def _dot(equation: Any, states: Sequence[State], place: str) -> State:
+    contracted, shared = equation.params["dimension_numbers"]
+    ndims = [len(v.aval.shape) for v in equation.invars]
+    found: list[int] = []
+    for i, state in enumerate(states):
+        if not isinstance(state, Along):
+            continue
+        if state.axis in contracted[i]:
+            other = states[1 - i]
+            partner = contracted[1 - i][contracted[i].index(state.axis)]
+            if other is None or other == Along(partner):
+                return Summed(place)
+            return Unknown()
+        if state.axis in shared[i]:
+            found.append(shared[i].index(state.axis))
+            continue
+        free = [a for a in range(ndims[i]) if a not in contracted[i] and a not in shared[i]]
+        before = len(shared[0])
+        if i == 1:
+            before += ndims[0] - len(contracted[0]) - len(shared[0])
+        found.append(before + free.index(state.axis))
+    if len(set(found)) > 1:
+        return Mixed(f"{place}, of examples with examples")
+    return Along(found[0])
+
+
+def _conv(equation: Any, states: Sequence[State], place: str) -> State:
+    layout = equation.params["dimension_numbers"]
+    plain = equation.params["batch_group_count"] == 1 and states[1] is None
+    if plain and states[0] == Along(layout.lhs_spec[0]):
+        return Along(layout.out_spec[0])
+    return Unknown()
+
+
+def _reshape(equation: Any, states: Sequence[State], place: str) -> State:
+    (state, *_) = states
+    before, after = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+    assert isinstance(state, Along)
+    examples = before[state.axis]
+    ahead = prod(before[: state.axis])
+    for axis, size in enumerate(after):
+        if prod(after[:axis]) == ahead and size > 1 and _divides(examples, size):
+            return Along(axis)
+    return Unknown()
+
+
+def _divides(a: int, b: int) -> bool:
+    return b % a == 0 or a % b == 0
+
+
+def _gather(equation: Any, states: Sequence[State], place: str) -> State:
+    numbers = equation.params["dimension_numbers"]
+    table, indices = states
+    out = equation.outvars[0].aval
+    batch = [axis for axis in range(out.ndim) if axis not in numbers.offset_dims]
+    if not isinstance(indices, Along) or indices.axis >= len(batch):
+        return Unknown()
+    if isinstance(table, Along):
+        pairs = zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True)
+        if (table.axis, indices.axis) not in set(pairs):
+            return Unknown()
+    return Along(batch[indices.axis])
+
+
+def _window(equation: Any, states: Sequence[State], place: str) -> State:
+    (state, *_) = states
+    alone = isinstance(state, Along) and equation.params["window_dimensions"][state.axis] == 1
+    return state if alone else Unknown()
+
+
+def _slice(equation: Any, states: Sequence[State], place: str) -> State:
+    (state, *_) = states
+    before, after = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+    alone = isinstance(state, Along) and before[state.axis] == after[state.axis]
+    return state if alone and all(s is None for s in states[1:]) else Unknown()
+
+
+def _transpose(equation: Any, states: Sequence[State], place: str) -> State:
+    (state,) = states
+    assert isinstance(state, Along)
+    return Along(equation.params["permutation"].index(state.axis))
+
+
+def _squeeze(equation: Any, states: Sequence[State], place: str) -> State:
+    (state,) = states
+    assert isinstance(state, Along)
+    gone = equation.params["dimensions"]
+    return Along(state.axis - sum(axis < state.axis for axis in gone))
+
+
+def _broadcast(equation: Any, states: Sequence[State], place: str) -> State:
+    (state, *_) = states
+    assert isinstance(state, Along)
+    return Along(equation.params["broadcast_dimensions"][state.axis])
+
+
+def _concatenate(equation: Any, states: Sequence[State], place: str) -> State:
+    return _same_axis(states, place)
+
+
+def _reversed(equation: Any, states: Sequence[State], place: str) -> State:
+    (state,) = states
+    turned = isinstance(state, Along) and state.axis in equation.params["dimensions"]
+    return Unknown() if turned else state
+
+
+_RULES: Mapping[str, Rule] = {
+    "broadcast_in_dim": _broadcast,
+    "concatenate": _concatenate,
+    "conv_general_dilated": _conv,
+    "dot_general": _dot,
+    "dynamic_slice": _slice,
+    "gather": _gather,
+    "pad": _slice,
+    "reduce_window": _window,
+    "reduce_window_max": _window,
+    "reduce_window_sum": _window,
+    "reshape": _reshape,
+    "rev": _reversed,
+    "slice": _slice,
+    "squeeze": _squeeze,
+    "transpose": _transpose,
+}
+
+
+def _scan(equation: Any, states: Sequence[State]) -> list[State]:
+    body = equation.params["jaxpr"].jaxpr
+
+    def turns(outside: Sequence[Any], inside: Sequence[Any]) -> list[bool]:
+        pairs = zip(outside, inside, strict=True)
+        return [len(x.aval.shape) > len(y.aval.shape) for x, y in pairs]
+
+    sliced, stacked = (
+        turns(equation.invars, body.invars), turns(equation.outvars, body.outvars)
+    )  # fmt: skip
+    n_carry = len(stacked) - sum(stacked)
+    n_whole = len(sliced) - sum(sliced) - n_carry
+
+    def within(state: State, cut: bool) -> State:
+        if not cut or not isinstance(state, Along):
+            return state
+        return Along(state.axis - 1) if state.axis else Unknown()
+
+    now = [within(state, cut) for state, cut in zip(states, sliced, strict=True)]
+    carried = slice(n_whole, n_whole + n_carry)
+    # what is carried may meet examples in the first turn, or become a sum in the second
+    for _ in range(3):
+        results = _follow(body, now)
+        joined = [_joined(a, b) for a, b in zip(now[carried], results[:n_carry], strict=True)]
+        if joined == now[carried]:
+            break
+        now[carried] = joined
+    else:
+        results = [Unknown()] * len(results)
+
+    def outside(state: State, cut: bool) -> State:
+        return Along(state.axis + 1) if cut and isinstance(state, Along) else state
+
+    return [outside(state, cut) for state, cut in zip(results, stacked, strict=True)]
+
+
+def _joined(before: State, after: State) -> State:
+    if before is None or before == after:
+        return after
+    for state in (before, after):
+        if isinstance(state, Mixed):
+            return state
+    return before if after is None else Unknown()
