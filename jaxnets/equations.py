@@ -1,10 +1,14 @@
-"""Equations of a traced program (a jaxpr): computing one, and marks that are found again in it."""
+"""Equations of a traced program (a jaxpr): computing one, their order, and marks found again."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnets.types import Array
 
 Result = TypeVar("Result")
 _MARK = "mixes_examples_"
@@ -28,6 +32,21 @@ def programs_inside(equation: Any) -> Iterator[Any]:
             yield value
         elif hasattr(value, "jaxpr"):
             waiting.append(value.jaxpr)
+
+
+def is_there(x: Array) -> Array:
+    """True, which XLA can only know once `x` has been computed; at once on other platforms.
+
+    For the order of computations on a CPU, where XLA drops what `optimization_barrier` says of it.
+    """
+
+    def after(first: Array) -> Array:
+        bits = lax.bitcast_convert_type(jnp.real(first).astype(jnp.float32), jnp.uint32)
+        return (bits & 1) < 2
+
+    first = x.ravel()[0]
+    ready: Array = lax.platform_dependent(first, cpu=after, default=lambda first: jnp.array(True))
+    return ready
 
 
 def mixes_examples(name: str, function: Callable[..., Result], *values: Any) -> Result:

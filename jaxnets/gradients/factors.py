@@ -1,12 +1,14 @@
 """What is computed from the factors of a batch, without its per-example gradients."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxnets import tree
+from jaxnets.equations import is_there
 from jaxnets.gradients.plans import (
     Used,
     broadcast,
@@ -20,6 +22,12 @@ from jaxnets.gradients.program import Factors, values_of
 from jaxnets.gradients.squares import OWN, squares
 from jaxnets.gradients.uses import Use, results, total_gradient, uses
 from jaxnets.types import Array, Params, PyTree
+
+LARGE = 2**16
+"""Elements of error signals from which on it is worth while to wait for a sum."""
+
+SCALED = 8
+"""How many examples at a time are computed again, scaled, if the squares of some are no numbers."""
 
 LARGEST = 2**26
 """Elements of per-example gradients that are held at a time, where they have to be."""
@@ -101,13 +109,33 @@ def norms_by_rule(factors: Factors, rules: Mapping[str, Hashable]) -> dict[Hasha
 def norms_of_groups(factors: Factors, groups: Sequence[Sequence[int]]) -> list[Array]:
     """`‖gᵢ‖` over each group of parameters, given by their places among the leaves: `[B]` each."""
 
-    def sums(scales: list[Any]) -> list[Array]:
+    def sums(factors: Factors, scales: Sequence[Array | None]) -> list[Array]:
         return [
             sum(_squares(factors, leaves, scale), _zero(factors))
             for leaves, scale in zip(groups, scales, strict=True)
         ]
 
-    return tree.roots_of_squares(sums, len(groups))
+    def few_at_a_time(scales: list[Any]) -> list[Array]:
+        if scales[0] is None:
+            return sums(factors, scales)
+
+        def one(example: Any) -> list[Array]:
+            saved, errors, scales = jax.tree.map(lambda x: x[None], example)
+            return [jnp.squeeze(total, 0) for total in sums(_alone(factors, saved, errors), scales)]
+
+        # squares that are no numbers are rare, and must not double the memory of all others
+        totals: list[Array] = jax.lax.map(
+            one, (factors.saved, factors.errors, scales), batch_size=SCALED
+        )
+        return totals
+
+    return tree.roots_of_squares(few_at_a_time, len(groups))
+
+
+def _alone(factors: Factors, saved: Any, errors: Any) -> Factors:
+    """The factors of one example."""
+    program = replace(factors.program, examples=1)
+    return replace(factors, saved=saved, errors=errors, program=program)
 
 
 def _without(weights: Array, values: Any) -> Any:
@@ -137,9 +165,13 @@ def weighted_sum(factors: Factors, weights: Array | PyTree) -> Params:
         values_of(factors.params, factors.constants),
         _weights_of_leaves(factors, weights),
     )
-    totals = []
-    for i, found in uses_by_parameter(factors).items():
+    totals: list[Array] = []
+    ready: Array | None = None
+    # one after the other, the last first, as the backward pass made them: what each takes is freed
+    for i, found in reversed(uses_by_parameter(factors).items()):
         parameter, weights = factors.params[i], of_leaves[i]
+        if ready is not None:
+            weights = jnp.where(ready, weights, 0)
         total = jnp.zeros_like(parameter)
         if found and choose(found, parameter).way in OWN:
             # what the norms were made of: XLA computes it once
@@ -150,7 +182,9 @@ def weighted_sum(factors: Factors, weights: Array | PyTree) -> Params:
             for used in found:
                 total = total + _pulled(used, i, values, weights)
         totals.append(total.astype(parameter.dtype))
-    return _tree(factors, totals)
+        if sum(x.size for x in jax.tree.leaves([used.error for used in found])) >= LARGE:
+            ready = is_there(totals[-1])
+    return _tree(factors, totals[::-1])
 
 
 def _weights_of_leaves(factors: Factors, weights: Array | PyTree) -> list[Array]:

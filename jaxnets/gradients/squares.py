@@ -54,8 +54,10 @@ def _sum_of_pairs(inputs: Array, signals: Array) -> Array:
 
 def _rank_one(found: Sequence[Used]) -> Array:
     x, error = _wide_products(found[0])
-    squares = [jnp.sum(jnp.square(y), (2, 3)) for y in (x, error)]
-    return jnp.sum(squares[0] * squares[1], 1)
+    b, n, t, _ = x.shape
+    # in two axes: XLA's CPU backend stores the squares of more before it sums them
+    rows = [sum_of_squares(y.reshape(b * n * t, -1)) for y in (x, error)]
+    return jnp.sum((rows[0] * rows[1]).reshape(b, -1), 1)
 
 
 def _gram(found: Sequence[Used]) -> Array:

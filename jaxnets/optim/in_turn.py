@@ -10,27 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import Literal
 
-from jaxnets.equations import bind
+from jaxnets.equations import bind, is_there
 from jaxnets.optim.transform import GradientTransformation, State, Updates, apply_updates
 from jaxnets.types import Array, Params
 
 SMALL = 2**14
 """Leaves of fewer elements wait for nothing: they are in the cache, and waiting costs a kernel."""
-
-
-def _is_there(x: Array) -> Array:
-    """True, which XLA can only know once `x` has been computed; at once on other platforms."""
-
-    def after(first: Array) -> Array:
-        bits = lax.bitcast_convert_type(jnp.real(first).astype(jnp.float32), jnp.uint32)
-        return (bits & 1) < 2
-
-    first = x.ravel()[0]
-    ready: Array = lax.platform_dependent(first, cpu=after, default=lambda first: jnp.array(True))
-    return ready
 
 
 def _first_and_last(jaxpr: Any, n: int) -> dict[Any, tuple[int, int]]:
@@ -75,7 +62,7 @@ def _evaluate(closed: Any, values: Sequence[Any], n: int) -> list[Any]:
             operands = [v.val if isinstance(v, Literal) else computed[v] for v in equation.invars]
             computed.update(zip(equation.outvars, bind(equation, operands), strict=True))
         if waits:
-            ready = _is_there(computed[result])
+            ready = is_there(computed[result])
     return [v.val if isinstance(v, Literal) else computed[v] for v in jaxpr.outvars]
 
 
