@@ -9,10 +9,20 @@ README = Path(__file__).parents[1] / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize(("number", "printed"), [(0, "loss"), (1, "examples clipped")])
-def test_example(number, printed, capsys):
-    assert len(EXAMPLES) == 2
-    exec(compile(EXAMPLES[number], f"README example {number}", "exec"), {"__name__": "example"})
+@pytest.fixture(scope="module")
+def names():
+    return {"__name__": "example"}
+
+
+@pytest.mark.parametrize(
+    ("number", "printed"), [(0, "loss"), (1, "examples clipped"), (2, "after 20 steps")]
+)
+def test_example(number, printed, names, capsys):
+    """One after the other: the third takes the second's model."""
+    assert len(EXAMPLES) == 3
+    if number == 2 and "model" not in names:
+        exec(compile(EXAMPLES[1], "README example 1", "exec"), names)
+    exec(compile(EXAMPLES[number], f"README example {number}", "exec"), names)
     assert printed in capsys.readouterr().out
 
 
