@@ -47,6 +47,22 @@ def test_apply_if_finite_is_optax_at_every_step(bad, most):
     step_by_step(lambda lib: lib.apply_if_finite(lib.adam(0.1), most), gradients, PARAMS)
 
 
+def test_gradients_left_out_reach_the_inner_update_as_zeros():
+    """It runs at every step, and sees what is not finite only when that is let through."""
+    seen = []
+
+    def note(updates, state, params=None):
+        jax.debug.callback(lambda g: seen.append(float(g)), updates)
+        return updates, state
+
+    optimizer = optim.apply_if_finite(optim.GradientTransformation(lambda params: (), note), 1)
+    update, state = jax.jit(optimizer.update), optimizer.init(jnp.ones(()))
+    for g in (1.0, np.nan, 2.0, np.inf, np.inf):
+        _, state = update(jnp.float32(g), state)
+        jax.effects_barrier()
+    assert seen == [1.0, 0.0, 2.0, 0.0, np.inf]
+
+
 @pytest.mark.parametrize(
     "wrap", [lambda tx: optim.apply_if_finite(tx, 2), optim.dynamic_loss_scale]
 )
