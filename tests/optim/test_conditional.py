@@ -8,6 +8,7 @@ import pytest
 
 from jaxnets import optim
 from tests.numerics import assert_trees_close, assert_trees_equal
+from tests.optim.trajectories import STEPS, all_gradients, make_params, scanned
 
 RNG = np.random.default_rng(0)
 GRADIENTS = jnp.asarray(RNG.normal(size=(12, 5)), jnp.float32)
@@ -135,6 +136,23 @@ def test_lookahead(reset_state):
     np.testing.assert_allclose(fast[2], slow[2], rtol=1e-6)
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("reset_state", [False, True])
+def test_lookahead_in_float64(reset_state, x64):
+    """300 steps, with momenta that a meeting keeps or forgets."""
+    params = make_params(jnp.float64)
+
+    def final(lib):
+        optimizer = lib.lookahead(lib.adam(0.01), 7, 0.4, reset_state=reset_state)
+        start = lib.LookaheadParams.init_synced(params)
+        (moved, state), _ = scanned(optimizer)(
+            (start, optimizer.init(start)), all_gradients(params, STEPS)
+        )
+        return jax.tree.leaves((moved, state))
+
+    assert_trees_close(final(optim), final(optax), 1e-12)
+
+
 def _adam_step(t):
     """The `t`-th update of Adam (0.1) in float64."""
     g = np.float64(GRADIENTS[:t])
@@ -182,6 +200,23 @@ def test_reduce_on_plateau(accumulation_size, falls):
     scales = np.asarray(state[-1].scale)
     assert (1 + np.flatnonzero(np.diff(scales))).tolist() == falls
     np.testing.assert_array_equal(scales[falls], np.float32([0.5, 0.25, 0.2]))
+
+
+def test_plateau_of_means_in_float64(x64):
+    """300 values that fall ever more slowly, and not always."""
+    steps = jnp.arange(float(STEPS))
+    values = 1 / (1 + steps) + 0.01 * jnp.sin(steps)
+
+    def final(lib):
+        contrib = lib if lib is optim else lib.contrib
+        optimizer = contrib.reduce_on_plateau(0.7, 3, 1e-3, cooldown=2, accumulation_size=2)
+        _, state, updates = run(optimizer, jnp.ones((STEPS, 2)), jnp.ones(2), value=values)
+        return jax.tree.leaves((state, updates))
+
+    got, want = final(optim), final(optax)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+    assert len(np.unique(got[-1])) > 10
 
 
 def test_plateau_by_hand():

@@ -43,7 +43,7 @@ REFUSED = {
         "scaled by norm and rms, positive decay", "sophia decay", "sophia unclipped", "muon",
         "soap decay", "shampoo grafted", "prodigy decay", "dog", "dowg",
         "scale_by_distance_over_gradients", "mechanize adamw", "sam", "MultiSteps sum every few",
-        "apply_if_finite", "flatten", "dynamic_loss_scale",
+        "apply_if_finite", "flatten", "dynamic_loss_scale", "monitor",
     ],
     "must treat all leaves alike": [
         "adamw masked", "nadamw decay", "adamaxw decay", "adan decay", "adadelta decay",

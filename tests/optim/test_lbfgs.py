@@ -103,14 +103,14 @@ OPTIONS = {
                 initial_guess_strategy="one",
             ),
         ),
-        40,
+        300,
     ),
     "backtracking": (
         lambda lib: lib.chain(
             lib.sgd(1.0),
             lib.scale_by_backtracking_linesearch(30, 0.1, 0.5, np.inf, 2.0, store_grad=True),
         ),
-        40,
+        300,
     ),
     "backtracking tolerant": (
         lambda lib: lib.chain(
@@ -119,7 +119,7 @@ OPTIONS = {
                 3, 0.5, 0.7, 1.2, 0.5, atol=0.1, rtol=0.01, store_grad=True
             ),
         ),
-        40,
+        300,
     ),
 }
 options = pytest.mark.parametrize(
@@ -129,11 +129,25 @@ options = pytest.mark.parametrize(
 
 @options
 def test_options_against_optax(build, steps, x64):
-    reuse = "alone" not in str(build) and build is not OPTIONS["lbfgs alone"][0]
+    """As long as neither chaos nor, at the minimum, rounding decides."""
+    reuse = build is not OPTIONS["lbfgs alone"][0]
     path, _, state = minimized(optim, build(optim), rosenbrock, steps, reuse=reuse)
     want, _, their_state = minimized(optax, build(optax), rosenbrock, steps, reuse=reuse)
     assert_trees_close(path, want, 1e-9)
     assert_trees_close(jax.tree.leaves(state), jax.tree.leaves(their_state), 1e-7)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["lbfgs", *OPTIONS])
+def test_300_steps(name, x64):
+    """To a minimum, and staying there."""
+    build = (lambda lib: lib.lbfgs()) if name == "lbfgs" else OPTIONS[name][0]
+    (path, values, _), (want, their_values, _) = (
+        minimized(lib, build(lib), styblinski, 300, reuse=name != "lbfgs alone")
+        for lib in (optim, optax)
+    )
+    assert_trees_close(path, want, 1e-12)
+    assert_trees_close(values, their_values, 1e-12)
 
 
 def two_loops(gradient, S, Y, scaling):

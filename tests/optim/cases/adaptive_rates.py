@@ -1,5 +1,7 @@
 """Optimizers that need no schedule or no rate, and relatives of Adam: Optax's `contrib`."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import optax
 from optax import contrib
@@ -13,6 +15,10 @@ def _contrib(name, build, **keywords):
     return OptimizerCase(
         name, lambda: build(optim, optim), lambda: build(optax, contrib), **keywords
     )
+
+
+def _value(params: Any, updates: Any) -> dict[str, Any]:
+    return {"value": optim.global_norm(params)}
 
 
 CASES = [
@@ -95,6 +101,14 @@ CASES = [
         lambda base, lib: lib.sam(
             base.adam(0.01), base.sgd(0.05, momentum=0.9), sync_period=3, reset_state=False
         ),
+    ),
+    _contrib(
+        "reduce_on_plateau",
+        lambda base, lib: base.chain(
+            base.sgd(0.03, momentum=0.9),
+            lib.reduce_on_plateau(0.7, 3, 1e-3, cooldown=2, min_scale=0.1),
+        ),
+        extra=_value,
     ),
 ]
 
