@@ -12,7 +12,7 @@ from jaxnets.optim.hyper import DECAY_RATE, Hyper, transformation
 from jaxnets.optim.leaves import widened
 from jaxnets.optim.stateless import stateless
 from jaxnets.optim.transform import GradientTransformation, State, Updates, chain
-from jaxnets.types import DTypeLike, Params, PyTree
+from jaxnets.types import Array, DTypeLike, Params, PyTree
 
 Measure: TypeAlias = Callable[[Updates], PyTree]
 
@@ -117,9 +117,14 @@ def measure_with_ema(
     """
     average = ema(decay, debias, accumulator_dtype)
 
+    def number(x: Any) -> Array:
+        # a condition counts 0 or 1, so that its average is how often it held; as precise as Optax's
+        return widened(
+            x if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else jnp.asarray(x, float)
+        )
+
     def measured(updates: Updates) -> PyTree:
-        # a condition counts 0 or 1, so that its average is how often it held
-        return jax.tree.map(widened, measure(updates))
+        return jax.tree.map(number, measure(updates))
 
     def init(params: Params) -> State:
         return average.init(measured(params))

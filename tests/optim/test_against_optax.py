@@ -9,7 +9,8 @@ import pytest
 
 from jaxnets import optim
 from tests.catalogue import OPTIMIZERS, optimizers, thorough_beyond
-from tests.numerics import assert_trees_close
+from tests.numerics import assert_trees_close, relative_error
+from tests.optim.cases.case import FLOAT32
 from tests.optim.trajectories import STEPS, all_gradients, gradients, run, scanned
 
 cases = pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda case: case.name)
@@ -94,6 +95,24 @@ def test_float32(case):
     got, _, _ = run(case.ours(), params, extra=case.extra)
     want, _, _ = run(case.theirs(), params, extra=case.extra)
     assert_trees_close(got, want, case.rtol32)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "case", [case for case in OPTIMIZERS if case.rtol32 > FLOAT32], ids=lambda case: case.name
+)
+def test_float32_is_as_near_to_float64_as_that_of_optax(case):
+    """Where the two differ by more than they should, ours is not the one that is off."""
+    ours, theirs = (
+        run(make(), case.params(), extra=case.extra)[0] for make in (case.ours, case.theirs)
+    )
+    with jax.enable_x64(True):
+        exact, _, _ = run(case.theirs(), case.params(jnp.float64), extra=case.extra)
+    got, want = (
+        max(map(relative_error, jax.tree.leaves(moved), jax.tree.leaves(exact)))
+        for moved in (ours, theirs)
+    )
+    assert got <= want + FLOAT32
 
 
 @optimizers()

@@ -4,15 +4,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from jaxnets import optim
 from tests.numerics import assert_trees_close
+from tests.optim.trajectories import STEPS, all_gradients, make_params, scanned
 
 GRADIENTS = [jnp.array([3.0, 4.0]), jnp.array([0.6, 0.8])]
 
 
 def above_2(updates):
     return optim.global_norm(updates) > 2.0
+
+
+def total(updates):
+    return sum(jnp.sum(u) for u in jax.tree.leaves(updates))
 
 
 def monitored(lib):
@@ -23,7 +29,7 @@ def monitored(lib):
             {
                 "clipped": optim.global_norm,
                 "above": lib.measure_with_ema(above_2, 0.9),
-                "sum": lib.measure_with_ema(jnp.sum, 0.5, debias=False),
+                "sum": lib.measure_with_ema(total, 0.5, debias=False),
             }
         ),
     )
@@ -43,6 +49,21 @@ def test_measurements_are_those_of_optax():
     np.testing.assert_allclose(states[0][0]["norm"], 1.0, rtol=1e-6)
     np.testing.assert_allclose(measured["above"], 0.09 / 0.19, rtol=1e-6)
     np.testing.assert_allclose(measured["sum"], 0.25 * 3.5 + 0.5 * 1.4, rtol=1e-6)
+
+
+@pytest.mark.thorough
+def test_300_steps_in_float64(x64):
+    """With Optax's outside a scan: its state has no measurements before the first step."""
+    params = make_params(jnp.float64)
+    grads = all_gradients(params, STEPS)
+    optimizer, theirs = monitored(optim), monitored(optax)
+    (_, state), _ = scanned(optimizer)((params, optimizer.init(params)), grads)
+    their_state = theirs.init(params)
+    update = jax.jit(lambda t, state: theirs.update(jax.tree.map(lambda g: g[t], grads), state))
+    for t in range(STEPS):
+        _, their_state = update(t, their_state)
+    assert_trees_close(state[0].measurement, their_state[0].measurement, 1e-12)
+    assert_trees_close(state[2].measurements, their_state[2].measurements, 1e-12)
 
 
 def test_a_monitor_can_be_scanned():

@@ -49,3 +49,25 @@ def test_many_curves(name, x64):
     # the settings are met: searches end at different numbers of points
     assert len(np.unique(got[-1].num_linesearch_steps)) > 1
     assert_trees_close(jax.tree.leaves(got), jax.tree.leaves(want), 1e-7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [
+        # too steep at 1, too high at 8, and no more points: the one that went down is taken
+        ({"max_linesearch_steps": 2, "increase_factor": 8.0}, 1.0),
+        # too steep at the largest rate as well
+        ({"max_linesearch_steps": 9, "max_learning_rate": 0.5}, 0.5),
+    ],
+    ids=["out of points", "bounded"],
+)
+def test_where_a_search_ends(settings, rate, x64):
+    """On `x² / 2` from 1 along -0.3, where the slope is to be 0."""
+    optimizer = optim.scale_by_zoom_linesearch(**settings, curv_rtol=0.0, approx_dec_rtol=None)
+    x = jnp.array(1.0)
+    updates, state = optimizer.update(
+        jnp.array(-0.3), optimizer.init(x), x, value=0.5, grad=x, value_fn=lambda x: x**2 / 2
+    )
+    end = 1 - 0.3 * rate
+    np.testing.assert_allclose(updates, -0.3 * rate)
+    np.testing.assert_allclose([*state[:3]], [rate, end**2 / 2, end])

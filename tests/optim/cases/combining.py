@@ -102,6 +102,16 @@ CASES = [
         "conditionally_mask",
         lambda lib: lib.conditionally_mask(lib.adam(0.01), _two_of_three),
     ),
+    # beside Optax's in test_monitor.py: the state of Optax's changes its structure
+    OptimizerCase(
+        "monitor",
+        lambda: optim.chain(
+            optim.snapshot("norm", optim.global_norm),
+            optim.adam(0.01),
+            optim.monitor({"mean norm": optim.measure_with_ema(optim.global_norm, 0.9)}),
+        ),
+        None,
+    ),
     same_call("flatten", lambda lib: lib.flatten(lib.adam(0.01))),
     OptimizerCase(
         "dynamic_loss_scale",
