@@ -16,6 +16,7 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -57,7 +58,9 @@ def replace_in(module: ModuleType) -> list[str]:
     replaced = []
     for name, theirs in vars(module).copy().items():
         ours = getattr(optim, name, None) if name in optim.__all__ else None
-        from_optax = getattr(theirs, "__module__", "").startswith("optax")
+        # such as `nadam`, a partial `adam`
+        function = theirs.func if isinstance(theirs, partial) else theirs
+        from_optax = getattr(function, "__module__", "").startswith("optax")
         if ours is not None and from_optax and not inspect.ismodule(theirs):
             setattr(module, name, ours)
             replaced.append(name)
@@ -95,9 +98,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def not_ours(parameters: str) -> bool:
-    """Whether a test with these parameters is of an optimizer that we do not have."""
+    """Whether a test with these parameters is of an optimizer of Optax that we do not have."""
+    import optax.contrib
+
     named = re.search(r"\bopt_name='(\w+)'", parameters)
-    return named is not None and named[1] not in optim.__all__
+    return (
+        named is not None
+        and any(hasattr(library, named[1]) for library in (optax, optax.contrib))
+        and named[1] not in optim.__all__
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:

@@ -1,6 +1,8 @@
 """Optax's tests with our names in place: what is run, and how it is counted."""
 
+import functools
 import sys
+import types
 from pathlib import Path
 
 import optax
@@ -13,9 +15,11 @@ from experiments.conformance import (
     files_matching,
     not_ours,
     outcomes,
+    replace_in,
     run_tests,
 )
 from experiments.errors import UsageError
+from jaxnets import optim
 
 PACKAGE = Path(optax.__path__[0])
 
@@ -42,6 +46,17 @@ def test_optimizers_that_we_do_not_have_are_left_out():
     assert not_ours("(opt_name='galore', opt_kwargs={'rank': 8})")
     assert not not_ours("(opt_name='muon', opt_kwargs={})")
     assert not not_ours("(dtype='bfloat16')")
+    # a name of the test's own
+    assert not not_ours("(params_dtype='float32', opt_name='sgd_mom')")
+
+
+def test_partial_functions_are_replaced_too():
+    """Optax's `nadam` is a partial `adam`."""
+    module = types.ModuleType("optax.made_up")
+    module.nadam, module.adam, module.sgd = optax.nadam, optax.adam, optim.sgd
+    module.chain, module.partial = functools, functools.partial(print)
+    assert sorted(replace_in(module)) == ["adam", "nadam"]
+    assert module.nadam is optim.nadam
 
 
 REPORT = """
