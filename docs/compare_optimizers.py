@@ -11,7 +11,8 @@ included (medians of turns; above 1, ours is faster); `loss` is the mean over th
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -19,10 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.contrib
+import tyro
 from flax import linen as nn
 from sklearn.datasets import load_digits
 
 from experiments.benchmarks.timing import interleave
+from experiments.errors import UsageError, did_you_mean
 from jaxnets import optim
 
 STEPS, BATCH, ROUNDS = 100, 64, 7
@@ -154,8 +157,41 @@ def row(name: str) -> str:
     )
 
 
-if __name__ == "__main__":
+def chosen(names: Iterable[str]) -> list[str]:
+    """`names`, or all there are.
+
+    Raises:
+      UsageError: for one that there is not.
+    """
+    known = [*SAME, *OURS_ONLY]
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"unknown optimizer {name!r}{did_you_mean(name, known)}; there are "
+                f"{', '.join(known)}"
+            )
+    return list(names) or known
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train the same Flax model with `optax.X` and `optim.X`, and print how far apart they end."""
+
+    optimizers: tyro.conf.Positional[tuple[str, ...]] = ()
+    """such as adam; by default all"""
+
+
+def main(config: Config) -> None:
+    """Print the table."""
+    names = chosen(config.optimizers)
     print("| optimizer | float32 | float64 | time | loss, jaxnets | loss, Optax |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for name in sys.argv[1:] or [*SAME, *OURS_ONLY]:
+    for name in names:
         print(row(name), flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Config, description=__doc__))
+    except UsageError as error:
+        sys.exit(f"error: {error}")

@@ -34,7 +34,7 @@ REGISTRY: dict[str, Experiment] = {
     ),
     "optimizers": Experiment(
         "experiments.optimizers.experiment",
-        "every optimizer at every learning rate, on test functions and on images",
+        "optimizers at every learning rate, on test functions and on images",
     ),
 }
 

@@ -5,8 +5,9 @@ Run it alone on the machine: `python -m experiments.benchmarks.optimizers --help
 
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import optax
 import tyro
 
-from experiments.benchmarks.timing import chosen, interleave, versions
+from experiments.benchmarks.timing import at_least_one, chosen, interleave, versions
 from experiments.errors import UsageError
 from jaxnets import losses, models, optim
 
@@ -35,6 +36,9 @@ class Shape(NamedTuple):
 
 MANY_SMALL, MANY, FEW = Shape(150, 960_000), Shape(150, 24_960_000), Shape(8, 25_165_824)
 MEDIUM = Shape(30, 960_000)
+
+NETS = ((75, 32), (75, 128), (8, 512))
+"""Depths and widths of the MLPs."""
 
 CACHED = 2**20
 """Elements of a buffer, which the cache holds several times."""
@@ -82,11 +86,10 @@ def update_alone(
     packed: bool = False,
     full: int | None = None,
     in_turn: bool = False,
-    value: float | None = None,
+    extra: Mapping[str, Any] = MappingProxyType({}),
 ) -> Contender:
-    """The optimizer's step, with its gradients there already."""
+    """The optimizer's step, with its gradients there already; `extra` is what else it is given."""
     params, grads = make_leaves(shape, 0), make_leaves(shape, 1)
-    extra = {} if value is None else {"value": value}
     held, given = (
         (optim.pack(params, full=full), optim.pack(grads, full=full)) if packed else (params, grads)
     )
@@ -153,7 +156,7 @@ def flat_tables(rounds: int) -> None:
             },
             rounds,
         )
-    for depth, width in ((75, 32), (75, 128), (8, 512)):
+    for depth, width in NETS:
         report(
             f"Whole training step, AdamW, MLP of {depth} layers of {width}, batch 64",
             {
@@ -172,7 +175,7 @@ def flat_tables(rounds: int) -> None:
 
 SAME_CALL: dict[str, Callable[[Any], Any]] = {
     "sgd": lambda lib: lib.sgd(1e-3, momentum=0.9),
-    "noisy_sgd": lambda lib: lib.noisy_sgd(1e-3),
+    "noisy_sgd": lambda lib: lib.noisy_sgd(1e-3, key=0),
     "adagrad": lambda lib: lib.adagrad(1e-3),
     "adadelta": lambda lib: lib.adadelta(1e-3),
     "rmsprop": lambda lib: lib.rmsprop(1e-3),
@@ -195,26 +198,53 @@ SAME_CALL: dict[str, Callable[[Any], Any]] = {
     "sm3": lambda lib: lib.sm3(1e-3),
     "rprop": lambda lib: lib.rprop(1e-3),
     "sign_sgd": lambda lib: lib.sign_sgd(1e-3),
+    "signum": lambda lib: lib.signum(1e-3),
     "fromage": lambda lib: lib.fromage(1e-3),
     "optimistic_gradient_descent": lambda lib: lib.optimistic_gradient_descent(1e-3),
+    "optimistic_adam_v2": lambda lib: lib.optimistic_adam_v2(1e-3),
     "polyak_sgd": lambda lib: lib.polyak_sgd(),
+    "lbfgs, without a search": lambda lib: lib.lbfgs(1e-3, linesearch=None),
     "muon": lambda lib: _contrib(lib).muon(1e-3),
     "schedule_free_sgd": lambda lib: _contrib(lib).schedule_free_sgd(1e-3),
     "schedule_free_adamw": lambda lib: _contrib(lib).schedule_free_adamw(1e-3),
     "prodigy": lambda lib: _contrib(lib).prodigy(),
     "ademamix": lambda lib: _contrib(lib).ademamix(1e-3),
     "adopt": lambda lib: _contrib(lib).adopt(1e-3),
+    "simplified_ademamix": lambda lib: _contrib(lib).simplified_ademamix(1e-3),
+    "sophia": lambda lib: _contrib(lib).sophia(1e-3),
+    "sam": lambda lib: _contrib(lib).sam(
+        lib.sgd(1e-3), lib.chain(_contrib(lib).normalize(), lib.sgd(1e-3))
+    ),
+    "dog": lambda lib: _contrib(lib).dog(),
     "dowg": lambda lib: _contrib(lib).dowg(),
     "mechanize": lambda lib: _contrib(lib).mechanize(lib.adam(1e-3)),
     "clip_by_global_norm": lambda lib: lib.chain(lib.clip_by_global_norm(1.0), lib.adamw(1e-3)),
     "adaptive_grad_clip": lambda lib: lib.chain(lib.adaptive_grad_clip(0.1), lib.adamw(1e-3)),
     "masked": lambda lib: lib.masked(lib.adamw(1e-3), _every_second),
     "inject_hyperparams": lambda lib: lib.inject_hyperparams(lib.adamw)(1e-3),
-    "lookahead's inner, ema": lambda lib: lib.chain(lib.adamw(1e-3), lib.ema(0.9)),
+    "adamw, then ema": lambda lib: lib.chain(lib.adamw(1e-3), lib.ema(0.9)),
     "MultiSteps, 4": lambda lib: lib.MultiSteps(lib.adamw(1e-3), 4),
     "apply_if_finite": lambda lib: lib.apply_if_finite(lib.adamw(1e-3), 3),
 }
-"""The same call in both libraries; those that need a loss to search along are left out."""
+"""The same call in both libraries; line searches are left out, since how often they evaluate a loss
+depends on it, and what Optax's names deprecate (`optimistic_adam`)."""
+
+EXTRA: dict[str, Mapping[str, Any]] = {
+    "polyak_sgd": {"value": 1.0},
+    "sophia": {"obj_fn": lambda params: sum(jnp.sum(p**4) for p in jax.tree.leaves(params))},
+}
+"""What they are given beside gradients."""
+
+_LONGEST_AXIS = 512
+"""Longer ones have no preconditioner, as in `experiments.optimizers`."""
+
+OURS_ONLY: dict[str, Callable[[], Any]] = {
+    "shampoo": lambda: optim.shampoo(
+        1e-3, precondition_frequency=10, max_precond_dim=_LONGEST_AXIS
+    ),
+    "soap": lambda: optim.soap(1e-3, max_precond_dim=_LONGEST_AXIS),
+}
+"""Those that Optax does not have, beside its AdamW."""
 
 WRAPPERS = ("clip_by_global_norm", "adaptive_grad_clip", "MultiSteps, 4", "apply_if_finite")
 
@@ -227,15 +257,14 @@ def _every_second(params: Any) -> Any:
     return {name: int(name.removeprefix("layer")) % 2 == 0 for name in params}
 
 
-def same_call_table(rounds: int, only: str, shape: Shape, names: Collection[str]) -> None:
+def same_call_table(rounds: int, shape: Shape, names: Iterable[str]) -> None:
     """Optimizers and wrappers, per leaf in both libraries."""
     print(f"\nThe same call, update alone, {shape}")
     print(f"{'':<42}{'optax ms':>10}{'ours ms':>10}{'speed':>8}{'bytes/param':>16}")
-    for name in chosen(names, only):
-        build = SAME_CALL[name]
-        value = 1.0 if name == "polyak_sgd" else None
-        theirs = update_alone(build(optax), shape, value=value)
-        ours = update_alone(build(optim), shape, value=value)
+    for name in names:
+        build, extra = SAME_CALL[name], EXTRA.get(name, {})
+        theirs = update_alone(build(optax), shape, extra=extra)
+        ours = update_alone(build(optim), shape, extra=extra)
         timings = interleave({"theirs": theirs.run, "ours": ours.run}, rounds=rounds)
         before, after = timings["theirs"].median, timings["ours"].median
         moved = f"{theirs.bytes_moved:.0f} -> {ours.bytes_moved:.0f}"
@@ -250,7 +279,7 @@ class Config:
     rounds: int = 11
     """counted rounds"""
     only: str = ""
-    """of the optimizers with the same call, those whose name contains this"""
+    """of the optimizers, those whose name contains this"""
     flat: bool = True
     """whether to time packed parameters too"""
 
@@ -261,11 +290,20 @@ def main(config: Config) -> None:
     Raises:
       UsageError: if `rounds` or `only` leaves nothing to time.
     """
+    at_least_one(config.rounds)
+    names = chosen([*SAME_CALL, *OURS_ONLY], config.only)
     print(versions())
-    same_call_table(config.rounds, config.only, MEDIUM, SAME_CALL)
-    wrappers = [name for name in WRAPPERS if config.only in name]
-    if wrappers:
-        same_call_table(config.rounds, config.only, FEW, wrappers)
+    if same := [name for name in names if name in SAME_CALL]:
+        same_call_table(config.rounds, MEDIUM, same)
+    if wrappers := [name for name in names if name in WRAPPERS]:
+        same_call_table(config.rounds, FEW, wrappers)
+    if ours_only := [name for name in names if name in OURS_ONLY]:
+        contenders = {name: update_alone(OURS_ONLY[name](), MEDIUM) for name in ours_only}
+        report(
+            f"Not in Optax, update alone, {MEDIUM}",
+            {"optax, adamw": update_alone(optax.adamw(1e-3), MEDIUM), **contenders},
+            config.rounds,
+        )
     if config.flat:
         flat_tables(config.rounds)
 

@@ -21,6 +21,12 @@ class Timing(NamedTuple):
     high: float
 
 
+def at_least_one(rounds: int) -> None:
+    """Raise `UsageError` for fewer rounds than one."""
+    if rounds < 1:
+        raise UsageError(f"--rounds must be at least 1, got {rounds}")
+
+
 def interleave(contenders: Mapping[str, Callable[[], int]], *, rounds: int) -> dict[str, Timing]:
     """Time every contender once per round, in an order that turns with the rounds.
 
@@ -31,8 +37,7 @@ def interleave(contenders: Mapping[str, Callable[[], int]], *, rounds: int) -> d
     Raises:
       UsageError: for fewer rounds than one.
     """
-    if rounds < 1:
-        raise UsageError(f"--rounds must be at least 1, got {rounds}")
+    at_least_one(rounds)
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
     for number in range(rounds + 1):

@@ -1,4 +1,4 @@
-"""Sweep every optimizer over the same learning rates, on test functions and on images; report."""
+"""Sweep optimizers over the same learning rates, on test functions and on images; report."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,13 @@ from experiments.optimizers.families import REFERENCES, Contender, Family, chose
 from experiments.optimizers.functions import ARENAS
 from experiments.optimizers.pictures import Track
 from experiments.optimizers.ranking import TOLERANCE, best, late_mean, steps_to
-from experiments.optimizers.report import FamilyResult, ImageResult, Results, write_report
+from experiments.optimizers.report import (
+    LEFT_OUT,
+    FamilyResult,
+    ImageResult,
+    Results,
+    write_report,
+)
 from experiments.run import Run, append_metrics, open_run
 from jaxnets import models
 from jaxnets.types import PyTree
@@ -199,7 +205,8 @@ def _images(
     contenders = [
         c for family in families for c in family.contenders if c.on_images and not c.noise_free
     ]
-    print(f"{data.name}: {', '.join(c.name for c in contenders)}", flush=True)
+    names = ", ".join(c.name for c in contenders)
+    print(f"{data.name}: {names or f'none, since it leaves out {LEFT_OUT}'}", flush=True)
     results = []
     for contender in contenders:
         outcome = images.sweep(contender, model, split, jnp.asarray(rates), beginning)

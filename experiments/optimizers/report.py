@@ -33,11 +33,18 @@ METHOD = (
     "default (but Shampoo takes roots every tenth step, as SOAP does), without weight decay but in "
     "the family of that name. A table shows each at its best "
     "rate: the number of steps until the loss is at most {tolerance:g} for good or, in brackets, "
-    "the mean loss of the last tenth of {steps} steps where it is not. The minimum is 0. On the "
+    "the mean loss of the last tenth of {steps} where it is not. The minimum is 0. On the "
     "noisy function the mean alone counts. An asterisk marks a best rate at an end of the grid: "
     "beyond it there may be a better one. Best rates are chosen by what is shown, so they flatter "
     "every optimizer alike, and steps are not time: see the notes."
 )
+
+
+LEFT_OUT = (
+    "optimizers that search along a line, being for losses without noise, and Shampoo and SOAP, "
+    "whose decompositions of many matrices at once may hang on a CPU"
+)
+"""Of the images."""
 
 
 class FamilyResult(NamedTuple):
@@ -73,7 +80,7 @@ def write_report(run: Run, data: Dataset, results: Results) -> Path:
     config = described["config"]
     rates = results.rates
     grid = f"{len(rates)} rates from {rates[0]:g} to {rates[-1]:g}, evenly by logarithm"
-    method = METHOD.format(grid=grid, tolerance=TOLERANCE, steps=config["steps"])
+    method = METHOD.format(grid=grid, tolerance=TOLERANCE, steps=count(config["steps"], "step"))
     sections = [
         Section("How it is measured", [Paragraph(method), _function_table()]),
         *_at_a_glance(run, results),
@@ -91,8 +98,11 @@ def write_report(run: Run, data: Dataset, results: Results) -> Path:
 
 
 def _summary(data: Dataset, results: Results) -> str:
-    tracks = {track.name for result in results.families for track in result.tracks}
-    text = f"{len(tracks)} optimizers on test functions, {len(results.images)} on {data.name}."
+    on_functions = [c for r in results.families if r.tracks for c in r.family.contenders]
+    text = (
+        f"Optimizers: {len(on_functions) or 'none'} on test functions, "
+        f"{len(results.images) or 'none'} on {data.name}."
+    )
     if results.images:
         first = max(results.images, key=lambda result: result.choice.held_out)
         text += (
@@ -100,6 +110,11 @@ def _summary(data: Dataset, results: Results) -> str:
             f"{100 * first.choice.test:.2f} % of the test images rightly."
         )
     return text
+
+
+def count(number: int, noun: str) -> str:
+    """`"1 seed"`, `"3 seeds"`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _function_table() -> Table:
@@ -165,16 +180,21 @@ def _image_section(
 ) -> list[Section]:
     found = results.images
     if not found:
-        return []
-    seeds = f"{config['seeds']} seed{'s' if config['seeds'] > 1 else ''}"
+        return [
+            Section(
+                f"On {data.name}",
+                [Paragraph(f"None of these optimizers was run there. Left out: {LEFT_OUT}.")],
+            )
+        ]
+    seeds = count(config["seeds"], "seed")
     text = (
-        f"An MLP with {config['hidden']} hidden units, {config['epochs']} epochs of batches of "
-        f"{config['batch_size']}, at a fixed rate; a seed has the same initial weights and batches "
-        "under every optimizer and rate. A fifth of the training images is held out, and chooses "
+        f"An MLP with {count(config['hidden'], 'hidden unit')}, "
+        f"{count(config['epochs'], 'epoch')} of batches of {config['batch_size']}, at a fixed "
+        "rate; a seed has the same initial weights and batches under every optimizer and rate. A "
+        "fifth of the training images is held out, and chooses "
         "each optimizer's rate; the test images choose nothing. A cross marks where, for any seed, "
         "the mean training loss of the last epoch is above that of guessing, or not a number. "
-        "Optimizers that search along a line are left out, being for losses without noise, and so "
-        "are Shampoo and SOAP, whose decompositions of many matrices at once may hang on a CPU."
+        f"Left out: {LEFT_OUT}."
     )
     picture = _picture(
         run,

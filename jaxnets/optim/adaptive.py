@@ -230,7 +230,8 @@ def rmsprop(
       initial_scale: `v` before the first step, at least 0.
       eps_in_sqrt: False for `√v + ε`, which is PyTorch's form.
       centered: divide by the standard deviation instead: `v - m²` in place of `v`, where `m` is
-        the moving average of the gradients.
+        the moving average of the gradients. Where rounding leaves no root of it, it counts as 0;
+        Optax's updates are NaN.
       momentum: `μ` in [0, 1]; None (not 0) keeps no state.
       nesterov: whether to use Nesterov's form of momentum.
       bias_correction: divide `v` (and `m`) by `1 - γᵗ`, as Adam does.

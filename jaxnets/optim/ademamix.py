@@ -47,7 +47,10 @@ def scale_by_ademamix(
     *,
     nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
-    """`u = (m̂₁ + α m₂) / (√(v̂ + ε̄) + ε)`; see `ademamix`."""
+    """`u = (m̂₁ + α m₂) / (√(v̂ + ε̄) + ε)`; see `ademamix`.
+
+    `v` has a dtype of its own (`nu_dtype`); Optax's begins in `mu_dtype` too.
+    """
 
     def init(params: Params) -> ScaleByAdemamixState:
         return ScaleByAdemamixState(

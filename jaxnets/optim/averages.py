@@ -65,7 +65,8 @@ def apply_every(k: Hyper = 1) -> GradientTransformation:
     """Every `k` steps the sum of the last `k` updates, and 0 at the others.
 
     What follows in a chain runs at each step, also on the zeros in between. Infinities and NaN are
-    forgotten with the sum that they were in; Optax's sums keep them for good.
+    forgotten with the sum that they were in; Optax's sums of arrays keep them for good, and send
+    NaN at the steps in between too (of scalars, XLA happens to forget them).
 
     Args:
       k: a whole number, at least 1.

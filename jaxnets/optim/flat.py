@@ -91,7 +91,8 @@ def flat(
     For nets of many small leaves: a few kernels instead of a few per leaf, and a fraction of their
     compilation. The moments stay packed from step to step. Parameters, gradients and updates may
     be leaves, which are packed and unpacked at each step, or be `Packed` themselves (see `pack`),
-    which saves that: most of the gain. docs/benchmarks.md has figures for both.
+    which saves that: most of the gain. docs/benchmarks.md has figures for both. Optax's `flatten`
+    packs anew at each step.
 
     Args:
       inner: an optimizer that treats every element alike and on its own, such as `adamw`. One that

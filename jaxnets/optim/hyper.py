@@ -113,7 +113,8 @@ def at(value: Hyper, count: Array) -> Hyper:
 
 def increment(count: Array) -> Array:
     """`count + 1`, staying at the largest integer instead of wrapping around."""
-    largest = np.iinfo(count.dtype).max
+    # as a Python number, that of unsigned ones is too large for JAX's default integer
+    largest = np.asarray(np.iinfo(count.dtype).max, count.dtype)
     return jnp.where(count < largest, count + 1, largest)
 
 

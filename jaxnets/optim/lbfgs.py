@@ -207,7 +207,8 @@ def lbfgs(
         γ = s·y / y·y                                  of the last; 1 / max(‖g‖, 1) at first
 
     and `η` found by a line search, so that the loss itself is an argument of `update`. For losses
-    without noise. The memory is `2 m` times the parameters.
+    without noise. The memory is `2 m` times the parameters. Optax's two loops over it are two
+    triangular systems here, so that results agree up to rounding only.
 
     Args:
       learning_rate: `η ≥ 0`, beside that of the line search; by default 1.

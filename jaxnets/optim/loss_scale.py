@@ -41,7 +41,7 @@ def dynamic_loss_scale(
         else:        u = 0;             s ← max(s / c, s_min)
 
     Steps with a NaN or an infinity change nothing but `s`; `inner` gets gradients in float32 at
-    least.
+    least. Optax has no such transformation.
 
     Args:
       inner: the optimizer.

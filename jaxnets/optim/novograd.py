@@ -33,7 +33,10 @@ def scale_by_novograd(
     *,
     nu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
-    """`u = m`, the momentum of gradients divided by their leaf's norm; see `novograd`."""
+    """`u = m`, the momentum of gradients divided by their leaf's norm; see `novograd`.
+
+    `u` is `m` before it is rounded to `mu_dtype`; Optax's is `m` as it is stored.
+    """
 
     def init(params: Params) -> ScaleByNovogradState:
         scalars = jax.tree.map(lambda p: jnp.zeros((), jnp.result_type(p)), params)

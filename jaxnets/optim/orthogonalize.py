@@ -76,7 +76,8 @@ def orthogonalize_via_newton_schulz(
         X ← c₀ X + c₁ (X Xᴴ) X + c₂ (X Xᴴ)² X
 
     With the usual coefficients this does not converge but takes all singular values, except the
-    smallest, to between 0.7 and 1.2 in five steps.
+    smallest, to between 0.7 and 1.2 in five steps. For complex matrices Optax's `"schatten"` leaves
+    out a conjugation in the norm.
 
     Args:
       x: a matrix, or an array that `dimension_numbers` says how to see as matrices.

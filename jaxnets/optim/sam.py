@@ -77,7 +77,8 @@ def sam(
     Args:
       optimizer: the outer one.
       adv_optimizer: its steps are taken backwards.
-      sync_period: steps in a cycle, at least 1. (With 1, Optax never leaves the start.)
+      sync_period: steps in a cycle, at least 1. (With 1, Optax
+        takes each step from the point before the last; here they are plain steps.)
       reset_state: whether each cycle begins with a fresh state of `adv_optimizer`; else with that
         of the cycle before.
       opaque_mode: whether `update` needs `grad_fn(params, i)`, which returns the gradients for the

@@ -158,7 +158,8 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
 def apply_updates(params: Params, updates: Updates) -> Params:
     """`params + updates`, leaf by leaf, in the dtypes of `params`.
 
-    A parameter whose update is None, or an integer's gradient (`float0`), stays as it is.
+    A parameter whose update is None, or an integer's gradient (`float0`), stays as it is. Unlike
+    Optax's, nothing broadcasts.
 
     Raises:
       ValueError: if the two trees or the shapes of two leaves do not match, or the parameter is an

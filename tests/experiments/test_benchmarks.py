@@ -1,8 +1,11 @@
 """The benchmarks run and compare what they say; how fast anything is, is not tested."""
 
+import re
+
 import pytest
 
-from experiments.benchmarks import layers, timing, training
+from docs import compare_optimizers
+from experiments.benchmarks import layers, optimizers, timing, training
 from experiments.benchmarks.problems import Problem
 from experiments.errors import UsageError
 from tests.numerics import assert_trees_close
@@ -47,7 +50,62 @@ def test_layers_prints_a_row_for_each_library(capsys):
     assert [row.split()[0] for row in rows[-2:]] == ["Optax", "jaxnets"]
 
 
-@pytest.mark.parametrize("module", [layers, training])
+@pytest.fixture
+def tiny(monkeypatch):
+    for name in ("MANY_SMALL", "MANY", "FEW", "MEDIUM"):
+        monkeypatch.setattr(optimizers, name, optimizers.Shape(2, 128))
+    monkeypatch.setattr(optimizers, "NETS", ((2, 3),))
+
+
+def speeds(text):
+    """Row -> the ratio to Optax."""
+    return {
+        m[1]: float(m[2]) for m in re.finditer(r"^(\S.*?) .*? (\d+\.\d\d)x", text, re.MULTILINE)
+    }
+
+
+def test_optimizers_prints_each_table_with_its_rows(tiny, capsys):
+    optimizers.main(optimizers.Config(rounds=1, only="so", flat=False))
+    _, same, ours_only = capsys.readouterr().out.split("\n\n")
+    assert speeds(same).keys() == {"sophia"}
+    assert ours_only.startswith("Not in Optax")
+    assert speeds(ours_only).keys() == {"optax,", "soap"}
+
+
+@pytest.mark.thorough
+def test_packed_optimizers_have_tables_of_their_own(tiny, capsys):
+    optimizers.flat_tables(rounds=1)
+    alone, again, third, net = capsys.readouterr().out.strip().split("\n\n")
+    for table in (alone, again, third):
+        assert table.startswith("AdamW's step, 2 leaves, 0.000128 M parameters")
+        assert len(table.splitlines()) == 2 + 5
+    assert net.startswith("Whole training step, AdamW, MLP of 2 layers of 3")
+    assert len(net.strip().splitlines()) == 2 + 4
+
+
+def test_wrappers_have_a_second_table_of_large_leaves(tiny, capsys):
+    optimizers.main(optimizers.Config(rounds=1, only="apply_if", flat=False))
+    _, same, large = capsys.readouterr().out.split("\n\n")
+    assert [speeds(table).keys() for table in (same, large)] == [{"apply_if_finite"}] * 2
+
+
+def test_every_optimizer_is_timed_or_left_out_for_a_reason():
+    """Those that the documents compare with Optax, but for line searches."""
+    timed = {*optimizers.SAME_CALL, *optimizers.OURS_ONLY}
+    compared = {*compare_optimizers.SAME, *compare_optimizers.OURS_ONLY}
+    assert compared - timed == {"lbfgs", "lbfgs (backtracking)"}
+    assert set(optimizers.WRAPPERS) < timed
+    assert set(optimizers.EXTRA) < timed
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", optimizers.SAME_CALL)
+def test_both_libraries_take_the_call(tiny, name, capsys):
+    optimizers.same_call_table(1, optimizers.MEDIUM, [name])
+    assert len(capsys.readouterr().out.strip().splitlines()) == 3
+
+
+@pytest.mark.parametrize("module", [layers, optimizers, training])
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -55,11 +113,13 @@ def test_layers_prints_a_row_for_each_library(capsys):
         ({"only": "transformer"}, "--only 'transformer' matches none of: "),
     ],
 )
-def test_nothing_to_time_is_an_error(monkeypatch, module, flags, message):
+def test_nothing_to_time_is_an_error(monkeypatch, capsys, module, flags, message):
     monkeypatch.setattr(training, "PROBLEMS", TINY[:1])
     monkeypatch.setattr(training, "make_contenders", lambda problem: {"x": lambda: 1})
     with pytest.raises(UsageError, match=message):
         module.main(module.Config(**flags))
+    # and that before any table
+    assert not capsys.readouterr().out.strip().splitlines()[1:]
 
 
 def test_medians_and_ratios():

@@ -13,7 +13,7 @@ import pytest
 from experiments import cli
 from experiments.data import load
 from experiments.errors import UsageError
-from experiments.optimizers import descent, families, functions, images, ranking
+from experiments.optimizers import descent, families, functions, images, ranking, report
 from experiments.optimizers.experiment import Amounts, Config, settle
 from jaxnets import models, optim
 
@@ -229,6 +229,44 @@ def test_the_optimizers_are_the_librarys_and_each_has_one_row():
     assert {"adam", "soap", "polyak_sgd"} < aliases
     assert aliases - aside <= set(families.NAMES)
     assert len(set(families.NAMES)) == len(families.NAMES)
+
+
+def families_run(*names):
+    """What was run on functions, with the references; on images nothing."""
+    return report.Results(
+        rates=np.array([0.1, 1.0]),
+        families=[
+            # of tracks, only whether there are any is looked at
+            report.FamilyResult(family, ["track"] * 5 * bool(family.arena))
+            for family in families.chosen(names)
+        ],
+        images=[],
+    )
+
+
+def test_the_summary_counts_what_was_asked_for_and_not_its_references():
+    data = load("digits")
+    for names, said in [
+        (["muon"], "Optimizers: 1 on test functions, none on digits."),
+        (["muon", "adam", "adamw"], "Optimizers: 2 on test functions, none on digits."),
+        (["adamw"], "Optimizers: none on test functions, none on digits."),
+    ]:
+        assert report._summary(data, families_run(*names)) == said
+
+
+def test_a_report_says_why_no_optimizer_was_run_on_images(tmp_path):
+    config = {"seeds": 1, "epochs": 1, "hidden": 1, "batch_size": 8}
+    data = load("digits")
+    (section,) = report._image_section(tmp_path, data, families_run("lbfgs", "soap"), config)
+    assert section.title == "On digits"
+    (paragraph,) = section.blocks
+    assert "None of these optimizers was run there" in paragraph.text
+    assert "search along a line" in paragraph.text
+    assert "Shampoo and SOAP" in paragraph.text
+
+
+def test_one_is_not_many():
+    assert [report.count(n, "epoch") for n in (0, 1, 2)] == ["0 epochs", "1 epoch", "2 epochs"]
 
 
 def test_quick_leaves_other_flags_alone():

@@ -129,6 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     options = parser.parse_args(arguments)
     chosen = [m for m in MUTANTS if options.only in ("", m.optimizer, m.file)]
+    if not chosen:
+        parser.error(f"--only {options.only!r} is no optimizer or file with mutants")
     # those of the same tests together, for what these have compiled
     chosen.sort(key=lambda mutant: mutant.tests)
     batches = [chosen[i : i + AT_A_TIME] for i in range(0, len(chosen), AT_A_TIME)]
