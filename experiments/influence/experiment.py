@@ -36,7 +36,7 @@ class Config:
     """where the data set's files are, if not found by themselves"""
     flipped: float = 0.02
     """the share of training labels made wrong, above 0 and below 1"""
-    learning_rate: float = 0.05
+    learning_rate: float = 0.02
     """of stochastic gradient descent, positive"""
     momentum: float = 0.9
     """from 0 to below 1"""
@@ -44,8 +44,8 @@ class Config:
     """examples per step (digits: 64, others: 128)"""
     epochs: int | None = None
     """passes over the training data (digits: 30, others: 5)"""
-    checkpoint_every: int | None = None
-    """epochs from one checkpoint to the next (digits: 3, others: 1)"""
+    checkpoint_every: int = 1
+    """epochs from one checkpoint to the next; the last epoch's end is one too"""
     seed: int = 0
     """of the first run's wrong labels, initial weights and batches"""
     seeds: int | None = None
@@ -63,7 +63,6 @@ class Amounts(NamedTuple):
 
     batch_size: int
     epochs: int
-    checkpoint_every: int
     seeds: int
 
 
@@ -73,12 +72,15 @@ def settle(config: Config) -> Amounts:
     Raises:
       UsageError: naming the flag that is out of range.
     """
-    defaults = Amounts(64, 30, 3, 5) if config.data == "digits" else Amounts(128, 5, 1, 1)
+    defaults = Amounts(64, 30, 5) if config.data == "digits" else Amounts(128, 5, 1)
     if config.quick:
         defaults = defaults._replace(epochs=-(-defaults.epochs // 3), seeds=1)
     given = {name: getattr(config, name) for name in Amounts._fields}
     amounts = defaults._replace(**{k: v for k, v in given.items() if v is not None})
-    for name, value in {**amounts._asdict(), "learning_rate": config.learning_rate}.items():
+    positive = amounts._asdict() | {
+        name: getattr(config, name) for name in ("learning_rate", "checkpoint_every")
+    }
+    for name, value in positive.items():
         if not (value > 0 and np.isfinite(value)):
             raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
     if amounts.batch_size < 2:
@@ -119,7 +121,7 @@ def main(config: Config) -> int:
         config.momentum,
         amounts.batch_size,
         amounts.epochs,
-        amounts.checkpoint_every,
+        config.checkpoint_every,
     )
     opened = open_run(
         config.runs, "influence", config, data=fingerprint(data), folder=config.folder

@@ -30,7 +30,7 @@ def rankings(found: Mapping[str, Values], flipped: float) -> "Figure":
             looked_at = 100 * np.arange(len(shares)) / (len(shares) - 1)
             axes.plot(looked_at, 100 * shares, label=name, color=color, linewidth=1.6)
         axes.axvline(100 * flipped, color="#888888", linewidth=0.8, linestyle=":")
-        axes.set_xlim(0, min(100, 1000 * flipped))
+        axes.set_xlim(0, min(100, 500 * flipped))
         axes.set_ylim(0, 101)
         axes.set_xlabel("training images looked at, highest first (%)")
         axes.set_ylabel("wrong labels found (%)")
@@ -70,7 +70,7 @@ def influences(
                     axes,
                     data.train_x[index],
                     data.classes[labels.given[index]],
-                    f"{influence[index, row]:+.2g}",
+                    f"{influence[index, row]:+.3g}",
                     marked=bool(labels.flipped[index]),
                 )
         for column, text in ((2, "helped most"), (3 + each, "harmed most")):
@@ -82,9 +82,11 @@ def influences(
 
 def noise(epochs: Epochs, batch_size: int) -> "Figure":
     """The noise scale and the batch size that diversity allows; and each kernel's SNR."""
+    from matplotlib.ticker import LogFormatter, MaxNLocator
+
     count = np.arange(len(epochs.loss)) + 1
     kernels = {k: v for k, v in epochs.signal_to_noise.items() if k.endswith("kernel")}
-    with new_figure(10.5, 4.0) as figure:
+    with new_figure(9.6, 3.6) as figure:
         left, right = figure.subplots(1, 2)
         _line(left, count, epochs.noise_scale, "noise scale tr Σ / ‖G‖²", BLUE)
         _line(left, count, epochs.batch_size, "n · diversity of the batches", VERMILLION)
@@ -96,6 +98,10 @@ def noise(epochs: Epochs, batch_size: int) -> "Figure":
         right.axhline(1, color="#888888", linewidth=0.8, linestyle=":")
         right.set(xlabel="epoch", ylabel="signal to noise of a batch's gradient", yscale="log")
         right.legend(fontsize=8)
+        for axes in (left, right):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.yaxis.set_major_formatter(LogFormatter())
+            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     return figure
 
 

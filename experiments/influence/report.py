@@ -136,7 +136,8 @@ def _wrong_labels(run: Run, data: Dataset, results: Results) -> Section:
     text = (
         "The net is trained on the wrong labels with the others. An image's self-influence is the "
         "squared norm of its own gradient, times the learning rate, summed over the checkpoints of "
-        "the run (TracInCP): large where only the image itself could teach its label. The mean "
+        "the run (TracInCP): large where only the image itself could teach its label. Beside it "
+        "stands that of the last layer's parameters alone, as it is often approximated. The mean "
         "loss over the same checkpoints needs no gradients, and is here to compare; the loss and "
         "the gradient's norm at the end are of the last checkpoint alone, when the net has begun "
         "to learn the wrong labels by heart."

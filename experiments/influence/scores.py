@@ -25,6 +25,8 @@ class Scores(NamedTuple):
 
     self_influence: Values
     """`[n]`: `Σ η ‖gᵢ‖²` over checkpoints."""
+    last_layer: Values
+    """`[n]`: the same of the last layer's parameters alone."""
     mean_loss: Values
     """`[n]`, over checkpoints."""
     final_loss: Values
@@ -35,30 +37,48 @@ class Scores(NamedTuple):
     """`[n, tests]`: `Σ η ⟨gᵢ, hⱼ⟩` over checkpoints."""
 
 
-Pass = Callable[[Params, Batch, Batch], tuple[Array, Array, Array]]
+class AtCheckpoint(NamedTuple):
+    """The terms of one checkpoint."""
+
+    losses: Array
+    """`[n]`"""
+    self_influence: Array
+    """`[n]`"""
+    last_layer: Array
+    """`[n]`"""
+    influence: Array
+    """`[n, tests]`"""
+
+
+Pass = Callable[[Params, Batch, Batch], AtCheckpoint]
 
 
 def make_pass(loss: Callable[[Params, PyTree], Array], learning_rate: float) -> Pass:
-    """`(params, train, test) -> (losses, self-influences [n], influences [n, tests])`, compiled."""
+    """`one_pass(params, train, test)`, compiled; the last layer is that of a `models.cnn`."""
     per_example = gradients.per_example_grad(loss)
 
     @jax.jit
-    def one_pass(params: Params, train: Batch, test: Batch) -> tuple[Array, Array, Array]:
+    def one_pass(params: Params, train: Batch, test: Batch) -> AtCheckpoint:
         _, tests = per_example(params, test)
         n = len(train["y"])
         chunks = -(-n // CHUNK)
 
-        def of_chunk(start: Array) -> tuple[Array, Array, Array]:
+        def of_chunk(start: Array) -> AtCheckpoint:
             # the last chunk is filled up with the last example
             indices = jnp.minimum(start + jnp.arange(CHUNK), n - 1)
             batch = jax.tree.map(lambda leaf: leaf[indices], train)
             losses, factors = per_example(params, batch)
-            itself = gradients.self_influence(factors, learning_rate)
-            return losses, itself, gradients.tracin(factors, tests, learning_rate)
+            last = gradients.sq_norms_by_leaf(factors)["head"]["layers"][-1]
+            return AtCheckpoint(
+                losses,
+                gradients.self_influence(factors, learning_rate),
+                learning_rate * (last["kernel"] + last["bias"]),
+                gradients.tracin(factors, tests, learning_rate),
+            )
 
         found = lax.map(of_chunk, CHUNK * jnp.arange(chunks))
-        losses, itself, influence = (x.reshape(-1, *x.shape[2:])[:n] for x in found)
-        return losses, itself, influence
+        whole: AtCheckpoint = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], found)
+        return whole
 
     return one_pass
 
@@ -67,23 +87,22 @@ def score(
     one_pass: Pass, learning_rate: float, checkpoints: Sequence[Params], train: Batch, test: Batch
 ) -> Scores:
     """TracInCP: the sums over all checkpoints."""
-    passes = [
-        [np.asarray(part, np.float64) for part in one_pass(params, train, test)]
-        for params in checkpoints
-    ]
-    losses, itself, influence = (np.stack(parts) for parts in zip(*passes, strict=True))
+    passes = [one_pass(params, train, test) for params in checkpoints]
+    found = jax.tree.map(lambda *terms: np.stack(terms).astype(np.float64), *passes)
     return Scores(
-        self_influence=itself.sum(0),
-        mean_loss=losses.mean(0),
-        final_loss=losses[-1],
-        final_norm=np.sqrt(itself[-1] / learning_rate),
-        influence=influence.sum(0),
+        self_influence=found.self_influence.sum(0),
+        last_layer=found.last_layer.sum(0),
+        mean_loss=found.losses.mean(0),
+        final_loss=found.losses[-1],
+        final_norm=np.sqrt(found.self_influence[-1] / learning_rate),
+        influence=found.influence.sum(0),
     )
 
 
 RANKINGS: Mapping[str, str] = {
     "self_influence": "self-influence",
-    "mean_loss": "mean loss over checkpoints",
+    "last_layer": "the last layer's alone",
+    "mean_loss": "mean loss of checkpoints",
     "final_loss": "loss at the end",
     "final_norm": "gradient norm at the end",
 }
