@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from experiments.classification import batch_of, examine, model_config
 from experiments.data import Dataset, fingerprint, load, standardizer
 from experiments.errors import UsageError
 from experiments.influence import cost, scores
 from experiments.influence.labels import Labels, flip
-from experiments.influence.report import Looked, OneRun, Results, print_results, write_report
+from experiments.influence.report import OneRun, Results, print_results, write_report
 from experiments.influence.training import Trained, Training, make_loss, make_program, run
 from experiments.plots import hardest_first
 from experiments.run import Run, append_metrics, open_run
@@ -21,9 +21,6 @@ from jaxnets import models, tree
 
 SHOWN = 3
 """Test images whose influences are pictured: so many of the hardest, and so many drawn."""
-
-EACH = 5
-"""Helpful, and harmful, training images pictured for each."""
 
 
 @dataclass(frozen=True)
@@ -154,31 +151,24 @@ def _results(
     steps = len(data.train_y) // training.batch_size
     program = make_program(training, model, steps)
     one_pass = scores.make_pass(make_loss(model), training.learning_rate)
-    runs, looked = [], None
-    for i, given in enumerate(labels):
-        seed = config.seed + i
+    runs: list[OneRun] = []
+    for given in labels:
+        seed = config.seed + len(runs)
         batch = batch_of(train_x, given.given, np.float32)
         trained = run(training, program, batch, test, seed)
-        examples = examine(trained.state, model, test) if i == 0 else None
-        tests = _tests(examples.norms if examples else np.zeros(len(data.test_y)), config.seed)
-        some = jax.tree.map(lambda leaf, tests=tests: leaf[tests], test)
-        found = scores.score(one_pass, training.learning_rate, trained.checkpoints, batch, some)
+        if not runs:
+            examples = examine(trained.state, model, test)
+            tests = _to_show(examples.norms, config.seed)
+            shown = {name: leaf[tests] for name, leaf in test.items()}
+        found = scores.score(one_pass, training.learning_rate, trained.checkpoints, batch, shown)
         runs.append(OneRun(seed, given, trained.accuracy, trained.epochs, found))
         append_metrics(folder, _records(runs[-1], trained, steps))
-        if examples is not None:
-            looked = Looked(examples, tests, scores_of(found, len(tests)))
-    first = jax.tree.map(lambda leaf: jnp.asarray(leaf[: training.batch_size]), batch)
+    first = {name: leaf[: training.batch_size] for name, leaf in batch.items()}
     timings = cost.measure(training, model, trained.state, first, rounds=3 if config.quick else 9)
-    assert looked is not None
-    return Results(runs, looked, timings)
+    return Results(runs, examples, tests, timings)
 
 
-def scores_of(found: scores.Scores, tests: int) -> list[scores.Influences]:
-    """The most influential training images, for each test image."""
-    return [scores.most_influential(found.influence[:, i], EACH) for i in range(tests)]
-
-
-def _tests(norms: Any, seed: int) -> Any:
+def _to_show(norms: NDArray[Any], seed: int) -> NDArray[np.intp]:
     """The hardest test images, and some others that are drawn."""
     order = hardest_first(norms)
     others = np.random.default_rng(seed).permutation(order[SHOWN:])

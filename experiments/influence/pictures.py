@@ -82,7 +82,7 @@ def influences(
 
 def noise(epochs: Epochs, batch_size: int) -> "Figure":
     """The noise scale and the batch size that diversity allows; and each kernel's SNR."""
-    from matplotlib.ticker import LogFormatter, MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     count = np.arange(len(epochs.loss)) + 1
     kernels = {k: v for k, v in epochs.signal_to_noise.items() if k.endswith("kernel")}
@@ -100,8 +100,9 @@ def noise(epochs: Epochs, batch_size: int) -> "Figure":
         right.legend(fontsize=8)
         for axes in (left, right):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.yaxis.set_major_formatter(LogFormatter())
-            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
     return figure
 
 

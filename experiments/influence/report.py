@@ -16,9 +16,9 @@ from experiments.influence.cost import PLAIN
 from experiments.influence.labels import Labels
 from experiments.influence.scores import (
     RANKINGS,
-    Influences,
     Scores,
     found_first,
+    most_influential,
     precision,
 )
 from experiments.influence.training import Epochs
@@ -34,6 +34,9 @@ from experiments.report import (
 )
 from experiments.run import Run, read_config, write_text
 
+EACH = 5
+"""Helpful, and harmful, training images pictured for each test image."""
+
 
 class OneRun(NamedTuple):
     """A seed's labels, training and scores."""
@@ -46,21 +49,14 @@ class OneRun(NamedTuple):
     scores: Scores
 
 
-class Looked(NamedTuple):
-    """What the first run's net makes of the test images."""
-
-    examples: Examples
-    tests: NDArray[np.intp]
-    """Those whose influences were computed."""
-    influences: Sequence[Influences]
-    """For each of these."""
-
-
 class Results(NamedTuple):
     """All that the experiment found."""
 
     runs: Sequence[OneRun]
-    first: Looked
+    examples: Examples
+    """What the first run's net makes of the test images."""
+    tests: NDArray[np.intp]
+    """The test images on which influences were computed."""
     timings: Mapping[str, Timing]
     """Of one step, by what it computes."""
 
@@ -99,7 +95,7 @@ def print_results(data: Dataset, results: Results) -> None:
         ratio = timing.median / results.timings[PLAIN].median
         print(f"  {name:<26} {1e3 * timing.median:8.2f} ms  {ratio:.2f}x")
     print("hardest test images, by the norm of their own gradient:")
-    examples = results.first.examples
+    examples = results.examples
     for index in plots.hardest_first(examples.norms)[:5]:
         label, said = (data.classes[c] for c in (data.test_y[index], examples.predictions[index]))
         print(f"  image {index}: {label}, read as {said}, norm {examples.norms[index]:.3g}")
@@ -188,8 +184,9 @@ def _wrong_labels(run: Run, data: Dataset, results: Results) -> Section:
 
 
 def _influences(run: Run, data: Dataset, results: Results) -> Section:
-    looked, first = results.first, results.runs[0]
-    harmful = np.concatenate([found.harmful for found in looked.influences])
+    first = results.runs[0]
+    found = [most_influential(values, EACH) for values in first.scores.influence.T]
+    harmful = np.concatenate([influences.harmful for influences in found])
     text = (
         "The influence of a training image on a test image is the inner product of their "
         "gradients, times the learning rate, summed over the checkpoints: what steps on the one "
@@ -201,10 +198,10 @@ def _influences(run: Run, data: Dataset, results: Results) -> Section:
     figure = pictures.influences(
         data,
         first.labels,
-        looked.tests,
-        looked.examples.predictions,
+        results.tests,
+        results.examples.predictions,
         first.scores.influence,
-        looked.influences,
+        found,
     )
     caption = (
         f"Seed {first.seed}: test images (label → reading), the hardest first and then some drawn "
@@ -216,7 +213,7 @@ def _influences(run: Run, data: Dataset, results: Results) -> Section:
 
 
 def _hardest(run: Run, data: Dataset, results: Results) -> Section:
-    examples = results.first.examples
+    examples = results.examples
     figure = plots.hardest_examples(
         data.test_x, data.test_y, examples.predictions, examples.norms, data.classes
     )
