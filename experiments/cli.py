@@ -32,6 +32,10 @@ REGISTRY: dict[str, Experiment] = {
         "experiments.digits",
         "train a convolutional net on handwritten digits, our Adam beside Optax's",
     ),
+    "influence": Experiment(
+        "experiments.influence.experiment",
+        "find wrong labels and influential examples by each example's own gradient",
+    ),
     "optimizers": Experiment(
         "experiments.optimizers.experiment",
         "optimizers at every learning rate, on test functions and on images",

@@ -15,16 +15,16 @@ from experiments.report import (
     Block,
     Code,
     Paragraph,
-    Picture,
     Report,
     Section,
     Table,
     config_table,
     render,
     resumption_lines,
+    saved_picture,
     versions_line,
 )
-from experiments.run import Run, read_config, write_bytes, write_text
+from experiments.run import Run, read_config, write_text
 from jaxnets import models
 
 
@@ -164,12 +164,6 @@ def _headline(results: Results, data: Dataset) -> str:
     return text
 
 
-def _picture(run: Run, name: str, figure: Any, caption: str) -> Picture:
-    png = plots.png(figure)
-    write_bytes(run, name, png)
-    return Picture(png, caption)
-
-
 def _running_mean(values: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     """The last step of each window, and the window's mean."""
     means = np.convolve(values, np.full(width, 1 / width), mode="valid")
@@ -191,14 +185,14 @@ def _training(run: Run, results: Results, curves: Sequence[Curve], held_out: str
     loss += [_watched(c, "loss", held_out) for c in pair]
     accuracy = [_watched(c, "accuracy", held_out) for c in curves]
     blocks: list[Block] = [
-        _picture(
+        saved_picture(
             run,
             "loss.png",
             plots.loss_curves(loss),
             f"Cross-entropy of the training batches (running mean of {width} steps), and of the "
             f"{held_out} images after each epoch.",
         ),
-        _picture(
+        saved_picture(
             run,
             "accuracy.png",
             plots.accuracy_curves(accuracy),
@@ -232,11 +226,11 @@ def _examples(run: Run, data: Dataset, examples: Examples) -> list[Block]:
     confusion = plots.confusion_matrix(data.test_y, examples.predictions, data.classes)
     return [
         Paragraph(text),
-        _picture(
+        saved_picture(
             run, "hardest.png", hardest, "Label → reading, and the gradient's norm, largest first."
         ),
-        _picture(run, "norms.png", norms, "Gradient norms of all test images, by class."),
-        _picture(run, "confusion.png", confusion, "Every label against every reading."),
+        saved_picture(run, "norms.png", norms, "Gradient norms of all test images, by class."),
+        saved_picture(run, "confusion.png", confusion, "Every label against every reading."),
     ]
 
 

@@ -189,22 +189,35 @@ def hardest_examples(
         for axes in grid.flat[len(order) :]:
             axes.axis("off")
         for axes, index in zip(grid.flat, order, strict=False):
-            wrong = of[index] != said[index]
-            axes.imshow(_picture(x[index]), cmap="gray_r", interpolation="nearest")
-            axes.grid(visible=False)
-            axes.set(xticks=[], yticks=[])
-            color = VERMILLION if wrong else "#bbbbbb"
-            for spine in axes.spines.values():
-                spine.set(visible=True, color=color, linewidth=2.5 if wrong else 0.8)
-            axes.set_title(
+            show_image(
+                axes,
+                x[index],
                 f"{names[of[index]]}{arrow}{names[said[index]]}",
-                fontsize=8,
-                fontweight="bold" if wrong else "normal",
-                color=VERMILLION if wrong else "#333333",
-                pad=3,
+                f"{sizes[index]:.3g}",
+                marked=of[index] != said[index],
             )
-            axes.set_xlabel(f"{sizes[index]:.3g}", fontsize=8, labelpad=2)
     return figure
+
+
+def show_image(axes: "Axes", image: ArrayLike, above: str, below: str, *, marked: bool) -> None:
+    """An image `[height, width, channels]`, stretched to its own range, between two short texts.
+
+    What is `marked` is framed, with its text in bold.
+    """
+    axes.imshow(_picture(np.asarray(image)), cmap="gray_r", interpolation="nearest")
+    axes.grid(visible=False)
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        color = VERMILLION if marked else "#bbbbbb"
+        spine.set(visible=True, color=color, linewidth=2.5 if marked else 0.8)
+    axes.set_title(
+        above,
+        fontsize=8,
+        fontweight="bold" if marked else "normal",
+        color=VERMILLION if marked else "#333333",
+        pad=3,
+    )
+    axes.set_xlabel(below, fontsize=8, labelpad=2)
 
 
 def _picture(image: NDArray[Any]) -> NDArray[Any]:

@@ -19,6 +19,9 @@ from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple, TypeAlias
 
+from experiments import plots
+from experiments.run import Run, write_bytes
+
 _TEMPLATE = Path(__file__).with_name("report.template.html")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -50,6 +53,13 @@ class Picture(NamedTuple):
     caption: str
     alt: str = ""
     """For those who cannot see it; by default the caption."""
+
+
+def saved_picture(run: Run, name: str, figure: Any, caption: str) -> Picture:
+    """A Matplotlib figure, also written into the run's folder as the file `name`."""
+    png = plots.png(figure)
+    write_bytes(run, name, png)
+    return Picture(png, caption)
 
 
 class Code(NamedTuple):

@@ -164,9 +164,21 @@ def gram_of(loss: Any) -> Callable[..., Any]:
     return gram
 
 
+def seen(loss: Any) -> Callable[..., Any]:
+    """The mean gradient, its noise scale, each parameter's signal to noise, and the diversity."""
+
+    def statistics(params: Any, x: Any, y: Any) -> Any:
+        moments = gradients.moments(gradients.per_example_grad(loss)(params, x, y)[1])
+        of = (gradients.noise_scale, gradients.signal_to_noise, gradients.diversity)
+        return moments.mean, [statistic(moments) for statistic in of]
+
+    return statistics
+
+
 WAYS: dict[str, Callable[[Any], Callable[..., Any]]] = {
     "plain gradient": plain,
     "clipped gradient": lambda loss: gradients.clipped_grad(loss, 1.0),
+    "statistics": seen,
     "norms alone": gradients.per_example_norms,
     "gram": gram_of,
     "vmap(grad), clipped": clipped_by_vmap,

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments import plots
 from experiments.data import Dataset
 from experiments.optimizers import pictures
 from experiments.optimizers.families import Family
@@ -18,15 +17,15 @@ from experiments.optimizers.ranking import TOLERANCE, Best
 from experiments.report import (
     Block,
     Paragraph,
-    Picture,
     Report,
     Section,
     Table,
     config_table,
     render,
+    saved_picture,
     versions_line,
 )
-from experiments.run import Run, read_config, write_bytes, write_text
+from experiments.run import Run, read_config, write_text
 
 METHOD = (
     "Every optimizer runs at every learning rate of the same grid, {grid}; all else is its "
@@ -136,7 +135,7 @@ def _at_a_glance(run: Run, results: Results) -> list[Section]:
     tracks = [t for r in results.families if r.family.arena == "plane" for t in r.tracks]
     if not tracks:
         return []
-    picture = _picture(
+    picture = saved_picture(
         run,
         "arrivals.png",
         pictures.arrivals(PLANE, tracks),
@@ -153,7 +152,7 @@ def _family_section(run: Run, result: FamilyResult) -> Section:
     figure, caption = _family_figure(functions, tracks)
     rows = [(track.name, *map(best_text, track.best)) for track in tracks]
     blocks: list[Block] = [
-        _picture(run, f"{family.name}.png", figure, caption),
+        saved_picture(run, f"{family.name}.png", figure, caption),
         Table(("optimizer", *(function.name for function in functions)), rows),
     ]
     notes = [f"{c.name}: {c.note}" for c in family.contenders if c.note]
@@ -196,7 +195,7 @@ def _image_section(
         "the mean training loss of the last epoch is above that of guessing, or not a number. "
         f"Left out: {LEFT_OUT}."
     )
-    picture = _picture(
+    picture = saved_picture(
         run,
         "accuracies.png",
         pictures.accuracies(
@@ -231,9 +230,3 @@ def _image_section(
         f"Means of {seeds}. An asterisk: at an end of the grid.",
     )
     return [Section(f"On {data.name}", [Paragraph(text), picture, table])]
-
-
-def _picture(run: Run, name: str, figure: Any, caption: str) -> Picture:
-    png = plots.png(figure)
-    write_bytes(run, name, png)
-    return Picture(png, caption)

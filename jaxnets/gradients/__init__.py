@@ -22,19 +22,40 @@ from jaxnets.gradients.factors import (
 )
 from jaxnets.gradients.per_example import per_example_grad, per_example_norms
 from jaxnets.gradients.program import Factors
+from jaxnets.gradients.statistics import (
+    Diversity,
+    Moments,
+    NoiseScale,
+    SignalToNoise,
+    diversity,
+    hardest,
+    moments,
+    noise_scale,
+    self_influence,
+    signal_to_noise,
+    tracin,
+)
 
 __all__ = [
     "ClippedGradMetrics",
+    "Diversity",
     "Factors",
+    "Moments",
+    "NoiseScale",
     "ParameterPlan",
+    "SignalToNoise",
     "accounting",
     "adapted_clip_norm",
     "clipped_grad",
     "clipped_sum",
+    "diversity",
     "dot",
     "explain",
     "gram",
+    "hardest",
     "materialize",
+    "moments",
+    "noise_scale",
     "norms",
     "norms_by_rule",
     "per_example_grad",
@@ -43,7 +64,10 @@ __all__ = [
     "privacy",
     "second_moment",
     "sensitivity",
+    "self_influence",
+    "signal_to_noise",
     "sq_norms",
     "sq_norms_by_leaf",
+    "tracin",
     "weighted_sum",
 ]

@@ -19,19 +19,6 @@ from jaxnets import models, optim, train
 from tests.numerics import assert_trees_equal
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """Ninety-six training images of four bars, an .npz file."""
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 4, 128).astype(np.int32)
-    x = rng.uniform(0, 0.4, (128, 8, 8, 1)).astype(np.float32)
-    for image, label in zip(x, y, strict=True):
-        image[2 * label : 2 * label + 2] += 0.5
-    path = tmp_path_factory.mktemp("data") / "bars.npz"
-    np.savez(path, train_x=x[:96], train_y=y[:96], test_x=x[96:], test_y=y[96:])
-    return path
-
-
 def flags(small, folder, *more):
     base = f"--data {small} --folder {folder} --epochs 4 --seeds 1 --batch-size 16".split()
     return ["digits", *base, "--checkpoint-every", "2", *more]

@@ -14,11 +14,13 @@ def test_examples(capsys):
         exec(compile(example, "docs/gradients.md", "exec"), names)
     printed = capsys.readouterr().out
     assert "rank one" in printed
+    assert re.search(r"noise scale \d+ examples", printed)
     assert "epsilon 2." in printed
-    assert names["similar"].shape == (64, 64)
+    assert names["similar"].shape == names["moved"].shape == (64, 64)
 
 
 def test_every_name_is_said():
-    elsewhere = {"ClippedGradMetrics", "Factors", "ParameterPlan", "plan"}
+    returned = {"ClippedGradMetrics", "Diversity", "Moments", "NoiseScale", "SignalToNoise"}
+    elsewhere = returned | {"Factors", "ParameterPlan", "plan"}
     for name in set(gradients.__all__) - elsewhere:
         assert f"`{name}" in TEXT or f"gradients.{name}" in TEXT, name
