@@ -37,8 +37,8 @@ TOLERANCE = 1e-5
 
 def _lengths(inner: Array) -> Array:
     """`‖x_t‖ ‖x_s‖` from the `⟨x_t, x_s⟩`."""
-    squares = jnp.maximum(jnp.diagonal(inner, axis1=-2, axis2=-1), 0)
-    return jnp.sqrt(squares[..., :, None] * squares[..., None, :])
+    lengths = jnp.sqrt(jnp.maximum(jnp.diagonal(inner, axis1=-2, axis2=-1), 0))
+    return lengths[..., :, None] * lengths[..., None, :]
 
 
 def _sum_of_pairs(inputs: Array, signals: Array) -> Array:
@@ -123,5 +123,5 @@ def squares(
         return jnp.zeros(examples, jnp.promote_types(jnp.real(values[key]).dtype, jnp.float32))
     if plan.way in OWN:
         own, scale = own_gradients(found, key, values), found[0].scale
-        return sum_of_squares(own if scale is None else own * broadcast(scale, own))
+        return sum_of_squares(own if scale is None else _wide(own) * broadcast(scale, _wide(own)))
     return _WAYS[plan.way](found)

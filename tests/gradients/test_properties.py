@@ -10,6 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from jaxnets import gradients
+from tests.catalogue import thorough_beyond
 from tests.gradients.nets import nets
 from tests.gradients.test_engine import assert_as_defined, flat
 
@@ -165,3 +166,41 @@ def test_norms_by_products_are_never_too_small(shape, kind, offset, apart, signa
     squares, norms = _squares_and_norms(loss, w, x, signal)
     assert np.all(np.asarray(squares, np.float64) >= (1 - 1e-5) * want)
     assert np.all(np.asarray(norms, np.float64) >= (1 - 1e-5) * np.sqrt(want))
+
+
+ZEROS = {
+    "rank one": ((40, 50), lambda w, x, s: jnp.sum((x[0] @ w) * s[0]), 1),
+    "rank one, in groups": (
+        (2, 40, 50),
+        lambda w, x, s: jnp.sum(jnp.einsum("gi,gij->gj", x, w) * s),
+        math.sqrt(2),
+    ),
+    "gram": ((40, 50), lambda w, x, s: jnp.sum((x @ w) * s), 2),
+    "tied": ((40, 50), lambda w, x, s: jnp.sum((x @ w) * s) + jnp.sum((s @ w.T) * x), 4),
+    "direct": ((2, 3), lambda w, x, s: jnp.sum((x[:, :2] @ w) * s[:, :3]), 2),
+    "sum": ((50,), lambda w, x, s: 3 * jnp.sum(w * s[1]), 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    thorough_beyond(
+        {"rank one, float32", "gram, float32", "sum, float16"},
+        {
+            f"{name}, {dtype}": (name, dtype)
+            for name in ZEROS
+            for dtype in ("float16", "bfloat16", "float32")
+        },
+    ),
+)
+def test_norms_of_an_example_whose_gradient_is_zero(name, dtype):
+    """Its products are of 0 and something else, which no scaling may make infinite."""
+    x = jnp.full((3, 2, 40), 3, dtype).at[1, 0].set(0)
+    signal = jnp.full((3, 2, 50), 2, dtype).at[1, 1].set(0)
+    shape, loss, times = ZEROS[name]
+    w = jnp.ones(shape, dtype)
+    (row,) = gradients.plan(loss, w, x, signal)
+    assert row.way == name.partition(",")[0]
+    norms = gradients.per_example_norms(loss)(w, x, signal)
+    one = times * 6 * math.sqrt(math.prod(shape[-2:]))
+    np.testing.assert_allclose(norms, [one, 0, one], rtol=1e-5)
