@@ -90,7 +90,8 @@ def broadcast(weights: Array, values: Array) -> Array:
     return shaped
 
 
-# how many operations a machine does while it moves one byte to or from its memory
+# how many operations a machine does while it moves one byte to or from its memory: a CPU 2 where
+# arrays stay in its caches and 40 where their memory is fresh, accelerators 10 to 100
 _FLOPS_PER_BYTE = 10.0
 
 

@@ -35,14 +35,14 @@ def holds_its_definition(net, examples, seed):
         assert_as_defined(net.loss, *net.drawn(examples, seed, jnp.float64), 1e-10)
 
 
-@drawn(6)
+@drawn(4)
 @hypothesis.given(nets(), EXAMPLES, SEEDS)
 def test_random_nets(net, examples, seed):
     holds_its_definition(net, examples, seed)
 
 
 @pytest.mark.thorough
-@drawn(40)
+@drawn(20)
 @hypothesis.given(nets(), EXAMPLES, SEEDS)
 def test_more_random_nets(net, examples, seed):
     holds_its_definition(net, examples, seed)
@@ -79,14 +79,14 @@ def leaves_the_others_exact(net, examples, seed, bad):
 NOT_FINITE = st.sampled_from([math.nan, math.inf])
 
 
-@drawn(3)
+@drawn(2)
 @hypothesis.given(nets(ids=False), st.integers(2, 4), SEEDS, NOT_FINITE)
 def test_an_example_that_is_not_finite(net, examples, seed, bad):
     leaves_the_others_exact(net, examples, seed, bad)
 
 
 @pytest.mark.thorough
-@drawn(25)
+@drawn(12)
 @hypothesis.given(nets(ids=False), st.integers(2, 4), SEEDS, NOT_FINITE)
 def test_more_examples_that_are_not_finite(net, examples, seed, bad):
     leaves_the_others_exact(net, examples, seed, bad)
