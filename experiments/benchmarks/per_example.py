@@ -1,11 +1,12 @@
 """What per-example gradients cost beside the same program's plain gradient: time and memory.
 
-Run it alone on the machine: `python -m experiments.benchmarks.per_example --help`.
+Run it alone on the machine: `python -m experiments.benchmarks.per_example --help`. jax-privacy (the
+extra `peers`) and Opacus take part where they are installed.
 """
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import tyro
 from jax import lax
 
+from experiments.benchmarks.clipping import CLIP_NORM, Once, fastest_microbatch, opacus
 from experiments.benchmarks.timing import chosen, interleave, versions
 from experiments.errors import UsageError
 from jaxnets import gradients, losses, nn
@@ -55,7 +57,17 @@ def mlp() -> Net:
     return Net(_loss_of(apply), params, jax.random.normal(KEY, (256, 784)), jnp.arange(256) % 10)
 
 
-def cnn() -> Net:
+def lax_conv(layer: Any, x: jax.Array, *, stride: int) -> jax.Array:
+    """As one writes it without a library; its derivatives are XLA's own."""
+    layout = ("NHWC", "HWIO", "NHWC")
+    strides = (stride, stride)
+    y: jax.Array = lax.conv_general_dilated(
+        x[None], layer["kernel"], strides, "SAME", dimension_numbers=layout
+    )
+    return y[0] + layer["bias"]
+
+
+def cnn(convolution: Callable[..., jax.Array] = nn.conv) -> Net:
     """Three convolutions of 3x3 on 32x32x3, batch 64."""
     channels = (3, 32, 64, 128)
     layers = [
@@ -66,7 +78,7 @@ def cnn() -> Net:
 
     def apply(params: Any, x: jax.Array) -> jax.Array:
         for i, layer in enumerate(params["layers"]):
-            x = jax.nn.relu(nn.conv(layer, x, stride=1 if i == 0 else 2))
+            x = jax.nn.relu(convolution(layer, x, stride=1 if i == 0 else 2))
         return nn.dense(params["head"], x.reshape(-1))
 
     inputs = jax.random.normal(KEY, (64, 32, 32, 3))
@@ -127,11 +139,15 @@ def transformer(
 NETS: dict[str, Callable[[], Net]] = {
     "MLP 784-512-512-10, B=256": mlp,
     "CNN 32x32, three 3x3 convolutions, B=64": cnn,
+    "the CNN with lax's convolution": lambda: cnn(lax_conv),
     "transformer 4 x 256, T=128, B=16": lambda: transformer(256, 128, 16),
     "transformer 4 x 512, T=32, B=32": lambda: transformer(512, 32, 32),
     "the first transformer, scanned": lambda: transformer(256, 128, 16, scan=True),
     "the first transformer, scanned with remat": lambda: transformer(
         256, 128, 16, scan=True, remat=True
+    ),
+    "transformer 12 x 256, T=128, B=16, scanned": lambda: transformer(
+        256, 128, 16, depth=12, scan=True
     ),
 }  # fmt: skip
 
@@ -149,7 +165,7 @@ def clipped_by_vmap(loss: Any) -> Callable[..., Any]:
     def clipped(params: Any, x: Any, y: Any) -> Any:
         own = each(params, x, y)
         squares = [jnp.sum(g.reshape(len(x), -1) ** 2, 1) for g in jax.tree.leaves(own)]
-        weights = jnp.minimum(1, lax.rsqrt(sum(squares))) / len(x)
+        weights = jnp.minimum(1, CLIP_NORM * lax.rsqrt(sum(squares))) / len(x)
         return jax.tree.map(lambda g: jnp.tensordot(weights, g, 1), own)
 
     return clipped
@@ -177,12 +193,81 @@ def seen(loss: Any) -> Callable[..., Any]:
 
 WAYS: dict[str, Callable[[Any], Callable[..., Any]]] = {
     "plain gradient": plain,
-    "clipped gradient": lambda loss: gradients.clipped_grad(loss, 1.0),
+    "clipped gradient": lambda loss: gradients.clipped_grad(loss, CLIP_NORM),
     "statistics": seen,
     "norms alone": gradients.per_example_norms,
     "gram": gram_of,
     "vmap(grad), clipped": clipped_by_vmap,
 }
+
+
+class Compilation(NamedTuple):
+    """What a program of XLA's needs."""
+
+    temporary: float
+    """Bytes."""
+    lower: float
+    """Seconds of tracing and lowering."""
+    compile: float
+    """Seconds of XLA's."""
+
+
+class Contender(NamedTuple):
+    """One way, ready to be timed."""
+
+    once: Once
+    compilation: Compilation | None = None
+
+
+def compiled(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Contender:
+    """Traced and compiled anew."""
+    jax.clear_caches()
+    started = time.perf_counter()
+    lowered = jax.jit(function).lower(*arguments)
+    traced = time.perf_counter()
+    program = lowered.compile()
+    done = time.perf_counter()
+    memory: Any = program.memory_analysis()
+
+    def once() -> int:
+        jax.block_until_ready(program(*arguments))
+        return 1
+
+    return Contender(once, Compilation(memory.temp_size_in_bytes, traced - started, done - traced))
+
+
+def contenders(name: str, net: Net, ways: str) -> Iterator[tuple[str, Contender]]:
+    """What is timed on a net: the plain gradient, and what `ways` is part of the name of."""
+    arguments = net.params, net.inputs, net.labels
+    for way, make in WAYS.items():
+        if ways in way or way == BASE:
+            yield way, compiled(make(net.loss), arguments)
+    for library, rows in (("jax-privacy", jax_privacy_rows), ("Opacus", opacus_rows)):
+        if ways not in library:
+            continue
+        try:
+            yield from rows(name, net.loss, arguments)
+        except ModuleNotFoundError as error:
+            print(f"({library}: {error.name} is not installed)")
+
+
+def jax_privacy_rows(
+    name: str, loss: Any, arguments: tuple[Any, ...]
+) -> Iterator[tuple[str, Contender]]:
+    """One row, with its fastest microbatch size."""
+    size, function = fastest_microbatch(loss, arguments)
+    yield f"jax-privacy, {size or 'all'} at a time", compiled(function, arguments)
+
+
+def opacus_rows(
+    name: str, loss: Any, arguments: tuple[Any, ...]
+) -> Iterator[tuple[str, Contender]]:
+    """PyTorch's own gradient and Opacus's, of nets of these sizes."""
+    for way, once in opacus(name, arguments):
+        yield way, Contender(once)
+
+
+BASE = "plain gradient"
 
 
 @dataclass(frozen=True)
@@ -205,36 +290,23 @@ def main(config: Config) -> None:
     """
     print(versions())
     for name in chosen(NETS, config.only):
-        net = NETS[name]()
-        arguments = net.params, net.inputs, net.labels
-        programs, compile_seconds, temporary = {}, {}, {}
-        for way, make in WAYS.items():
-            if config.ways not in way and way != "plain gradient":
-                continue
-            lowered = jax.jit(make(net.loss)).lower(*arguments)
-            started = time.perf_counter()
-            programs[way] = lowered.compile()
-            compile_seconds[way] = time.perf_counter() - started
-            memory: Any = programs[way].memory_analysis()
-            temporary[way] = memory.temp_size_in_bytes
-
-        def once(program: Any, arguments: Any = arguments) -> int:
-            jax.block_until_ready(program(*arguments))
-            return 1
-
-        runs = {way: (lambda program=program: once(program)) for way, program in programs.items()}
-        timings = interleave(runs, rounds=config.rounds)
-        base = "plain gradient"
         print(f"\n{name}")
-        print(f"{'':<24}{'ms':>10}{'time':>8}{'temporary MB':>14}{'memory':>8}{'compile':>9}")
-        for way in programs:
-            ms, mb = 1e3 * timings[way].median, temporary[way] / 1e6
-            print(
-                f"{way:<24}{ms:>10.2f}{timings[way].median / timings[base].median:>7.2f}x"
-                f"{mb:>14.1f}{temporary[way] / temporary[base]:>7.2f}x"
-                f"{compile_seconds[way] / compile_seconds[base]:>8.1f}x",
-                flush=True,
-            )
+        rows = dict(contenders(name, NETS[name](), config.ways))
+        timings = interleave({way: row.once for way, row in rows.items()}, rounds=config.rounds)
+        print(
+            f"{'':<30}{'ms':>10}{'time':>8}{'temporary MB':>14}{'memory':>8}"
+            f"{'lower s':>9}{'compile s':>11}{'both':>7}"
+        )
+        base = rows[BASE].compilation
+        for way, row in rows.items():
+            line = f"{way:<30}{1e3 * timings[way].median:>10.2f}"
+            line += f"{timings[way].median / timings[BASE].median:>7.2f}x"
+            if base is not None and row.compilation is not None:
+                temporary, lower, compile = row.compilation
+                line += f"{temporary / 1e6:>14.1f}{temporary / base.temporary:>7.2f}x"
+                line += f"{lower:>9.2f}{compile:>11.2f}"
+                line += f"{(lower + compile) / (base.lower + base.compile):>6.2f}x"
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -267,7 +267,8 @@ def _scan(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
         return results[:n_carry], (results[n_carry:], inner.saved)
 
     slices = [record.value(x) for x in sliced]
-    first = jax.tree.map(lambda x: jax.eval_shape(lambda x: x[0], x), slices)
+    # by shape, since there may be no turn
+    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), slices)
     jax.eval_shape(lambda c, s: step(c, (s, None))[0], carry, first)
     inner = found[0]
     record.remat |= inner.remat

@@ -34,8 +34,8 @@ TOLERANCE = 1e-5
 
 def _lengths(inner: Array) -> Array:
     """`‖x_t‖ ‖x_s‖` from the `⟨x_t, x_s⟩`."""
-    squares = jnp.maximum(jnp.diagonal(inner, axis1=-2, axis2=-1), 0)
-    return jnp.sqrt(squares[..., :, None] * squares[..., None, :])
+    lengths = jnp.sqrt(jnp.maximum(jnp.diagonal(inner, axis1=-2, axis2=-1), 0))
+    return lengths[..., :, None] * lengths[..., None, :]
 
 
 def _sum_of_pairs(inputs: Array, signals: Array) -> Array:

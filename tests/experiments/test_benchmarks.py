@@ -5,9 +5,18 @@ import re
 import pytest
 
 from docs import compare_optimizers
-from experiments.benchmarks import layers, optimizers, timing, training
+from experiments.benchmarks import (
+    clipping,
+    cost_model,
+    layers,
+    optimizers,
+    per_example,
+    timing,
+    training,
+)
 from experiments.benchmarks.problems import Problem
 from experiments.errors import UsageError
+from jaxnets import gradients
 from tests.numerics import assert_trees_close
 
 TINY = (
@@ -106,6 +115,47 @@ def test_both_libraries_take_the_call(tiny, name, capsys):
 
 
 @pytest.mark.parametrize("module", [layers, optimizers, training])
+def tiny_net():
+    net = per_example.mlp()
+    return net._replace(inputs=net.inputs[:4], labels=net.labels[:4])
+
+
+def absent(*arguments):
+    raise ModuleNotFoundError("No module named 'x'", name="x")
+
+
+def test_per_example_prints_a_row_for_each_way(monkeypatch, capsys):
+    monkeypatch.setattr(per_example, "NETS", {"MLP": tiny_net})
+    few = {way: per_example.WAYS[way] for way in (per_example.BASE, "norms alone")}
+    monkeypatch.setattr(per_example, "WAYS", few)
+    monkeypatch.setattr(per_example, "fastest_microbatch", absent)
+    monkeypatch.setattr(per_example, "opacus", lambda name, arguments: [("theirs", lambda: 1)])
+    per_example.main(per_example.Config(rounds=1))
+    text = capsys.readouterr().out
+    assert "(jax-privacy: x is not installed)" in text
+    assert [line.split()[0] for line in text.splitlines()[-3:]] == ["plain", "norms", "theirs"]
+
+
+@pytest.mark.filterwarnings("ignore:optax.global_norm is deprecated:DeprecationWarning")
+def test_jax_privacy_is_asked_for_what_is_computed_here():
+    pytest.importorskip("jax_privacy")
+    net = tiny_net()
+    arguments = net.params, net.inputs, net.labels
+    _, theirs = clipping.fastest_microbatch(net.loss, arguments)
+    ours, _ = gradients.clipped_grad(net.loss, clipping.CLIP_NORM)(*arguments)
+    assert_trees_close(theirs(*arguments), ours, 1e-5)
+
+
+def test_cost_model_prints_a_row_for_each_layer(capsys):
+    name = "dense, t=8, 32 -> 32"
+    cost_model.main(cost_model.Config(rounds=1, only=name))
+    _, row, _, summary = capsys.readouterr().out.splitlines()[-4:]
+    assert row.startswith(f"{name:<34}gram")
+    assert "direct" in row
+    assert summary.endswith("of 1; of them with a choice: 1")
+
+
+@pytest.mark.parametrize("module", [layers, training, per_example, cost_model])
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -116,6 +166,10 @@ def test_both_libraries_take_the_call(tiny, name, capsys):
 def test_nothing_to_time_is_an_error(monkeypatch, capsys, module, flags, message):
     monkeypatch.setattr(training, "PROBLEMS", TINY[:1])
     monkeypatch.setattr(training, "make_contenders", lambda problem: {"x": lambda: 1})
+    monkeypatch.setattr(per_example, "NETS", {"MLP": tiny_net})
+    monkeypatch.setattr(per_example, "WAYS", {per_example.BASE: per_example.plain})
+    monkeypatch.setattr(per_example, "fastest_microbatch", absent)
+    monkeypatch.setattr(per_example, "opacus", lambda name, arguments: [])
     with pytest.raises(UsageError, match=message):
         module.main(module.Config(**flags))
     # and that before any table
@@ -135,9 +189,6 @@ def test_medians_and_ratios():
 
 
 def test_a_contender_without_its_library_is_left_out(monkeypatch, capsys):
-    def absent(problem):
-        raise ModuleNotFoundError("No module named 'x'", name="x")
-
     monkeypatch.setattr(training, "CONTENDERS", {"theirs": absent, "ours": lambda problem: "made"})
     assert training.make_contenders(TINY[0]) == {"ours": "made"}
     assert "(theirs: x is not installed)" in capsys.readouterr().out

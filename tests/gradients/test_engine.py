@@ -22,7 +22,7 @@ def everything(loss, params, batch):
     losses, factors = gradients.per_example_grad(loss)(params, batch)
     some = jax.tree.map(lambda x: x[:2], batch)
     _, others = gradients.per_example_grad(loss)(params, some)
-    weights = jnp.arange(1.0, B + 1)
+    weights = jnp.arange(1.0, len(losses) + 1)
     tangent = jax.tree.map(jnp.cos, params)
     return {
         "losses": losses,
@@ -41,14 +41,14 @@ def everything(loss, params, batch):
 def by_definition(loss, params, batch):
     losses, grads = jax.vmap(jax.value_and_grad(loss), (None, 0))(params, batch)
     g = flat(grads)
-    by_leaf = [jnp.sum(x.reshape(B, -1) ** 2, 1) for x in jax.tree.leaves(grads)]
+    by_leaf = [jnp.sum(x.reshape(len(x), -1) ** 2, 1) for x in jax.tree.leaves(grads)]
     return {
         "losses": losses,
         "gradients": g,
         "squares": jnp.sum(g**2, 1),
         "squares by leaf": jnp.stack(by_leaf, 1),
         "norms": jnp.sqrt(jnp.sum(g**2, 1)),
-        "weighted sum": jnp.arange(1.0, B + 1) @ g,
+        "weighted sum": jnp.arange(1.0, len(g) + 1) @ g,
         "dot": g @ flat(jax.tree.map(jnp.cos, params), 0),
         "gram": g @ g.T,
         "gram with others": g @ g[:2].T,
