@@ -61,10 +61,11 @@ def lax_conv(layer: Any, x: jax.Array, *, stride: int) -> jax.Array:
     """As one writes it without a library; its derivatives are XLA's own."""
     layout = ("NHWC", "HWIO", "NHWC")
     strides = (stride, stride)
-    y: jax.Array = lax.conv_general_dilated(
+    y = lax.conv_general_dilated(
         x[None], layer["kernel"], strides, "SAME", dimension_numbers=layout
     )
-    return y[0] + layer["bias"]
+    biased: jax.Array = y[0] + layer["bias"]
+    return biased
 
 
 def cnn(convolution: Callable[..., jax.Array] = nn.conv) -> Net:
