@@ -18,7 +18,7 @@ class ParameterPlan(NamedTuple):
     sites: tuple[str, ...]
     """The operation at each use, and the loops around it."""
     way: str
-    """`rank one`, `gram`, `direct`, `folded`, `rows`, `tied`, `sum`, `local` or `unused`."""
+    """`rank one`, `gram`, `direct`, `folded`, `rows`, `tied`, `parts`, `sum`, `local` or `unused`."""
     flops: float
     bytes: float
     fallback: str
@@ -79,6 +79,7 @@ def explain(
     - direct: the gradient itself, of this parameter alone; folded: that of all turns of a loop;
     - rows: as gram, for rows of a table;
     - tied: as gram, over all uses of one matrix;
+    - parts: over uses of slices that do not overlap, each in one of these ways;
     - sum: the gradient itself, of a bias, a scale or the like, which is as small as a layer's
       output;
     - local: the gradient itself, by a derivative at the site. This is the fallback, and the table

@@ -301,7 +301,7 @@ def gram(factors: Factors, other: Factors | None = None) -> Array:
         if not rows[i] or not columns[i]:
             continue
         ways = [choose(found, parameter).way for found in (rows[i], columns[i])]
-        if ways == ["rank one", "rank one"]:
+        if ways == ["rank one", "rank one"] and factors.program.same_sites(other.program):
             (x, error), (y, signal) = (outer_products(found[i][0]) for found in (rows, columns))
             inputs = jnp.einsum("bntd,cntd->bcn", wide(x), wide(y))
             signals = jnp.einsum("bntk,cntk->bcn", wide(error), wide(signal))

@@ -9,6 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 
 from jaxnets.equations import bind
@@ -91,25 +92,39 @@ def evaluate(node: Node, values: Mapping[Key, Array], memo: dict[Any, Any]) -> A
 _REARRANGING = {"convert_element_type", "copy", "copy_p", "expand_dims", "reshape", "squeeze"}
 
 
+Part: TypeAlias = tuple[tuple[int, int], ...]
+"""From where to where along each axis of a parameter."""
+
+
 class Rearranged(NamedTuple):
     """A parameter of which a value has each element once: its gradient's norm is the same."""
 
     input: Input
     axes: tuple[int, ...] | None
     """For each axis of the value the parameter's; None where they do not correspond."""
+    part: Part | None
+    """Which of the parameter's elements the value has; None for all."""
 
 
 def rearranged(node: Node) -> Rearranged | None:
     """The parameter that a value is a rearrangement of; None if it is anything else."""
     if isinstance(node, Input):
-        return Rearranged(node, tuple(range(node.aval.ndim))) if node.trained else None
-    if not isinstance(node, Computed) or len(node.inputs) != 1 or len(node.equation.outvars) != 1:
+        return Rearranged(node, tuple(range(node.aval.ndim)), None) if node.trained else None
+    if not isinstance(node, Computed) or len(node.inputs) != 1:
         return None
     before = rearranged(node.inputs[0])
     if before is None:
         return None
-    (operand,), (result,) = node.equation.invars, node.equation.outvars
+    (operand,), result = node.equation.invars, node.equation.outvars[node.output]
     name = node.equation.primitive.name
+    if cut := _cut(node):
+        if before.axes != tuple(range(len(cut))):
+            return None
+        starts = [start for start, _ in before.part or [(0, 0)] * len(cut)]
+        part = tuple((s + a, s + b) for s, (a, b) in zip(starts, cut, strict=True))
+        return before._replace(part=part)
+    if len(node.equation.outvars) != 1:
+        return None
     if name == "transpose":
         order = node.equation.params["permutation"]
         return before._replace(axes=before.axes and tuple(before.axes[i] for i in order))
@@ -120,13 +135,46 @@ def rearranged(node: Node) -> Rearranged | None:
     return None
 
 
+def _cut(node: Computed) -> Part | None:
+    """Where a slice without gaps lies in its operand; None for other equations."""
+    equation = node.equation
+    (operand,) = equation.invars
+    if equation.primitive.name == "slice" and set(equation.params["strides"] or ()) <= {1}:
+        limits = equation.params["start_indices"], equation.params["limit_indices"]
+        return tuple(zip(*limits, strict=True))
+    if equation.primitive.name == "split":
+        sizes, axis = equation.params["sizes"], equation.params["axis"]
+        start = int(sum(sizes[: node.output]))
+        whole = [(0, n) for n in operand.aval.shape]
+        whole[axis] = (start, start + int(sizes[node.output]))
+        return tuple(whole)
+    return None
+
+
+def apart(parts: Sequence[Part | None]) -> bool:
+    """Whether no two of them have an element in common."""
+
+    def meet(a: Part | None, b: Part | None) -> bool:
+        if a is None or b is None:
+            return True
+        return all(x[0] < y[1] and y[0] < x[1] for x, y in zip(a, b, strict=True))
+
+    return not any(meet(a, b) for i, a in enumerate(parts) for b in parts[:i])
+
+
 def put_back(node: Node, value: Any) -> Any:
-    """`value`, shaped as a rearranged parameter, in the shape of the parameter itself."""
+    """`value`, shaped as a rearranged parameter, in the shape of the parameter itself.
+
+    Where it is a part of it, with zeros around.
+    """
     while isinstance(node, Computed):
         (operand,) = node.equation.invars
         if node.equation.primitive.name == "transpose":
             order = node.equation.params["permutation"]
             value = value.transpose([order.index(i) for i in range(len(order))])
+        if cut := _cut(node):
+            sizes = zip(cut, operand.aval.shape, strict=True)
+            value = jnp.pad(value, [(start, n - stop) for (start, stop), n in sizes])
         value = value.reshape(operand.aval.shape)
         (node,) = node.inputs
     return value

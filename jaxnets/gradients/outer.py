@@ -35,14 +35,16 @@ def _dot_axes(site: Site) -> tuple[list[int], list[int], list[int], list[int]]:
 
 
 def _dot(site: Site, x: Array, error: Array) -> Outer:
-    contracted, shared, _, _ = _dot_axes(site)
+    contracted, shared, mine, mine_shared = _dot_axes(site)
     free = [i for i in range(x.ndim) if i not in contracted and i not in shared]
     n, t, d = (math.prod(x.shape[i] for i in axes) for axes in (shared, free, contracted))
     factor = x.transpose(*shared, *free, *contracted).reshape(n, t, d)
+    parameter = site.inner.invars[site.operand].aval.shape
+    k = math.prod(m for i, m in enumerate(parameter) if i not in mine and i not in mine_shared)
     # results have the shared axes, then the free ones of the left operand, then of the right one
     if site.operand == 1:
-        return Outer(factor, error.reshape(n, t, -1))
-    return Outer(factor, error.reshape(n, -1, t).swapaxes(1, 2))
+        return Outer(factor, error.reshape(n, t, k))
+    return Outer(factor, error.reshape(n, k, t).swapaxes(1, 2))
 
 
 def _dot_gradient(site: Site, products: Array) -> Array:
@@ -93,7 +95,8 @@ def _conv(site: Site, x: Array, error: Array) -> _Conv:
         return y.transpose(spec[0], *spec[2:], spec[1])
 
     def grouped(y: Array) -> Array:
-        return y.reshape(math.prod(y.shape[:-1]), groups, -1)
+        *positions, channels = y.shape
+        return y.reshape(math.prod(positions), groups, channels // groups)
 
     windows = [grouped(y) for y in _shifted(site, channels_last(x, layout.lhs_spec))]
     return _Conv(windows, grouped(channels_last(error, layout.out_spec)))
@@ -120,7 +123,8 @@ def outer(site: Site, saved: Sequence[Array], error: Array) -> Outer:
     if site.kind == "conv":
         windows, errors = _conv(site, x, error)
         patches = jnp.stack(windows, -2)
-        patches = patches.reshape(*patches.shape[:-2], -1)
+        *positions, window, channels = patches.shape
+        patches = patches.reshape(*positions, window * channels)
         return Outer(patches.swapaxes(0, 1), errors.swapaxes(0, 1))
     rows = x[..., 0].reshape(1, -1)
     height, width = site.inner.invars[0].aval.shape

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnets.gradients.graph import Key
+from jaxnets.gradients.graph import Key, apart
 from jaxnets.gradients.outer import Outer
 from jaxnets.gradients.program import Factors
 from jaxnets.gradients.uses import (
@@ -99,10 +99,11 @@ def _cost(plan: Plan) -> float:
 
 def _matrix(used: Used, size: tuple[int, ...]) -> bool:
     """Whether a use is one matrix product with, or some rows of, a whole matrix."""
-    if used.seen is None or used.seen.axes is None or any(used.seen.stacked) or len(size) != 2:
+    seen = used.seen
+    if seen is None or seen.axes is None or any(seen.stacked) or seen.part or len(size) != 2:
         return False
     if used.use.site.kind == "gather":
-        return used.seen.axes == (0, 1) and not used.use.loops
+        return seen.axes == (0, 1) and not used.use.loops
     if used.use.site.kind != "dot":
         return False
     contracted, _ = used.use.site.inner.params["dimension_numbers"]
@@ -142,6 +143,9 @@ def ways(found: Sequence[Used], parameter: Any) -> list[Plan]:
     local = Plan("local", *own, why=_why_local(found))
     if jnp.iscomplexobj(parameter):
         return [local._replace(why="is complex")]
+    if len(found) > 1 and _are_parts(found):
+        each = [choose([used], parameter) for used in found]
+        return [Plan("parts", sum(p.flops for p in each), sum(p.bytes for p in each))]
     if len(found) > 1:
         gathers = sum(used.use.site.kind == "gather" for used in found)
         if gathers > 1 or not all(_matrix(used, parameter.shape) for used in found):
@@ -166,9 +170,16 @@ def ways(found: Sequence[Used], parameter: Any) -> list[Plan]:
     written = 8.0 * examples * n * t * d if kind == "conv" else 0.0
     gram = Plan("gram", 2.0 * pairs * (d + k), 16.0 * pairs + written)
     flops = 2.0 * examples * n * t * d * k
-    if loops:
+    if loops or used.seen.part:
         return [gram, Plan("folded", flops, 8.0 * examples * n * d * k + written)]
     return [gram, Plan("direct", flops, 8.0 * examples * n * d * k)]
+
+
+def _are_parts(found: Sequence[Used]) -> bool:
+    """Whether all uses are products with parts of a parameter, no two of which overlap."""
+    seen = [used.seen for used in found if used.use.site.kind in ("dot", "conv")]
+    views = [view for view in seen if view is not None]
+    return len(views) == len(found) and apart([view.part for view in views])
 
 
 def _length(used: Used) -> int:

@@ -4,18 +4,28 @@ A probe is an identity behind a site. When the error signal comes back to it, th
 there for a moment, the example's operand and the error signal; their squared norm is all that is
 kept. So `checkpoint` keeps its saving, and a scan over layers holds one layer's factors at a time.
 
-It squares what is at one site, so the parameters there must have no other use, and each turn of a
-loop around it elements of its own: else there are products across, for which both are needed.
+It squares what is at one site, so the parameters there must have no other use but of other parts,
+and each turn of a loop elements of its own: else there are products across, for which both sides are
+needed.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxnets.gradients.graph import Input, Key, Node, inputs_of, rearranged, trained_inputs
+from jaxnets.gradients.graph import (
+    Input,
+    Key,
+    Node,
+    Part,
+    apart,
+    inputs_of,
+    rearranged,
+    trained_inputs,
+)
 from jaxnets.gradients.plans import Used, choose
 from jaxnets.gradients.sites import Place, Probe, Record, Site, Sites
 from jaxnets.gradients.squares import squares
@@ -26,11 +36,15 @@ from jaxnets.types import Array
 def squared_on_the_way_back(sites: Sites, total: Array) -> dict[Place, Probe]:
     """Probes for all sites that can have one; the derivative by `total` becomes their sum."""
     found = [use for use, _ in uses(sites, sites_like(sites))]
-    counts = Counter(key for use in found for key in parameters(use))
+    parts: dict[Key, list[Part | None]] = defaultdict(list)
+    for use in found:
+        for key in parameters(use):
+            seen = view(use)
+            parts[key].append(None if seen is None else seen.part)
     return {
         use.site.place: _probe(total)
         for use in found
-        if all(counts[key] == 1 for key in parameters(use)) and _own_at_each_turn(use)
+        if all(apart(parts[key]) for key in parameters(use)) and _own_at_each_turn(use)
     }
 
 

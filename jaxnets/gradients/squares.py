@@ -8,7 +8,15 @@ import numpy as np
 
 from jaxnets.gradients.graph import Key
 from jaxnets.gradients.outer import Outer
-from jaxnets.gradients.plans import Plan, Used, broadcast, outer_products, own_gradients, wide
+from jaxnets.gradients.plans import (
+    Plan,
+    Used,
+    broadcast,
+    choose,
+    outer_products,
+    own_gradients,
+    wide,
+)
 from jaxnets.types import Array
 
 
@@ -123,4 +131,9 @@ def squares(
     if plan.way in OWN:
         own, scale = own_gradients(found, key, values), found[0].scale
         return sum_of_squares(own if scale is None else wide(own) * broadcast(scale, wide(own)))
+    if plan.way == "parts":
+        parts = ([used] for used in found)
+        each = [squares(choose(p, values[key]), p, key, values, examples) for p in parts]
+        total: Array = sum(each[1:], each[0])
+        return total
     return _WAYS[plan.way](found)

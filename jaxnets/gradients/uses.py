@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.equations import bind
-from jaxnets.gradients.graph import Key, Node, evaluate, put_back, rearranged, trained_inputs
+from jaxnets.gradients.graph import Key, Node, Part, evaluate, put_back, rearranged, trained_inputs
 from jaxnets.gradients.outer import Outer, batch_gradient, gradient, outer
 from jaxnets.gradients.sites import Loop, Site, Sites
 from jaxnets.types import Array
@@ -58,6 +58,8 @@ class View:
     """For each loop around, whether each of its turns has elements of its own."""
     axes: tuple[int, ...] | None
     """For each axis of the site's operand the parameter's; None where they do not correspond."""
+    part: Part | None
+    """Which of the parameter's elements these are; None for all."""
 
 
 def view(use: Use) -> View | None:
@@ -75,10 +77,17 @@ def view(use: Use) -> View | None:
         stacked.append(key in loop.sliced)
         outside = rearranged(before(key, loop))
         axes = None
+        if seen.part is not None:
+            # of what the loop's body sees, which must be the whole parameter then
+            if outside is None or outside.part is not None or stacked[-1]:
+                return None
+            if outside.axes != tuple(range(len(seen.part))):
+                return None
+            outside = outside._replace(part=seen.part)
         if outside is not None and outside.axes and seen.axes is not None and not stacked[-1]:
             axes = tuple(outside.axes[i] for i in seen.axes)
         seen = outside and outside._replace(axes=axes)
-    return seen and View(seen.input.key, tuple(reversed(stacked)), seen.axes)
+    return seen and View(seen.input.key, tuple(reversed(stacked)), seen.axes, seen.part)
 
 
 def total_gradient(use: Use, saved: Sequence[Any], error: Sequence[Any]) -> Array:

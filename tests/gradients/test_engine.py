@@ -169,6 +169,16 @@ def test_factors_cross_jit_vmap_and_scan():
     np.testing.assert_allclose(got, jnp.stack([want, want]), rtol=1e-5)
 
 
+def test_gram_of_losses_that_see_a_matrix_from_two_sides():
+    w, x = jnp.arange(9.0).reshape(3, 3) / 9, jnp.arange(6.0).reshape(2, 3)
+    both = [
+        gradients.per_example_grad(loss)(w, x)[1]
+        for loss in (lambda w, x: jnp.sum(jnp.tanh(x @ w)), lambda w, x: jnp.sum(jnp.tanh(w @ x)))
+    ]
+    rows, columns = (gradients.materialize(f).reshape(2, -1) for f in both)
+    np.testing.assert_allclose(gradients.gram(*both), rows @ columns.T, rtol=1e-5)
+
+
 def test_nothing_has_the_size_of_batch_times_parameters():
     """Of a wide layer: neither what crosses `jit`, nor any temporary of a clipped gradient."""
     params, batch = jnp.ones((300, 200)), jnp.ones((64, 300))
@@ -278,7 +288,14 @@ def test_norms_by_products_are_not_too_small_where_these_cancel(offset):
         np.testing.assert_allclose(got, want, rtol={0: 1e-5, 10: 1e-2}[offset])
 
 
-LINEAR = ["wide", "conv, one axis", "embedding", "in stacked layers over a sequence"]
+LINEAR = [
+    "wide",
+    "sliced",
+    "stacked layers, one by one",
+    "conv, one axis",
+    "embedding",
+    "in stacked layers over a sequence",
+]
 
 
 @pytest.mark.parametrize("name", thorough_beyond({"wide"}, {name: (name,) for name in LINEAR}))

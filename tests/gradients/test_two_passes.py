@@ -45,7 +45,7 @@ def two_layers(p, x):
 
 
 def slices(p, x):
-    """Of one array, which so has two uses."""
+    """Of one array, which so has two uses, of other elements."""
     first, second = ({name: p[name][i] for name in "wbs"} for i in range(2))
     y = jax.checkpoint(layer)(second, jax.checkpoint(layer)(first, x))
     return square(jax.checkpoint(jnp.multiply)(y, p["once"]))

@@ -60,6 +60,12 @@ def _layers(p, x):
     return _square(lax.scan(lambda x, p: (jnp.tanh(x @ p["w"] + _row(p["b"], x)), None), x, p)[0])
 
 
+def _one_by_one(p, x):
+    for i in range(len(p["w"])):
+        x = jnp.tanh(x @ p["w"][i] + _row(p["b"][i], x))
+    return _square(x)
+
+
 def _layers_twice(p, x):
     """A loop inside a loop: the inner one's matrices are seen by each turn of the outer one."""
 
@@ -115,7 +121,71 @@ CASES = [
         {"w": (5, 9)},
         (2, 5),
         lambda p, x: sum(map(_square, (x @ w for w in jnp.split(p["w"], 3, 1)))),
+        way="parts",
+    ),
+    Case(
+        "sliced, one slice alone",
+        {"w": (5, 9)},
+        (12, 5),
+        lambda p, x: _square(x @ p["w"][:, 2:4]),
+        way="folded",
+    ),
+    Case(
+        "sliced, overlapping",
+        {"w": (5, 9)},
+        (2, 5),
+        lambda p, x: _square(x @ p["w"][:, :5]) + _square(x @ p["w"][:, 4:]),
         way="local",
+    ),
+    Case(
+        "sliced, with gaps",
+        {"w": (5, 9)},
+        (2, 5),
+        lambda p, x: _square(x @ p["w"][:, ::2]),
+        way="local",
+    ),
+    Case(
+        "sliced, and whole",
+        {"w": (5, 5)},
+        (2, 5),
+        lambda p, x: _square(x @ p["w"][:, :2]) + _square(x @ p["w"]),
+        way="local",
+    ),
+    Case(
+        "slices of slices",
+        {"w": (5, 9)},
+        (2, 5),
+        lambda p, x: _square(x @ p["w"][:, 3:][:, 1:4]) + _square(x[:, 1:] @ p["w"][1:, :4][:, :3]),
+        way="parts",
+    ),
+    Case(
+        "stacked layers, one by one",
+        {"w": (3, 4, 4), "b": (3, 4)},
+        (2, 4),
+        _one_by_one,
+        way="parts",
+    ),
+    Case(
+        "slices in a loop",
+        {"w": (4, 8), "s": (3, 4)},
+        (2, 4),
+        lambda p, x: _square(
+            lax.scan(
+                lambda x, s: (jnp.tanh(x @ p["w"][:, :4]) * s[None] + x @ p["w"][:, 4:], None),
+                x,
+                p["s"],
+            )[0]
+        ),
+        way="parts",
+    ),
+    Case(
+        "a loop over some layers",
+        {"w": (4, 4, 4)},
+        (2, 4),
+        lambda p, x: _square(
+            lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x @ p["w"][3], p["w"][:3])[0]
+        ),
+        way="parts",
     ),
     Case("weight normalization and penalty", SQUARE, (5,), _normalized, way="local"),
     Case(
@@ -273,6 +343,15 @@ CASES = [
         (5, 5, 2),
         lambda p, x: _square(nn.conv({"kernel": p["w"]}, jnp.tanh(nn.conv({"kernel": p["w"]}, x)))),
         way="local",
+    ),
+    Case(
+        "conv, sliced",
+        {"w": (3, 3, 2, 6)},
+        (5, 5, 2),
+        lambda p, x: sum(
+            _square(nn.conv({"kernel": k}, x)) for k in (p["w"][..., :2], p["w"][..., 2:])
+        ),
+        way="parts",
     ),
     Case(
         "conv, in stacked layers",
