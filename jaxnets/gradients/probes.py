@@ -5,8 +5,7 @@ there for a moment, the example's operand and the error signal; their squared no
 kept. So `checkpoint` keeps its saving, and a scan over layers holds one layer's factors at a time.
 
 It squares what is at one site, so the parameters there must have no other use but of other parts,
-and each turn of a loop elements of its own: else there are products across, for which both sides are
-needed.
+and each turn of a loop elements of its own: else there are products across, of both sides.
 """
 
 from collections import defaultdict
