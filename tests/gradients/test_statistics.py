@@ -129,7 +129,7 @@ def assert_as_defined(net, dtype, rtol):
     assert_trees_close({name: got[name] for name in want}, want, rtol)
 
 
-FEW = {"tied language model", "not used"}
+FEW = {"not used"}
 
 
 @pytest.mark.parametrize(
