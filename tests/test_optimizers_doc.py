@@ -4,6 +4,9 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import optax
+import optax.contrib
 import pytest
 
 from docs import compare_optimizers
@@ -55,6 +58,23 @@ def test_a_row(name, monkeypatch):
         assert theirs == ours
     else:
         assert (float32, float64, theirs) == (" – ",) * 3
+
+
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore:Specifying a key will be required")
+@pytest.mark.parametrize("name", compare_optimizers.SAME)
+def test_differences_in_float64(name):
+    """What the table says, to an order of magnitude; below 1e-13 all is rounding."""
+    (cell,) = re.findall(rf"^\| {re.escape(name)} \| \S+ \| (\S+) \|", TEXT, re.MULTILINE)
+    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+        given = compare_optimizers.problem(name, jnp.float64)
+        build = compare_optimizers.SAME[name]
+        ours, theirs = (
+            compare_optimizers.trainer(optimizer)(*given)[0]
+            for optimizer in (build(optim, optim), build(optax, optax.contrib))
+        )
+        found = compare_optimizers.difference(ours, theirs)
+    assert 0.1 <= max(found, 1e-13) / max(float(cell), 1e-13) <= 10
 
 
 def test_links_lead_somewhere():

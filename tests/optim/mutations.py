@@ -96,7 +96,11 @@ def _verdict(mutant: Mutant, folder: Path) -> tuple[bool, str]:
         return False, f"BROKEN: status {status}, {failure.error.__name__} in {failure.test}"
     if mutant.equivalent:
         return status == 0, f"{'NOT ' * status}equivalent: {mutant.equivalent}"
-    return status == 1, f"killed by {failure.test}" if status else "SURVIVED"
+    if not status:
+        return False, "SURVIVED"
+    # other errors than an assertion's may be of a program that is broken rather than wrong
+    by = "" if issubclass(failure.error, AssertionError) else f" ({failure.error.__name__})"
+    return True, f"killed by {failure.test}{by}"
 
 
 def verdicts(mutants: Sequence[Mutant]) -> list[tuple[bool, str]]:

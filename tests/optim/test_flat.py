@@ -41,7 +41,7 @@ REFUSED = {
         "adafactor absolute", "sm3", "sm3 averaged", "polyak_sgd", "polyak_sgd from below",
         "small transformations", "clipped by unit, then by block", "clip_per_leaf",
         "scaled by norm and rms, positive decay", "sophia decay", "sophia unclipped", "muon",
-        "soap decay", "shampoo grafted", "prodigy decay", "dog", "dowg",
+        "soap decay", "shampoo grafted", "prodigy decay", "dog decay", "dowg",
         "scale_by_distance_over_gradients", "mechanize adamw", "sam", "MultiSteps sum every few",
         "apply_if_finite", "flatten", "dynamic_loss_scale", "monitor",
     ],

@@ -31,7 +31,8 @@ CASES = [
     ),
     same_call("adamax", lambda lib: lib.adamax(0.01)),
     same_call(
-        "adamaxw decay", lambda lib: lib.adamaxw(0.01, 0.8, 0.9, weight_decay=0.1, mask=_decays)
+        "adamaxw decay",
+        lambda lib: lib.adamaxw(0.01, 0.8, 0.9, 1e-4, weight_decay=0.1, mask=_decays),
     ),
     same_call("adabelief", lambda lib: lib.adabelief(0.01)),
     same_call(

@@ -50,7 +50,7 @@ CASES = [
             safeguard_warmup=True,
         ),
     ),
-    _contrib("dog", lambda _, lib: lib.dog(0.5, ("distance", 0.1))),
+    _contrib("dog decay", lambda _, lib: lib.dog(0.5, ("distance", 0.1), weight_decay=0.1)),
     _contrib("dowg", lambda _, lib: lib.dowg(0.5, 0.01, 1e-3)),
     # Optax's needs rank promotion, which the tests forbid
     OptimizerCase(

@@ -49,7 +49,9 @@ CASES = [
         lambda lib: lib.adam(lib.piecewise_constant_schedule(0.01, {20: 0.1, 50: 0.5})),
     ),
     same_call("adamw", lambda lib: lib.adamw(0.01)),
-    same_call("adamw masked", lambda lib: lib.adamw(0.01, weight_decay=0.1, mask=_decays)),
+    same_call(
+        "adamw masked", lambda lib: lib.adamw(0.01, eps=1e-4, weight_decay=0.1, mask=_decays)
+    ),
     same_call(
         "adamw scheduled",
         lambda lib: lib.adamw(

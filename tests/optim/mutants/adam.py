@@ -19,6 +19,10 @@ def _complex(name: str) -> str:
     return f"test_adam.py -k 'complex_parameters and {name}'"
 
 
+def _trajectory(name: str) -> str:
+    return f"test_against_optax.py -k 'trajectory and {name}'"
+
+
 def _equations(optimizer: str, file: str, *rows: tuple[str, ...]) -> list[Mutant]:
     return mutants(optimizer, file, f"test_adam_equations.py -k {optimizer}", *rows)
 
@@ -41,7 +45,15 @@ MUTANTS = [
         ("complex nu", "dtype=nu_dtype, real=True", "dtype=nu_dtype", _complex("nadam")),
         ("dtypes not handed on", "eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype)", "eps_root, nesterov=nesterov)", _ALIASES),
     ),
-    *_equations("nadamw", "nadam.py", swap("decay after the rate", _DECAY, _RATE), swap("decay before NAdam", "_scale_by(b1, b2, eps, eps_root, mu_dtype, nesterov, nu_dtype, momentum_decay)", _DECAY), ("mask ignored", _DECAY, "add_decayed_weights(weight_decay)", "test_against_optax.py -k 'trajectory and nadamw'")),
+    *_equations(
+        "nadamw",
+        "nadam.py",
+        swap("decay after the rate", _DECAY, _RATE),
+        swap("decay before NAdam", "_scale_by(b1, b2, eps, eps_root, mu_dtype, nesterov, nu_dtype, momentum_decay)", _DECAY),
+        ("mask ignored", _DECAY, "add_decayed_weights(weight_decay)", _trajectory("nadamw")),
+        ("eps lost", f"eps, eps_root, mu_dtype, nesterov, nu_dtype, momentum_decay),\n        {_DECAY}", f"1e-8, eps_root, mu_dtype, nesterov, nu_dtype, momentum_decay),\n        {_DECAY}", _trajectory("nadamw")),
+        ("dtypes not handed on", f"mu_dtype, nesterov, nu_dtype, momentum_decay),\n        {_DECAY}", f"None, nesterov, None, momentum_decay),\n        {_DECAY}", _ALIASES),
+    ),
     *_equations(
         "amsgrad",
         "amsgrad.py",
@@ -72,7 +84,14 @@ MUTANTS = [
         ("no decay of v", "b2 * v)", "v)"),
         ("complex nu", "nu=moments_like(params, real=True)", "nu=moments_like(params)", _complex("adamax")),
     ),
-    *_equations("adamaxw", "adamax.py", swap("decay after the rate", _DECAY, _RATE), swap("decay before AdaMax", "scale_by_adamax(b1, b2, eps)", _DECAY), ("mask ignored", _DECAY, "add_decayed_weights(weight_decay)", "test_against_optax.py -k 'trajectory and adamaxw'")),
+    *_equations(
+        "adamaxw",
+        "adamax.py",
+        swap("decay after the rate", _DECAY, _RATE),
+        swap("decay before AdaMax", "scale_by_adamax(b1, b2, eps)", _DECAY),
+        ("mask ignored", _DECAY, "add_decayed_weights(weight_decay)", _trajectory("adamaxw")),
+        ("eps lost", f"scale_by_adamax(b1, b2, eps),\n        {_DECAY}", f"scale_by_adamax(b1, b2),\n        {_DECAY}", _trajectory("adamaxw")),
+    ),
     *_equations(
         "adabelief",
         "adabelief.py",

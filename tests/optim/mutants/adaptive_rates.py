@@ -62,6 +62,7 @@ MUTANTS = [
         ("forgets gradients", "(state.sum_sq_norm_grads + _sq_norm(", "(0.9 * state.sum_sq_norm_grads + _sq_norm("),
         ("heuristic without 1", "first * (1 + global_norm(params))", "first * global_norm(params)"),
         ("first rate forever", "jnp.where(state.is_init_step, first, rate)", "first", "test_adaptive_rates.py -k dog_begins"),
+        swap("decay after DoG", "_decayed(weight_decay, mask)", 'scale_by_dog(_first_step("dog", init_step), eps)', "test_against_optax.py -k 'trajectory and dog'"),
     ),
     *mutants(
         "dowg",

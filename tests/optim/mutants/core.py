@@ -100,6 +100,7 @@ MUTANTS = [
         swap("decay before Adam", _ADAM, _DECAY),
         swap("decay after the rate", _DECAY, _RATE),
         ("mask ignored", "add_decayed_weights(weight_decay, mask)", "add_decayed_weights(weight_decay)", "test_decay.py"),
+        ("eps lost", f"{_ADAM},\n        {_DECAY}", f"scale_by_adam(b1, b2, 1e-8, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype),\n        {_DECAY}", "test_against_optax.py -k 'trajectory and adamw and masked'"),
         ("dtypes not handed on", f"{_ADAM},\n        {_DECAY}", f"scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov),\n        {_DECAY}", _ALIASES),
     ),
     *mutants("adamw", "decay.py", _HAND, ("sign of the decay", "g + weight_decay * p if decays", "g - weight_decay * p if decays"), ("mask ignored", "g + weight_decay * p if decays else g", "g + weight_decay * p", "test_decay.py")),

@@ -27,6 +27,7 @@ MUTANTS = [
         ("momentum in bfloat16", "mu=moments_like(params, dtype=mu_dtype)", 'mu=moments_like(params, dtype="bfloat16")'),
         ("decay after the rate", f"add_decayed_weights(weight_decay, weight_decay_mask),\n        {_RATE},", f"{_RATE},\n        add_decayed_weights(weight_decay, weight_decay_mask),"),
         ("decay before the shape", "scale_by_shape(numbers, consistent_rms),\n        add_decayed_weights(weight_decay, weight_decay_mask),", "add_decayed_weights(weight_decay, weight_decay_mask),\n        scale_by_shape(numbers, consistent_rms),"),
+        ("nu_dtype not handed on", "        nu_dtype=nu_dtype,\n    )\n    return partition", "    )\n    return partition", "test_precision.py -k aliases_hand_on"),
         ("rate of the others ignored", "learning_rate if adam_learning_rate is None else adam_learning_rate", "learning_rate", "test_muon.py -k rate_of_the_others"),
     ),
     *mutants("muon", "orthogonalize.py", _MUON, ("coefficients", "c1 * gram + c2 * gram @ gram", "c1 * gram - c2 * gram @ gram"), ("eps lost", "keepdims=True) + eps)", "keepdims=True))"), ("not conjugated", "return x.mT.conj()", "return x.mT", "test_muon.py -k complex_matrices")),

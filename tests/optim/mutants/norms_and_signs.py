@@ -8,6 +8,8 @@ _COMPLEX = "test_norms_and_signs.py -k complex_parameters"
 _DECAY = "add_decayed_weights(weight_decay, mask)"
 _RATE = "scale_by_learning_rate(learning_rate)"
 _SIGNS = "scale_by_sign()"
+_ADAM = "scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype)"
+_ALIASES = "test_precision.py -k aliases_hand_on"
 
 
 def _trajectory(name: str) -> str:
@@ -31,6 +33,7 @@ MUTANTS = [
         ("no bias correction", "m / correction if debias else m", "m"),
         ("bias correction always", "m / correction if debias else m", "m / correction", _trajectory("adafactor")),
         ("sum instead of average", "m = (1 - decay) * g + decay * m", "m = g + decay * m"),
+        ("accumulator_dtype ignored", "moments_like(params, dtype=accumulator_dtype)", "moments_like(params)", _DTYPES),
         ("sign of the momentum", "m = (1 - decay) * g + decay * m", "m = (1 - decay) * g - decay * m"),
     ),
     *mutants(
@@ -135,7 +138,20 @@ MUTANTS = [
         _NUMPY,
         ("optimism by default 1", "learning_rate if optimism is None else optimism", "1.0 if optimism is None else optimism"),
         ("rate not in alpha", "        learning_rate, learning_rate if", "        1.0, learning_rate if"),
-        swap("optimism before Adam", "scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype)", "scale_by_optimistic_gradient(alpha, beta)"),
+        swap("optimism before Adam", _ADAM, "_extrapolated(learning_rate, optimism)"),
+        ("eps lost", f"{_ADAM},\n        _extrapolated", "scale_by_adam(b1, b2, 1e-8, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype),\n        _extrapolated", _trajectory("optimistic_adam")),
+        ("dtypes not handed on", f"{_ADAM},\n        _extrapolated", "scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov),\n        _extrapolated", _ALIASES),
+        ("no Nesterov", f"{_ADAM},\n        _extrapolated", "scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nu_dtype=nu_dtype),\n        _extrapolated"),
+        ("sign", "scale(-1.0)", "scale(1.0)"),
+    ),
+    *mutants(
+        "optimistic_adam_v2",
+        "optimistic.py",
+        _NUMPY,
+        swap("optimism before Adam", _ADAM, "scale_by_optimistic_gradient(alpha, beta)"),
+        ("eps lost", f"{_ADAM},\n        scale_by_opt", "scale_by_adam(b1, b2, 1e-8, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype),\n        scale_by_opt", _trajectory("optimistic_adam_v2")),
+        ("dtypes not handed on", f"{_ADAM},\n        scale_by_opt", "scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov),\n        scale_by_opt", _ALIASES),
+        ("no Nesterov", f"{_ADAM},\n        scale_by_opt", "scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nu_dtype=nu_dtype),\n        scale_by_opt"),
     ),
     *mutants(
         "polyak_sgd",
