@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -77,6 +78,14 @@ def gradient_of_none():
 def complex_moments():
     ours, theirs = (lib.scale_by_adam().init(jnp.ones(2, jnp.complex64)).nu for lib, _ in BOTH)
     assert (theirs.dtype, ours.dtype) == (jnp.complex64, jnp.float32)
+    z = jnp.array([3 + 4j])
+    # of JAX's own a warning, which is to become an error
+    with suppress(ValueError):
+        with pytest.warns(DeprecationWarning, match="complex to real"):
+            _, state = updates_of(optax.scale_by_adam(b1=0.5, mu_dtype=jnp.float32), z, z)
+        np.testing.assert_allclose(state.mu, 1.5)
+    with pytest.raises(ValueError, match="complex64 parameters cannot be stored in float32"):
+        optim.scale_by_adam(mu_dtype=jnp.float32).init(z)
 
 
 def hyperparameters():
