@@ -13,6 +13,7 @@ import optax.contrib
 import pytest
 
 from jaxnets import optim
+from tests.optim.test_names import LEFT_OUT
 
 TEXT = (Path(__file__).parents[1] / "docs" / "optimizers.md").read_text()
 TABLE = TEXT[TEXT.index("## Where they differ") : TEXT.index("## Optax's own tests")]
@@ -424,6 +425,15 @@ SAID_ELSEWHERE = {"nu_dtype", "update"}
 def test_a_docstring_names_the_difference(name):
     if name not in SAID_ELSEWHERE:
         assert "Optax" in getattr(optim, name).__doc__
+
+
+def test_what_is_left_out_is_listed():
+    section = TEXT[TEXT.index("## Left out") : TEXT.index("## PyTorch's forms")]
+    listed = set(re.findall(r"`(\w+)`", section))
+    for reason, names in LEFT_OUT.items():
+        if "losses" not in reason:
+            assert {name for name in names.split() if name[0].islower()} <= listed
+    assert not listed & set(optim.__all__)
 
 
 def test_scale_by_forms_name_it_too():
