@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import optax.contrib
 import pytest
 
 from jaxnets import optim
+from tests.optim.test_names import LEFT_OUT
 
 TEXT = (Path(__file__).parents[1] / "docs" / "optimizers.md").read_text()
 TABLE = TEXT[TEXT.index("## Where they differ") : TEXT.index("## Optax's own tests")]
@@ -77,6 +79,14 @@ def gradient_of_none():
 def complex_moments():
     ours, theirs = (lib.scale_by_adam().init(jnp.ones(2, jnp.complex64)).nu for lib, _ in BOTH)
     assert (theirs.dtype, ours.dtype) == (jnp.complex64, jnp.float32)
+    z = jnp.array([3 + 4j])
+    # of JAX's own a warning, which is to become an error
+    with suppress(ValueError):
+        with pytest.warns(DeprecationWarning, match="complex to real"):
+            _, state = updates_of(optax.scale_by_adam(b1=0.5, mu_dtype=jnp.float32), z, z)
+        np.testing.assert_allclose(state.mu, 1.5)
+    with pytest.raises(ValueError, match="complex64 parameters cannot be stored in float32"):
+        optim.scale_by_adam(mu_dtype=jnp.float32).init(z)
 
 
 def hyperparameters():
@@ -415,6 +425,15 @@ SAID_ELSEWHERE = {"nu_dtype", "update"}
 def test_a_docstring_names_the_difference(name):
     if name not in SAID_ELSEWHERE:
         assert "Optax" in getattr(optim, name).__doc__
+
+
+def test_what_is_left_out_is_listed():
+    section = TEXT[TEXT.index("## Left out") : TEXT.index("## PyTorch's forms")]
+    listed = set(re.findall(r"`(\w+)`", section))
+    for reason, names in LEFT_OUT.items():
+        if "losses" not in reason:
+            assert {name for name in names.split() if name[0].islower()} <= listed
+    assert not listed & set(optim.__all__)
 
 
 def test_scale_by_forms_name_it_too():

@@ -18,7 +18,7 @@ class ParameterPlan(NamedTuple):
     sites: tuple[str, ...]
     """The operation at each use, and the loops around it."""
     way: str
-    """`rank one`, `gram`, `direct`, `folded`, `rows`, `tied`, `parts`, `sum`, `local` or `unused`."""
+    """`rank one`, `gram`, `direct`, `folded`, `rows`, `tied`, `parts`, `sum`, `local`, `unused`."""
     flops: float
     bytes: float
     fallback: str

@@ -405,7 +405,7 @@ def test_opaque_sam_averages_over_the_batch_axis():
 
 
 def test_sam_of_one_step_is_its_outer_optimizer():
-    """Optax's returns to the start at every step."""
+    """Optax's takes each step from the point before the last."""
     got, _ = trajectory(optim.sam(optim.sgd(0.1), optim.sgd(0.05), sync_period=1))
     want, _ = trajectory(optim.sgd(0.1))
     np.testing.assert_allclose(got, want, rtol=1e-6)

@@ -113,7 +113,7 @@ def test_zero_nans():
 
 
 def test_apply_every():
-    """A NaN is gone with its sum, where Optax keeps it for good."""
+    """A NaN is gone with its sum, where Optax keeps that of an array for good."""
     optimizer = optim.apply_every(2)
     state = optimizer.init(jnp.zeros(()))
     sent = []
