@@ -59,13 +59,11 @@ def mlp() -> Net:
 
 def lax_conv(layer: Any, x: jax.Array, *, stride: int) -> jax.Array:
     """As one writes it without a library; its derivatives are XLA's own."""
-    layout = ("NHWC", "HWIO", "NHWC")
-    strides = (stride, stride)
     y = lax.conv_general_dilated(
-        x[None], layer["kernel"], strides, "SAME", dimension_numbers=layout
-    )
-    biased: jax.Array = y[0] + layer["bias"]
-    return biased
+        x[None], layer["kernel"], (stride, stride), "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )[0]  # fmt: skip
+    return jnp.add(y, layer["bias"])
 
 
 def cnn(convolution: Callable[..., jax.Array] = nn.conv) -> Net:

@@ -34,13 +34,18 @@ def _dot_axes(site: Site) -> tuple[list[int], list[int], list[int], list[int]]:
     return list(contracted[other]), list(shared[other]), list(contracted[mine]), list(shared[mine])
 
 
+def _shape(site: Site) -> tuple[int, ...]:
+    """Of the operand that holds the parameter."""
+    shape: tuple[int, ...] = site.inner.invars[site.operand].aval.shape
+    return shape
+
+
 def _dot(site: Site, x: Array, error: Array) -> Outer:
-    contracted, shared, mine, mine_shared = _dot_axes(site)
+    contracted, shared, summed, batch = _dot_axes(site)
     free = [i for i in range(x.ndim) if i not in contracted and i not in shared]
     n, t, d = (math.prod(x.shape[i] for i in axes) for axes in (shared, free, contracted))
     factor = x.transpose(*shared, *free, *contracted).reshape(n, t, d)
-    parameter = site.inner.invars[site.operand].aval.shape
-    k = math.prod(m for i, m in enumerate(parameter) if i not in mine and i not in mine_shared)
+    k = math.prod(s for i, s in enumerate(_shape(site)) if i not in summed and i not in batch)
     # results have the shared axes, then the free ones of the left operand, then of the right one
     if site.operand == 1:
         return Outer(factor, error.reshape(n, t, k))
@@ -50,7 +55,7 @@ def _dot(site: Site, x: Array, error: Array) -> Outer:
 def _dot_gradient(site: Site, products: Array) -> Array:
     """Matrices `[n, d, k]` as the parameter's operand."""
     _, _, contracted, shared = _dot_axes(site)
-    shape = site.inner.invars[site.operand].aval.shape
+    shape = _shape(site)
     free = [i for i in range(len(shape)) if i not in contracted and i not in shared]
     order = [*shared, *contracted, *free]
     apart = products.reshape([shape[i] for i in order])
@@ -81,6 +86,11 @@ def _shifted(site: Site, x: Array) -> Iterator[Array]:
     layout = params["dimension_numbers"].out_spec
     out = [site.inner.outvars[0].aval.shape[i] for i in layout[2:]]
     strides, dilation = params["window_strides"], params["rhs_dilation"]
+    if 0 in out:
+        # the window fits nowhere, so that no slice is in bounds
+        empty = jnp.zeros((x.shape[0], *out, x.shape[-1]), x.dtype)
+        yield from [empty] * math.prod(_window_positions(site))
+        return
     for position in itertools.product(*map(range, _window_positions(site))):
         start = [p * d for p, d in zip(position, dilation, strict=True)]
         stop = [s + (o - 1) * stride + 1 for s, o, stride in zip(start, out, strides, strict=True)]
@@ -95,8 +105,7 @@ def _conv(site: Site, x: Array, error: Array) -> _Conv:
         return y.transpose(spec[0], *spec[2:], spec[1])
 
     def grouped(y: Array) -> Array:
-        *positions, channels = y.shape
-        return y.reshape(math.prod(positions), groups, channels // groups)
+        return y.reshape(math.prod(y.shape[:-1]), groups, y.shape[-1] // groups)
 
     windows = [grouped(y) for y in _shifted(site, channels_last(x, layout.lhs_spec))]
     return _Conv(windows, grouped(channels_last(error, layout.out_spec)))
@@ -123,8 +132,7 @@ def outer(site: Site, saved: Sequence[Array], error: Array) -> Outer:
     if site.kind == "conv":
         windows, errors = _conv(site, x, error)
         patches = jnp.stack(windows, -2)
-        *positions, window, channels = patches.shape
-        patches = patches.reshape(*positions, window * channels)
+        patches = patches.reshape(*patches.shape[:-2], math.prod(patches.shape[-2:]))
         return Outer(patches.swapaxes(0, 1), errors.swapaxes(0, 1))
     rows = x[..., 0].reshape(1, -1)
     height, width = site.inner.invars[0].aval.shape

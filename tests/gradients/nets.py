@@ -130,6 +130,10 @@ def conv(draw, shape):
     """One to three axes; strides, dilations, groups, padding of either sign, or transposed."""
     *space, channels = shape
     n = len(space)
+    letters = "XYZ"[:n]
+    kernel = "".join(draw(st.permutations([*letters, "I", "O"])))
+    # strides and the like are in the order of the kernel's axes
+    space = [space[letters.index(a)] for a in kernel if a in letters]
     window = [draw(st.integers(1, 3)) for _ in space]
     groups = draw(st.sampled_from([g for g in range(1, channels + 1) if channels % g == 0]))
     out = groups * draw(st.integers(1, 2))
@@ -142,10 +146,9 @@ def conv(draw, shape):
         short = (w - 1) * d + 1 - ((size - 1) * gap + 1 + low + high)
         padding.append((low, high + max(0, short)))
     channels_last = flag(draw)
-    letters = "XYZ"[:n]
     image = f"N{letters}C" if channels_last else f"NC{letters}"
-    kernel = "".join(draw(st.permutations([*letters, "I", "O"])))
-    sizes = dict(zip(letters, window, strict=True)) | {"I": channels // groups, "O": out}
+    sizes = dict(zip((a for a in kernel if a in letters), window, strict=True))
+    sizes |= {"I": channels // groups, "O": out}
 
     def apply(p, x):
         y = lax.conv_general_dilated(

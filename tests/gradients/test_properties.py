@@ -92,6 +92,27 @@ def test_more_examples_that_are_not_finite(net, examples, seed, bad):
     leaves_the_others_exact(net, examples, seed, bad)
 
 
+def _nowhere(w, x):
+    layout = ("NWC", "WIO", "NWC")
+    return jax.lax.conv_general_dilated(x[None], w, (1,), "VALID", dimension_numbers=layout)
+
+
+@pytest.mark.parametrize(
+    ("apply", "shape", "example"),
+    [
+        (_nowhere, (3, 2, 4), (2, 2)),
+        (lambda w, x: x @ w, (2, 3), (0, 2)),
+        (lambda w, x: jnp.moveaxis(w @ x, -1, 0), (3, 2), (2, 0)),
+    ],
+    ids=["a window that fits nowhere", "an empty sequence", "an empty sequence, on the right"],
+)
+def test_results_without_elements(apply, shape, example, x64):
+    def loss(w, x):
+        return jnp.sum(apply(w, x))
+
+    assert_as_defined(loss, jnp.ones(shape), jnp.ones((2, *example)), 1e-10)
+
+
 # losses linear in their parameter, so that x and δ are the numbers given, and their exact gradients
 def _dense(w, x, signal):
     return jnp.sum((x @ w) * signal)
