@@ -9,6 +9,7 @@ import pytest
 
 from jaxnets import gradients
 from jaxnets.gradients import privacy
+from tests.catalogue import thorough_beyond
 
 B = 7
 KEY = jax.random.key(0)
@@ -73,7 +74,7 @@ def definition(params, x, groups, bounds, normalize, mask):
     return sums, norms, np.sqrt(sum(squares.values()))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", thorough_beyond({"by rule"}, {name: (name,) for name in FORMS}))
 @pytest.mark.parametrize("normalize", [None, pytest.param(0.01, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("microbatch_size", [None, 3, pytest.param(7, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("masked", [False, True])

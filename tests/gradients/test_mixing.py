@@ -9,6 +9,7 @@ from jax import lax
 
 from jaxnets import gradients, losses, nn
 from jaxnets.gradients.mixing import what_mixes
+from tests.catalogue import thorough_beyond
 
 X = jnp.linspace(-1, 1, 24).reshape(4, 6)
 Y = jnp.arange(4) % 3
@@ -92,7 +93,12 @@ SEPARATE = {
 }
 
 
-@pytest.mark.parametrize("name", SEPARATE)
+@pytest.mark.parametrize(
+    "name",
+    thorough_beyond(
+        {"chosen by rows", "dropout and penalty"}, {name: (name,) for name in SEPARATE}
+    ),
+)
 def test_separate_examples_pass(name):
     loss = SEPARATE[name]
     assert what_mixes(lambda *a: (loss(*a), None), PARAMS, (X, Y)) is None
@@ -182,7 +188,10 @@ MIXED = {
 }
 
 
-@pytest.mark.parametrize("name", MIXED)
+@pytest.mark.parametrize(
+    "name",
+    thorough_beyond({"contrastive", "divided by a count"}, {name: (name,) for name in MIXED}),
+)
 def test_what_mixes_is_named(name):
     loss, message = MIXED[name]
     with pytest.raises(ValueError, match=f"loss mixes the examples of a batch by {message}"):

@@ -148,8 +148,8 @@ def test_factors_cross_jit_and_scan():
     assert isinstance(stacked, gradients.Factors)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
-@pytest.mark.parametrize("function", [jnp.dot, jnp.multiply, jnp.outer])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("function", [jnp.dot, jnp.multiply])
 def test_the_norm_of_a_gradient_of_zero_is_zero(function, dtype):
     """Squares that vanish are computed once more, scaled up: in half precision to infinity."""
     x = jnp.array([[3, 0], [0, 0]], dtype)
