@@ -42,7 +42,7 @@ def test_random_nets(net, examples, seed):
 
 
 @pytest.mark.thorough
-@drawn(20)
+@drawn(15)
 @hypothesis.given(nets(), EXAMPLES, SEEDS)
 def test_more_random_nets(net, examples, seed):
     holds_its_definition(net, examples, seed)
