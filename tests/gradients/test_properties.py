@@ -35,14 +35,14 @@ def holds_its_definition(net, examples, seed):
         assert_as_defined(net.loss, *net.drawn(examples, seed, jnp.float64), 1e-10)
 
 
-@drawn(4)
+@drawn(3)
 @hypothesis.given(nets(), EXAMPLES, SEEDS)
 def test_random_nets(net, examples, seed):
     holds_its_definition(net, examples, seed)
 
 
 @pytest.mark.thorough
-@drawn(20)
+@drawn(15)
 @hypothesis.given(nets(), EXAMPLES, SEEDS)
 def test_more_random_nets(net, examples, seed):
     holds_its_definition(net, examples, seed)
