@@ -23,17 +23,15 @@ def jax_privacy(loss: Any, batch: int, microbatch: int | None) -> Callable[..., 
     return clipped
 
 
-def fastest_microbatch(loss: Any, arguments: tuple[Any, ...]) -> tuple[int | None, Any]:
-    """jax-privacy's quickest microbatch size on these arguments, and its function of them.
-
-    Raises:
-      ModuleNotFoundError: without jax-privacy.
-    """
+def fastest_microbatch(
+    of_size: Callable[[int | None], Callable[..., Any]], arguments: tuple[Any, ...]
+) -> tuple[int | None, Any]:
+    """The quickest microbatch size on these arguments, and the function that takes it."""
     batch = len(arguments[1])
     sizes = [m for m in (1, 4, 16, 64) if m < batch and batch % m == 0]
     best: tuple[float, int | None, Any] | None = None
     for size in (*sizes, None):
-        make = jax_privacy(loss, batch, size)
+        make = of_size(size)
         program = jax.jit(make).lower(*arguments).compile()
         jax.block_until_ready(program(*arguments))
         seconds = []

@@ -16,7 +16,13 @@ import jax.numpy as jnp
 import tyro
 from jax import lax
 
-from experiments.benchmarks.clipping import CLIP_NORM, Once, fastest_microbatch, opacus
+from experiments.benchmarks.clipping import (
+    CLIP_NORM,
+    Once,
+    fastest_microbatch,
+    jax_privacy,
+    opacus,
+)
 from experiments.benchmarks.timing import chosen, interleave, versions
 from experiments.errors import UsageError
 from jaxnets import gradients, losses, nn
@@ -241,7 +247,12 @@ def contenders(name: str, net: Net, ways: str) -> Iterator[tuple[str, Contender]
     for way, make in WAYS.items():
         if ways in way or way == BASE:
             yield way, compiled(make(net.loss), arguments)
-    for library, rows in (("jax-privacy", jax_privacy_rows), ("Opacus", opacus_rows)):
+    peers = (
+        ("clipped, in parts", own_parts),
+        ("jax-privacy", jax_privacy_rows),
+        ("Opacus", opacus_rows),
+    )
+    for library, rows in peers:
         if ways not in library:
             continue
         try:
@@ -250,11 +261,22 @@ def contenders(name: str, net: Net, ways: str) -> Iterator[tuple[str, Contender]
             print(f"({library}: {error.name} is not installed)")
 
 
+def own_parts(name: str, loss: Any, arguments: tuple[Any, ...]) -> Iterator[tuple[str, Contender]]:
+    """One row, with the fastest microbatch size."""
+
+    def of_size(size: int | None) -> Callable[..., Any]:
+        return gradients.clipped_grad(loss, CLIP_NORM, microbatch_size=size)
+
+    size, function = fastest_microbatch(of_size, arguments)
+    yield f"clipped, {size or 'all'} at a time", compiled(function, arguments)
+
+
 def jax_privacy_rows(
     name: str, loss: Any, arguments: tuple[Any, ...]
 ) -> Iterator[tuple[str, Contender]]:
     """One row, with its fastest microbatch size."""
-    size, function = fastest_microbatch(loss, arguments)
+    batch = len(arguments[1])
+    size, function = fastest_microbatch(lambda size: jax_privacy(loss, batch, size), arguments)
     yield f"jax-privacy, {size or 'all'} at a time", compiled(function, arguments)
 
 

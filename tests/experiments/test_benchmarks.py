@@ -128,12 +128,13 @@ def test_per_example_prints_a_row_for_each_way(monkeypatch, capsys):
     monkeypatch.setattr(per_example, "NETS", {"MLP": tiny_net})
     few = {way: per_example.WAYS[way] for way in (per_example.BASE, "norms alone")}
     monkeypatch.setattr(per_example, "WAYS", few)
-    monkeypatch.setattr(per_example, "fastest_microbatch", absent)
+    monkeypatch.setattr(per_example, "jax_privacy", absent)
     monkeypatch.setattr(per_example, "opacus", lambda name, arguments: [("theirs", lambda: 1)])
     per_example.main(per_example.Config(rounds=1))
     text = capsys.readouterr().out
     assert "(jax-privacy: x is not installed)" in text
-    assert [line.split()[0] for line in text.splitlines()[-3:]] == ["plain", "norms", "theirs"]
+    rows = [line.split()[0] for line in text.splitlines()[-4:]]
+    assert rows == ["plain", "norms", "clipped,", "theirs"]
 
 
 @pytest.mark.filterwarnings("ignore:optax.global_norm is deprecated:DeprecationWarning")
@@ -141,7 +142,7 @@ def test_jax_privacy_is_asked_for_what_is_computed_here():
     pytest.importorskip("jax_privacy")
     net = tiny_net()
     arguments = net.params, net.inputs, net.labels
-    _, theirs = clipping.fastest_microbatch(net.loss, arguments)
+    theirs = clipping.jax_privacy(net.loss, 4, 1)
     ours, _ = gradients.clipped_grad(net.loss, clipping.CLIP_NORM)(*arguments)
     assert_trees_close(theirs(*arguments), ours, 1e-5)
 
@@ -168,7 +169,7 @@ def test_nothing_to_time_is_an_error(monkeypatch, capsys, module, flags, message
     monkeypatch.setattr(training, "make_contenders", lambda problem: {"x": lambda: 1})
     monkeypatch.setattr(per_example, "NETS", {"MLP": tiny_net})
     monkeypatch.setattr(per_example, "WAYS", {per_example.BASE: per_example.plain})
-    monkeypatch.setattr(per_example, "fastest_microbatch", absent)
+    monkeypatch.setattr(per_example, "jax_privacy", absent)
     monkeypatch.setattr(per_example, "opacus", lambda name, arguments: [])
     with pytest.raises(UsageError, match=message):
         module.main(module.Config(**flags))
