@@ -165,12 +165,12 @@ def polyak(value, f_min, most, eps, scaling=1.0):
             optimistic(1.0, 0.1, 0.3, adam_directions(nesterov=True)),
         ),
         (
-            lambda: optim.optimistic_adam(0.1, nesterov=False),
-            optimistic(1.0, 0.1, 0.1, adam_directions()),
+            lambda: optim.optimistic_adam(0.1, eps=1e-2, nesterov=False),
+            optimistic(1.0, 0.1, 0.1, adam_directions(1e-2)),
         ),
         (
-            lambda: optim.optimistic_adam_v2(0.1, alpha=0.7, beta=0.4),
-            optimistic(0.1, 0.7, 0.4, adam_directions(nesterov=True)),
+            lambda: optim.optimistic_adam_v2(0.1, alpha=0.7, beta=0.4, eps=1e-2),
+            optimistic(0.1, 0.7, 0.4, adam_directions(1e-2, nesterov=True)),
         ),
     ],
 )

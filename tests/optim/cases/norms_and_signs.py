@@ -41,7 +41,7 @@ def _loss(params: Any, updates: Any) -> dict[str, Any]:
 def _old_optimistic_adam() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return optax.optimistic_adam(0.01, 0.1, eps=1e-4)
+        return optax.optimistic_adam(0.01, 0.1)
 
 
 def _small(lib: Any) -> Any:
@@ -117,11 +117,11 @@ CASES = [
     ),
     same_call("optimistic_gradient_descent", lambda lib: lib.optimistic_gradient_descent(0.1)),
     OptimizerCase(
-        "optimistic_adam", lambda: optim.optimistic_adam(0.01, 0.1, eps=1e-4), _old_optimistic_adam
+        "optimistic_adam", lambda: optim.optimistic_adam(0.01, 0.1), _old_optimistic_adam
     ),
     same_call(
         "optimistic_adam_v2",
-        lambda lib: lib.optimistic_adam_v2(0.01, alpha=0.8, beta=0.5, eps=1e-4, nesterov=False),
+        lambda lib: lib.optimistic_adam_v2(0.01, alpha=0.8, beta=0.5, nesterov=False),
     ),
     same_call("polyak_sgd", lambda lib: lib.polyak_sgd(0.05), extra=_loss),
     same_call(
