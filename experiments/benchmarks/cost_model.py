@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import tyro
 from jax import lax
 
-from experiments.benchmarks.timing import chosen, interleave, versions
+from experiments.benchmarks.timing import at_least_one, chosen, interleave, versions
 from experiments.errors import UsageError
 from jaxnets import gradients, nn
 from jaxnets.gradients.plans import Plan, choose, uses_by_parameter, ways
@@ -158,8 +158,9 @@ def main(config: Config) -> None:
     """Print a row for each layer, and how often the choice is within a tenth of the fastest.
 
     Raises:
-      UsageError: if `only` leaves nothing to time.
+      UsageError: if `rounds` or `only` leaves nothing to time.
     """
+    at_least_one(config.rounds)
     print(versions())
     names = chosen(LAYERS, config.only)
     near, decided = 0, 0

@@ -23,7 +23,7 @@ from experiments.benchmarks.clipping import (
     jax_privacy,
     opacus,
 )
-from experiments.benchmarks.timing import chosen, interleave, versions
+from experiments.benchmarks.timing import at_least_one, chosen, interleave, versions
 from experiments.errors import UsageError
 from jaxnets import gradients, losses, nn
 
@@ -307,8 +307,9 @@ def main(config: Config) -> None:
     """Print a table for each net.
 
     Raises:
-      UsageError: if `only` leaves nothing to time.
+      UsageError: if `rounds` or `only` leaves nothing to time.
     """
+    at_least_one(config.rounds)
     print(versions())
     for name in chosen(NETS, config.only):
         print(f"\n{name}")
