@@ -40,6 +40,10 @@ REGISTRY: dict[str, Experiment] = {
         "experiments.optimizers.experiment",
         "optimizers at every learning rate, on test functions and on images",
     ),
+    "private": Experiment(
+        "experiments.private.experiment",
+        "differential privacy: accuracy against epsilon, and an audit of the promise by canaries",
+    ),
 }
 
 

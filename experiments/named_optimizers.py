@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments.errors import UsageError, did_you_mean
 from jaxnets import optim
+from jaxnets.types import ArrayLike
 
 NAMES = ("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw")
 LIBRARIES = ("jaxnets", "optax")
@@ -26,7 +27,9 @@ def counterpart(choice: str) -> str:
     return f"{'optax' if library == 'jaxnets' else 'jaxnets'}:{name}"
 
 
-def make(choice: str, learning_rate: float | Callable[[Any], Any]) -> optim.GradientTransformation:
+def make(
+    choice: str, learning_rate: ArrayLike | Callable[[Any], Any]
+) -> optim.GradientTransformation:
     """The optimizer called `choice`, with its library's own defaults.
 
     `momentum` is `sgd` with momentum 0.9.

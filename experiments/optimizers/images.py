@@ -21,7 +21,7 @@ HELD_OUT = 0.2
 
 
 class Split(NamedTuple):
-    """Standardized images and their labels, on the device."""
+    """Images and their labels, on the device."""
 
     train: Batch
     held_out: Batch
@@ -50,8 +50,12 @@ class Choice(NamedTuple):
     """Whether the rate is the grid's first or last: a better one may lie beyond."""
 
 
-def split(images: Dataset) -> Split:
+def split(images: Dataset, *, standardize: bool = True) -> Split:
     """The data; a fixed fifth of the training images is held out, whatever a run's seed is.
+
+    Args:
+      images: the data set.
+      standardize: whether to move all by the moments of those that are trained on.
 
     Raises:
       UsageError: if nothing would be left to train on.
@@ -62,7 +66,7 @@ def split(images: Dataset) -> Split:
     if not kept.size:
         raise UsageError(f"{images.name}: a fifth is held out; there is only 1 training image")
     # by what is trained on alone
-    move = standardizer(x[kept])
+    move = standardizer(x[kept]) if standardize else lambda images: images
     return Split(
         train=batch_of(move(x[kept]), y[kept], np.float32),
         held_out=batch_of(move(x[held]), y[held], np.float32),
