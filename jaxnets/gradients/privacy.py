@@ -108,12 +108,12 @@ def dp_grad(
       Abadi et al., [Deep learning with differential
       privacy](https://arxiv.org/abs/1607.00133), 2016.
     """
+    longest = sensitivity(clip_norm)
+    _check_noise("dp_grad", longest, noise_multiplier, expected_batch_size)
     sum_of = clipped_sum(
         loss, clip_norm, per=per, normalize=normalize, microbatch_size=microbatch_size,
         has_aux=has_aux, keep_batch_dim=keep_batch_dim,
     )  # fmt: skip
-    longest = sensitivity(clip_norm)
-    _check_noise("dp_grad", longest, noise_multiplier, expected_batch_size)
 
     def private(
         params: Params, *batch: PyTree, key: Key | None = None, mask: Array | None = None
