@@ -47,18 +47,11 @@ def in_parts(
     return total, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:examples], seen)
 
 
-def sizes(batch: PyTree) -> set[tuple[int, ...]]:
-    """The leading sizes of all leaves; that of a scalar is ()."""
-    return {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
-
-
-def checked_mask(function: str, mask: Array, batch: PyTree) -> Array:
-    """`mask` as an array; raises unless it is boolean, and as long as `batch`."""
+def checked_mask(function: str, mask: Array, examples: int) -> Array:
+    """`mask` as an array; raises unless it is boolean, and as long as the batch."""
     mask = jnp.asarray(mask)
-    found = sizes(batch)
-    if len(found) == 1 and {mask.shape} != found:
-        ((size,),) = found
-        raise ValueError(f"{function}: mask must be [{size}], got {mask.shape}")
+    if mask.shape != (examples,):
+        raise ValueError(f"{function}: mask must be [{examples}], got {mask.shape}")
     if mask.dtype != bool:
         raise TypeError(f"{function}: mask must be boolean, got {mask.dtype}")
     return mask
@@ -73,8 +66,6 @@ def without_padding(batch: PyTree, mask: Array) -> PyTree:
 
     def filled(leaf: Array) -> Array:
         leaf = jnp.asarray(leaf)
-        if leaf.shape[:1] != mask.shape:
-            return leaf
         kept = mask.reshape(-1, *(1,) * (leaf.ndim - 1))
         first = jnp.broadcast_to(leaf[jnp.argmax(mask)], leaf.shape)
         return jnp.where(kept, leaf, first)

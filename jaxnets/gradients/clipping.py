@@ -24,8 +24,8 @@ import numpy as np
 
 from jaxnets import tree
 from jaxnets.checks import require_positive, scalar
-from jaxnets.gradients.batches import checked_mask, in_parts, sizes, without_padding
-from jaxnets.gradients.per_example import tracer
+from jaxnets.gradients.batches import checked_mask, in_parts, without_padding
+from jaxnets.gradients.per_example import check, tracer
 from jaxnets.gradients.two_passes import run
 from jaxnets.types import Array, ArrayLike, Params, PyTree
 
@@ -235,20 +235,20 @@ def _clipped(
     def clipped(
         params: Params, batch: tuple[PyTree, ...], mask: Array | None, *, mean: bool
     ) -> tuple[Params, ClippedGradMetrics]:
-        examples = jnp.shape(jax.tree.leaves(batch)[0])[:1] if jax.tree.leaves(batch) else ()
+        check(params, batch)
+        examples = jnp.shape(jax.tree.leaves(batch)[0])[0]
         if mask is not None:
-            mask = checked_mask(function, mask, batch)
+            mask = checked_mask(function, mask, examples)
         count: ArrayLike = 1
-        if mean and examples:
-            count = examples[0] if mask is None else jnp.maximum(jnp.sum(mask), 1)
-        # what is wrong with a batch of no one size, per_example_grad says
-        if microbatch_size is None or examples in ((), (0,)) or sizes(batch) != {examples}:
+        if mean:
+            count = examples if mask is None else jnp.maximum(jnp.sum(mask), 1)
+        if microbatch_size is None:
             return whole(params, batch, mask, count)
 
         def part(batch: tuple[PyTree, ...], mask: Array | None) -> Any:
             return whole(params, batch, mask, count)
 
-        return in_parts(part, params, batch, mask, examples[0], microbatch_size)
+        return in_parts(part, params, batch, mask, examples, microbatch_size)
 
     return clipped
 
@@ -274,5 +274,9 @@ def _check(
             raise ValueError(
                 f"{function}: normalize must be at least 0 and finite, got {normalize}"
             )
-    if microbatch_size is not None and microbatch_size < 1:
-        raise ValueError(f"{function}: microbatch_size must be positive, got {microbatch_size}")
+    if microbatch_size is not None and not (
+        isinstance(microbatch_size, int) and microbatch_size > 0
+    ):
+        raise ValueError(
+            f"{function}: microbatch_size must be a positive integer, got {microbatch_size}"
+        )

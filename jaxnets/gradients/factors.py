@@ -15,6 +15,7 @@ from jaxnets.gradients.plans import (
     choose,
     outer_products,
     own_gradients,
+    same_product,
     uses_by_parameter,
     wide,
 )
@@ -301,7 +302,10 @@ def gram(factors: Factors, other: Factors | None = None) -> Array:
         if not rows[i] or not columns[i]:
             continue
         ways = [choose(found, parameter).way for found in (rows[i], columns[i])]
-        if ways == ["rank one", "rank one"] and factors.program.same_sites(other.program):
+        alike = factors.program.same_sites(other.program) or (
+            ways == ["rank one", "rank one"] and same_product(rows[i][0], columns[i][0])
+        )
+        if ways == ["rank one", "rank one"] and alike:
             (x, error), (y, signal) = (outer_products(found[i][0]) for found in (rows, columns))
             inputs = jnp.einsum("bntd,cntd->bcn", wide(x), wide(y))
             signals = jnp.einsum("bntk,cntk->bcn", wide(error), wide(signal))

@@ -29,9 +29,11 @@ class Input:
 
 @dataclass(frozen=True, eq=False)
 class Fixed:
-    """A number written into the program."""
+    """A number written into the program, or a constant of a program inside it."""
 
     value: Any
+    printed: bool = True
+    """Whether the text of the program shows it."""
     trained: bool = False
 
 
@@ -74,6 +76,18 @@ def inputs_of(nodes: Sequence[Node]) -> dict[Key, Input]:
         elif isinstance(node, Computed):
             waiting.extend(reversed(node.inputs))
     return found
+
+
+def all_nodes(nodes: Sequence[Node]) -> list[Node]:
+    """These, and all that they are made of, each once."""
+    found: dict[int, Node] = {}
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if id(node) not in found:
+            found[id(node)] = node
+            waiting.extend(node.inputs if isinstance(node, Computed) else ())
+    return list(found.values())
 
 
 def evaluate(node: Node, values: Mapping[Key, Array], memo: dict[Any, Any]) -> Any:
@@ -128,6 +142,9 @@ def rearranged(node: Node) -> Rearranged | None:
     if name == "transpose":
         order = node.equation.params["permutation"]
         return before._replace(axes=before.axes and tuple(before.axes[i] for i in order))
+    # of a real parameter as complex numbers the gradient is the real part alone
+    if jnp.iscomplexobj(result.aval) != jnp.iscomplexobj(operand.aval):
+        return None
     same_shape = result.aval.shape == operand.aval.shape
     same_size = math.prod(result.aval.shape) == math.prod(operand.aval.shape)
     if name in _REARRANGING or (name == "broadcast_in_dim" and same_size):

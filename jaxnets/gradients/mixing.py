@@ -80,6 +80,12 @@ def what_mixes(
       params: a pytree of arrays.
       batch: with a leading axis of more than one example.
     """
+    state = state_of(loss, params, batch)
+    return state.what if isinstance(state, Mixed) else None
+
+
+def state_of(loss: Callable[..., Any], params: PyTree, batch: tuple[PyTree, ...]) -> State:
+    """What has become of the examples in the loss; arguments as for `what_mixes`."""
     closed = jax.make_jaxpr(lambda p, b: loss(p, *b)[0])(params, batch)
     own: list[State] = [None] * len(jax.tree.leaves(params))
     # keys are drawn from, one by one, in ways of their own
@@ -88,7 +94,7 @@ def what_mixes(
         for leaf in jax.tree.leaves(batch)
     ]
     (state,) = _follow(closed.jaxpr, own)
-    return state.what if isinstance(state, Mixed) else None
+    return state
 
 
 def _follow(jaxpr: Any, inputs: Sequence[State], line: str = "") -> list[State]:
@@ -172,7 +178,9 @@ def _after_the_sum(equation: Any, states: Sequence[State], place: str) -> State:
     rearranged = {"broadcast_in_dim", "reduce_sum", "reshape", "squeeze", "transpose"}
     if scaled or divided or name in rearranged or (name in _LINEAR and chosen):
         return sums[0]
-    if name in _ELEMENTWISE:
+    if name == "dot_general" and len(sums) == 1:
+        return sums[0]
+    if name in _ELEMENTWISE | _REDUCING | {"dot_general"}:
         return Mixed(f"{sums[0].where}, a sum over the batch that goes into {place}")
     return Unknown()
 
@@ -243,6 +251,13 @@ def _gather(equation: Any, states: Sequence[State], place: str) -> State:
     table, indices = states
     out = equation.outvars[0].aval
     batch = [axis for axis in range(out.ndim) if axis not in numbers.offset_dims]
+    if isinstance(table, Along) and indices is None:
+        taken = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
+        window = [a for a in range(equation.invars[0].aval.ndim) if a not in taken]
+        whole = equation.invars[0].aval.shape[table.axis]
+        if table.axis in taken or equation.params["slice_sizes"][table.axis] != whole:
+            return Unknown()
+        return Along(numbers.offset_dims[window.index(table.axis)])
     if not isinstance(indices, Along) or indices.axis >= len(batch):
         return Unknown()
     if isinstance(table, Along):
@@ -285,6 +300,9 @@ def _broadcast(equation: Any, states: Sequence[State], place: str) -> State:
 
 
 def _concatenate(equation: Any, states: Sequence[State], place: str) -> State:
+    joined = equation.params["dimension"]
+    if any(state == Along(joined) for state in states):
+        return Unknown()
     return _same_axis(states, place)
 
 

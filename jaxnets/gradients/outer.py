@@ -8,7 +8,7 @@ with its axes in an order of its own.
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,18 @@ def _shape(site: Site) -> tuple[int, ...]:
     return shape
 
 
+def _floating(x: Array, error: Array) -> Array:
+    """An operand of integers as numbers of which products do not overflow."""
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(wide_dtype(error))
+
+
+def wide_dtype(x: Array) -> Any:
+    """Float32 at least."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
 def _dot(site: Site, x: Array, error: Array) -> Outer:
+    x = _floating(x, error)
     contracted, shared, summed, batch = _dot_axes(site)
     free = [i for i in range(x.ndim) if i not in contracted and i not in shared]
     n, t, d = (math.prod(x.shape[i] for i in axes) for axes in (shared, free, contracted))
@@ -98,6 +109,7 @@ def _shifted(site: Site, x: Array) -> Iterator[Array]:
 
 
 def _conv(site: Site, x: Array, error: Array) -> _Conv:
+    x = _floating(x, error)
     layout = site.inner.params["dimension_numbers"]
     groups = site.inner.params["feature_group_count"]
 
@@ -134,7 +146,10 @@ def outer(site: Site, saved: Sequence[Array], error: Array) -> Outer:
         patches = jnp.stack(windows, -2)
         patches = patches.reshape(*patches.shape[:-2], math.prod(patches.shape[-2:]))
         return Outer(patches.swapaxes(0, 1), errors.swapaxes(0, 1))
-    rows = x[..., 0].reshape(1, -1)
+    # in the dtype of bytes the number of rows may wrap around
+    numbers = x[..., 0]
+    numbers = numbers.astype(jnp.int32) if numbers.dtype.itemsize < 4 else numbers
+    rows = numbers.reshape(1, -1)
     height, width = site.inner.invars[0].aval.shape
     errors = error.reshape(1, -1, width)
     # what is out of bounds has no gradient, except where it was clamped
@@ -146,7 +161,7 @@ def outer(site: Site, saved: Sequence[Array], error: Array) -> Outer:
 
 def gradient(site: Site, saved: Sequence[Array], error: Array) -> Array:
     """The gradient of one example with respect to the parameter's operand, in float32 at least."""
-    wide = jnp.promote_types(error.dtype, jnp.float32)
+    wide = wide_dtype(error)
     if site.kind == "conv":
         (x,) = saved
         windows, errors = _conv(site, x, error)
@@ -167,7 +182,7 @@ def gradient(site: Site, saved: Sequence[Array], error: Array) -> Array:
 
 def batch_gradient(site: Site, saved: Sequence[Array], error: Array) -> Array:
     """`gradient`, summed over a batch, the first axis of both, without one for each example."""
-    wide = jnp.promote_types(error.dtype, jnp.float32)
+    wide = wide_dtype(error)
     if site.kind == "conv":
         (x,) = saved
         windows, errors = jax.vmap(lambda x, e: _conv(site, x, e))(x, error)

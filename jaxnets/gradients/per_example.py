@@ -37,7 +37,7 @@ def per_example_grad(
       ValueError: (on call) if the batch is empty, a leaf has no batch axis, leading sizes differ,
         `loss` is not scalar, or it mixes the examples: batch norm in training; with
         `keep_batch_dim` whatever the trace shows, see `jaxnets.gradients.mixing`.
-      TypeError: (on call) if a parameter is not floating.
+      TypeError: (on call) if a parameter or the loss is not floating.
 
     Example:
       >>> def loss(params, x, y):
@@ -77,10 +77,14 @@ def tracer(
                 "per_example_grad: loss must return a scalar for one example, "
                 f"got shape {jnp.shape(value)}; take the mean, or pass keep_batch_dim=True"
             )
+        if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            raise TypeError(
+                f"per_example_grad: loss must be real and floating, got {jnp.result_type(value)}"
+            )
         return value, aux
 
     def traced(params: Params, batch: tuple[PyTree, ...]) -> Traced:
-        _check(params, batch)
+        check(params, batch)
         if keep_batch_dim and (mixer := _mixer(with_aux, params, batch)):
             raise ValueError(
                 f"per_example_grad: loss mixes the examples of a batch by {mixer}; alone, with a "
@@ -100,7 +104,8 @@ def _mixer(loss: Callable[..., Any], params: Params, batch: tuple[PyTree, ...]) 
         return None
 
 
-def _check(params: Params, batch: tuple[PyTree, ...]) -> None:
+def check(params: Params, batch: tuple[PyTree, ...]) -> None:
+    """Raise `ValueError` or `TypeError` unless there are parameters and a batch of one size."""
     if not jax.tree.leaves(params):
         raise ValueError("per_example_grad: params has no leaves")
     for leaf in jax.tree.leaves(params):

@@ -77,6 +77,15 @@ def outer_products(used: Used) -> Outer:
     return Outer(x, error * broadcast(used.scale, error))
 
 
+def same_product(a: Used, b: Used) -> bool:
+    """Whether factors of two uses have the same sides of a matrix in the same order."""
+    if a.seen is None or a.seen.axes is None or a.seen != b.seen:
+        return False
+    sites = a.use.site, b.use.site
+    kinds = [(s.kind, s.operand, str(s.inner and s.inner.params)) for s in sites]
+    return kinds[0] == kinds[1] and kinds[0][0] == "dot"
+
+
 def wide(x: Array) -> Array:
     """In float32 at least."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

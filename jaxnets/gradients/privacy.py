@@ -225,6 +225,8 @@ def noise_beside_share(noise_multiplier: ArrayLike, count_noise: ArrayLike) -> A
 
     Andrew et al., 2021, theorem 1.
     """
+    require_positive("noise_beside_share", "noise_multiplier", noise_multiplier, finite=True)
+    require_positive("noise_beside_share", "count_noise", count_noise)
     rest = 1 / jnp.square(noise_multiplier) - 1 / jnp.square(2 * count_noise)
     known = concrete(rest)
     if known is not None and not known > 0:

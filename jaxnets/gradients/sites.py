@@ -16,12 +16,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal
 
-from jaxnets.equations import bind
+from jaxnets.equations import bind, programs_inside
 from jaxnets.gradients.graph import (
+    Computed,
     Fixed,
     Input,
     Key,
     Node,
+    all_nodes,
     body_of,
     compute,
     evaluate,
@@ -261,7 +263,7 @@ def _scan(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
             *carry,
             *(v if n is None else n for n, v in zip(sliced_inside, slices, strict=True)),
         ]
-        results = run(inner, body.jaxpr, [Fixed(c) for c in body.consts], arguments)
+        results = run(inner, body.jaxpr, _constants(body), arguments)
         results = [as_example(inner, y) for y in results]
         found.append(inner)
         return results[:n_carry], (results[n_carry:], inner.saved)
@@ -295,7 +297,7 @@ def _again(record: Record, equation: Any, body: Any, inputs: Sequence[Any]) -> l
         inner = Record(record.values, taps, record.probes, record.loop, record.met)
         values = iter(given)
         arguments = [x if isinstance(x, Node) else next(values) for x in inputs]
-        results = run(inner, body.jaxpr, [Fixed(c) for c in body.consts], arguments)
+        results = run(inner, body.jaxpr, _constants(body), arguments)
         found.append((inner, results))
         return [y for y in results if not isinstance(y, Node)], inner.saved
 
@@ -310,6 +312,10 @@ def _again(record: Record, equation: Any, body: Any, inputs: Sequence[Any]) -> l
     record.shapes += inner.shapes
     values = iter(given)
     return [y if isinstance(y, Node) else next(values) for y in results]
+
+
+def _constants(body: Any) -> list[Fixed]:
+    return [Fixed(c, printed=False) for c in body.consts]
 
 
 def run(record: Record, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
@@ -331,7 +337,7 @@ def run(record: Record, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[A
         if body is not None and record.probes and met and not alone and name in _REMAT:
             results = _again(record, equation, body, operands)
         elif body is not None and (alone or met):
-            results = run(record, body.jaxpr, [Fixed(c) for c in body.consts], operands)
+            results = run(record, body.jaxpr, _constants(body), operands)
         elif alone:
             results = compute(equation, operands)
         elif not met:
@@ -346,3 +352,34 @@ def run(record: Record, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[A
 
 def _is_trained(x: Any) -> bool:
     return isinstance(x, Node) and x.trained
+
+
+def hides_something(sites: Sites) -> bool:
+    """Whether sites are made of what the text of a program does not show.
+
+    That is, constants of a program inside another, or rules for derivatives.
+    """
+    for site in sites:
+        if isinstance(site, Loop):
+            nodes = [*site.whole.values(), *site.sliced.values()]
+            if hides_something(site.sites):
+                return True
+        else:
+            nodes = [node for node in site.operands if node is not None]
+            if site.equation is not None and _hides(site.equation):
+                return True
+        for node in all_nodes(nodes):
+            if isinstance(node, Computed) and _hides(node.equation):
+                return True
+            if isinstance(node, Fixed) and not node.printed:
+                return True
+    return False
+
+
+def _hides(equation: Any) -> bool:
+    if equation.primitive.name in _CUSTOM:
+        return True
+    body = body_of(equation)
+    if body is not None and len(body.consts) > 0:
+        return True
+    return any(_hides(e) for inner in programs_inside(equation) for e in inner.eqns)

@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -33,8 +34,11 @@ def sum_of_squares(x: Array) -> Array:
 
 
 def _inner(x: Array) -> Array:
-    return jnp.einsum("bntd,bnsd->bnts", x, x)
+    return jnp.einsum("bntd,bnsd->bnts", x, x, precision=EXACT)
 
+
+EXACT = jax.lax.Precision.HIGHEST
+"""Norms are not computed in the short formats of accelerators: the bound below is of float32."""
 
 TOLERANCE = 1e-5
 """By how much of itself a squared norm may come out too small, at most."""
@@ -76,7 +80,9 @@ def _gram(found: Sequence[Used]) -> Array:
 def _folded(found: Sequence[Used]) -> Array:
     x, error = outer_products(found[0])
     dtype = jnp.promote_types(error.dtype, jnp.float32)
-    products = jnp.einsum("bntd,bntk->bndk", x, error, preferred_element_type=dtype)
+    products = jnp.einsum(
+        "bntd,bntk->bndk", x, error, preferred_element_type=dtype, precision=EXACT
+    )
     return sum_of_squares(products)
 
 

@@ -56,12 +56,12 @@ def _by_factors(traced: Traced) -> Run:
 
 
 def _two_passes(traced: Traced) -> Run | None:
-    """None where that gains nothing: no parameter is in a `checkpoint`; or where the loss is in
-    half precision, in which weights would be rounded."""
+    """None where that gains nothing: no parameter is in a `checkpoint`; or where half precision
+    takes part, in which weights and sums over the batch would be rounded."""
     found = find(traced)
     zero = jnp.zeros((), jnp.float32)
     probes = squared_on_the_way_back(tuple(found.sites), zero)
-    if not found.remat or not probes:
+    if not found.remat or not probes or _is_narrow((found.saved, found.shapes)):
         return None
     record = find(traced, probes)
     examples = traced.examples
@@ -120,3 +120,9 @@ def _two_passes(traced: Traced) -> Run | None:
         return jax.tree.unflatten(traced.structure, gradient)
 
     return Run(losses, aux, norms, total)
+
+
+def _is_narrow(values: PyTree) -> bool:
+    """Whether something is in half precision."""
+    dtypes = [jnp.result_type(x) for x in jax.tree.leaves(values)]
+    return any(jnp.issubdtype(d, jnp.inexact) and d.itemsize < 4 for d in dtypes)

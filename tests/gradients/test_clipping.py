@@ -223,17 +223,27 @@ def test_noisy_share_is_unbiased_and_as_noisy_as_said():
 def test_noise_beside_share_costs_as_much_as_the_noise_it_replaces():
     rest = privacy.noise_beside_share(1.1, 10.0)
     np.testing.assert_allclose(1 / rest**2 + 1 / 20.0**2, 1 / 1.1**2, rtol=1e-6)
+    with pytest.raises(ValueError, match="count_noise must be positive"):
+        privacy.noise_beside_share(2.0, -10.0)
     with pytest.raises(ValueError, match="count_noise must be above noise_multiplier / 2"):
         privacy.noise_beside_share(2.0, 1.0)
 
 
 def test_noise_of_groups_is_that_of_their_sensitivity():
-    params, x = drawn()
-    bounds = {"kernel$": 3.0, ".*": 4.0}
-    private = jax.jit(privacy.dp_grad(loss, bounds, 1e6, microbatch_size=2))
-    got, _ = private(params, x, key=KEY)
-    values = np.concatenate([np.ravel(g) for g in jax.tree.leaves(got)])
-    np.testing.assert_allclose(np.std(values), 5e6 / B, rtol=0.3)
+    def linear(params, x):
+        return sum(jnp.sum(p) for p in params.values()) * x
+
+    params = {name: jnp.zeros(3000) for name in "abcd"}
+    x = jnp.ones(2)
+    for bounds, per, longest in (
+        (dict.fromkeys("abcd", 3.0), "all", 6.0),
+        (3.0, "leaf", 3.0),
+        (3.0, "all", 3.0),
+    ):
+        private = jax.jit(privacy.dp_grad(linear, bounds, 1e4, per=per, microbatch_size=1))
+        got, _ = private(params, x, key=KEY)
+        values = np.concatenate([np.ravel(g) for g in jax.tree.leaves(got)])
+        np.testing.assert_allclose(np.std(values), 1e4 * longest / 2, rtol=0.03)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +254,8 @@ def test_noise_of_groups_is_that_of_their_sensitivity():
         ({"clip_norm": 1.0, "per": "kernel"}, "per must be 'all', 'layer' or 'leaf', got 'kernel'"),
         ({"clip_norm": 1.0, "normalize": -1.0}, "normalize must be at least 0 and finite, got -1"),
         ({"clip_norm": jnp.inf, "normalize": 0.1}, "clip_norm must be positive and finite"),
-        ({"clip_norm": 1.0, "microbatch_size": 0}, "microbatch_size must be positive, got 0"),
+        ({"clip_norm": 1.0, "microbatch_size": 0}, "microbatch_size must be a positive integer"),
+        ({"clip_norm": 1.0, "microbatch_size": 2.0}, "must be a positive integer, got 2.0"),
     ],
 )
 def test_bad_arguments(options, message):
@@ -260,5 +271,9 @@ def test_bad_calls():
         gradients.clipped_grad(loss, 1.0)(params, x, mask=jnp.ones(2, bool))
     with pytest.raises(TypeError, match="mask must be boolean"):
         gradients.clipped_grad(loss, 1.0)(params, x, mask=jnp.ones(B))
+    with pytest.raises(ValueError, match="batch is empty"):
+        gradients.clipped_grad(loss, 1.0)(params, x[:0], mask=jnp.ones(0, bool))
+    with pytest.raises(ValueError, match="leading batch axis, got a scalar"):
+        gradients.clipped_grad(loss, 1.0)(params, 3.0, mask=jnp.ones(2, bool))
     with pytest.raises(ValueError, match="batch is empty"):
         gradients.clipped_grad(loss, 1.0, microbatch_size=2)(params, x[:0])

@@ -315,3 +315,82 @@ def test_sums_over_a_batch_in_bfloat16_are_not_rounded_on_the_way(name):
     for g, h in zip(jax.tree.leaves(got), jax.tree.leaves(own), strict=True):
         want = jnp.tensordot(weights, h, 1)
         np.testing.assert_allclose(g, want, rtol=4e-3, atol=2e-3 * jnp.max(jnp.abs(want)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int8, jnp.uint16, jnp.int32])
+@pytest.mark.parametrize("height", [100, 256, 300])
+def test_rows_numbered_in_bytes(dtype, height):
+    """The number of rows may not fit in their dtype."""
+    table = jnp.linspace(-1, 1, height * 4).reshape(height, 4)
+    ids = jnp.array([[0, 7, 7], [99, 3, 50]], dtype)
+
+    def loss(w, i):
+        return jnp.sum(jnp.sin(jnp.arange(12.0).reshape(3, 4) + jnp.take(w, i, 0)))
+
+    each = jax.vmap(jax.grad(loss), (None, 0))(table, ids)
+    want = jnp.linalg.norm(each.reshape(2, -1), axis=1)
+    np.testing.assert_allclose(gradients.per_example_norms(loss)(table, ids), want, rtol=1e-5)
+    half, _ = gradients.clipped_sum(loss, jnp.inf)(table.astype(jnp.bfloat16), ids)
+    np.testing.assert_allclose(half.astype(jnp.float32), jnp.sum(each, 0), rtol=0.02, atol=0.02)
+
+
+def assert_norms_as_defined(loss, w, x):
+    each = jax.vmap(jax.grad(loss), (None, 0))(w, x)
+    want = jnp.linalg.norm(each.reshape(len(x), -1), axis=1)
+    got = gradients.per_example_norms(loss)(w, x)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 2, 40])
+def test_operands_of_integers(length):
+    x = jnp.arange(5 * length * 30).reshape(5, length, 30).astype(jnp.int8)
+    matrix = (((1,), (0,)), ((), ()))
+
+    def loss(w, x):
+        y = jax.lax.dot_general(x, w, matrix, preferred_element_type=jnp.float32)
+        return jnp.sum(jnp.sin(y / 1000))
+
+    assert_norms_as_defined(loss, jnp.linspace(-1, 1, 30 * 40).reshape(30, 40), x)
+
+
+@pytest.mark.parametrize("length", [1, 2, 40])
+def test_real_parameters_among_complex_numbers(length):
+    key = jax.random.key(0)
+    x = jax.random.normal(key, (3, length, 20, 2)) @ jnp.array([1, 1j])
+    w = jax.random.normal(key, (20, 30))
+
+    def loss(w, x):
+        return jnp.sum(jnp.abs(x @ w.astype(jnp.complex64)) ** 2)
+
+    assert_norms_as_defined(loss, w, x)
+
+
+def reversing(k):
+    @jax.custom_vjp
+    def product(w, x):
+        return x @ w
+
+    def backward(kept, g):
+        w, x = kept
+        return -k * jnp.outer(x, g), g @ w.T
+
+    product.defvjp(lambda w, x: (x @ w, (w, x)), backward)
+    return lambda w, x: jnp.sum(jnp.tanh(product(w, x)))
+
+
+def masked(k):
+    mask = k * np.ones((1, 2), np.float32)
+    return lambda w, x: jnp.sum(jax.jit(lambda w, x: (x @ (w * mask)) ** 2)(w, x))
+
+
+@pytest.mark.parametrize("make", [reversing, masked])
+def test_compiled_functions_of_factors_tell_losses_of_one_text_apart(make):
+    """Rules for derivatives, and constants of inner programs, are not in it."""
+    norms = jax.jit(gradients.norms)
+    w, x = jnp.ones((3, 2)), jnp.arange(1.0, 7).reshape(2, 3) / 6
+    for k in (1.0, 5.0):
+        each = jax.vmap(jax.grad(make(k)), (None, 0))(w, x)
+        _, factors = gradients.per_example_grad(make(k))(w, x)
+        want = jnp.linalg.norm(each.reshape(2, -1), axis=1)
+        np.testing.assert_allclose(norms(factors), want, rtol=1e-5)

@@ -4,11 +4,12 @@ import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax import lax
 
 from jaxnets import gradients, losses, nn
-from jaxnets.gradients.mixing import what_mixes
+from jaxnets.gradients.mixing import Summed, Unknown, state_of
 from tests.catalogue import thorough_beyond
 
 X = jnp.linspace(-1, 1, 24).reshape(4, 6)
@@ -69,6 +70,17 @@ def ordered(p, x, y):
     return jnp.mean(logits(p, x)[jnp.argsort(jnp.arange(len(x)))] ** 2)
 
 
+def of_views(p, x, y):
+    """Two views of each example, one behind the other."""
+    h = jnp.tanh(logits(p, jnp.concatenate([x, 2 * x]))).reshape(2, -1, 3)
+    return jnp.mean(jnp.sum(jnp.mean(h, 0) ** 2, -1))
+
+
+def of_optax(p, x, y):
+    each = optax.softmax_cross_entropy_with_integer_labels(logits(p, x), y)
+    return each.mean()
+
+
 class Net(linen.Module):
     @linen.compact
     def __call__(self, x):
@@ -90,6 +102,8 @@ SEPARATE = {
     "recurrence": through_time,
     "vmap": by_vmap,
     "permuted": ordered,
+    "views": of_views,
+    "Optax's cross-entropy": of_optax,
 }
 
 
@@ -101,7 +115,11 @@ SEPARATE = {
 )
 def test_separate_examples_pass(name):
     loss = SEPARATE[name]
-    assert what_mixes(lambda *a: (loss(*a), None), PARAMS, (X, Y)) is None
+    state = state_of(lambda *a: (loss(*a), None), PARAMS, (X, Y))
+    # that the axis was followed to the end, and not lost on the way
+    assert isinstance(
+        state, Unknown if name in ("permuted", "views", "chosen by rows") else Summed
+    ), state
     _, factors = gradients.per_example_grad(loss, keep_batch_dim=True)(PARAMS, X, Y)
     mean = jax.tree.map(lambda g: jnp.mean(g, 0), gradients.materialize(factors))
     want = jax.grad(loss)(PARAMS, X, Y)
@@ -135,6 +153,15 @@ def of_pairs(p, x, y):
 
 def hardest(p, x, y):
     return jnp.max(jnp.sum(logits(p, x) ** 2, 1))
+
+
+def hardest_of_optax(p, x, y):
+    return jnp.max(optax.softmax_cross_entropy_with_integer_labels(logits(p, x), y))
+
+
+def product_of_means(p, x, y):
+    mean = jnp.mean(logits(p, x), 0)
+    return mean @ mean
 
 
 def over_examples(p, x, y):
@@ -182,6 +209,8 @@ MIXED = {
         by_their_number,
         "reduce_sum .* that goes into div",
     ),
+    "the hardest by Optax": (hardest_of_optax, "reduce_max .* over the batch"),
+    "product of means": (product_of_means, "reduce_sum .* that goes into dot_general"),
     "in a loop": (in_a_loop, "reduce_sum .* that meets single examples again"),
     "ranked": (ranked, "sort .* over the batch"),
     "running sum": (running_sum, "cumsum .* over the batch"),

@@ -213,6 +213,12 @@ def test_bad_input_is_named(args, error, message):
         gradients.per_example_grad(loss)(*args)
 
 
+@pytest.mark.parametrize("kind", [jnp.int32, bool, jnp.complex64])
+def test_a_loss_that_is_not_a_real_number_is_refused(kind):
+    with pytest.raises(TypeError, match="loss must be real and floating, got "):
+        gradients.per_example_grad(lambda p, x: jnp.sum(p * x).astype(kind))(jnp.ones(6), X)
+
+
 def test_other_refusals():
     with pytest.raises(ValueError, match=r"must return a scalar for one example, got shape \(6,\)"):
         gradients.per_example_grad(lambda p, x: p * x)(jnp.ones(6), X)

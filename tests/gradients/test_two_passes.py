@@ -270,6 +270,12 @@ def test_aux_and_a_loss_in_half_precision():
     w, x = jnp.ones((3, 2)), jnp.arange(6.0).reshape(2, 3)
     _, seen = gradients.clipped_grad(loss, 1.0, has_aux=True)(w, x)
     np.testing.assert_allclose(seen.aux, x @ w)
+
+    def mixed(w, x):
+        value, _ = loss(w.astype(jnp.bfloat16), x.astype(jnp.bfloat16))
+        return value.astype(jnp.float32)
+
+    assert run_of(mixed, w, x) is None
     half = w.astype(jnp.bfloat16), x.astype(jnp.bfloat16)
     assert run_of(lambda w, x: loss(w, x)[0], *half) is None
     got, _ = gradients.clipped_grad(loss, 1.0, has_aux=True)(*half)
