@@ -38,6 +38,7 @@ def test_every_row_is_checked():
     assert len(ROWS) == len(set(ROWS))
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("row", [*CHECKS, "not there"])
 def test_what_a_row_says(row):

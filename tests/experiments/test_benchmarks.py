@@ -73,6 +73,7 @@ def speeds(text):
     }
 
 
+@pytest.mark.thorough
 def test_optimizers_prints_each_table_with_its_rows(tiny, capsys):
     optimizers.main(optimizers.Config(rounds=1, only="so", flat=False))
     _, same, ours_only = capsys.readouterr().out.split("\n\n")
@@ -92,6 +93,7 @@ def test_packed_optimizers_have_tables_of_their_own(tiny, capsys):
     assert len(net.strip().splitlines()) == 2 + 4
 
 
+@pytest.mark.thorough
 def test_wrappers_have_a_second_table_of_large_leaves(tiny, capsys):
     optimizers.main(optimizers.Config(rounds=1, only="apply_if", flat=False))
     _, same, large = capsys.readouterr().out.split("\n\n")
@@ -124,6 +126,7 @@ def absent(*arguments):
     raise ModuleNotFoundError("No module named 'x'", name="x")
 
 
+@pytest.mark.thorough
 def test_per_example_prints_a_row_for_each_way(monkeypatch, capsys):
     monkeypatch.setattr(per_example, "NETS", {"MLP": tiny_net})
     few = {way: per_example.WAYS[way] for way in (per_example.BASE, "norms alone")}
@@ -147,6 +150,7 @@ def test_jax_privacy_is_asked_for_what_is_computed_here():
     assert_trees_close(theirs(*arguments), ours, 1e-5)
 
 
+@pytest.mark.thorough
 def test_cost_model_prints_a_row_for_each_layer(capsys):
     name = "dense, t=8, 32 -> 32"
     cost_model.main(cost_model.Config(rounds=1, only=name))

@@ -79,7 +79,6 @@ def drawn(case, dtype):
 
 
 FEW = {
-    "vector",
     "wide",
     "tied to the embedding",
     "in loops within loops",
@@ -317,8 +316,17 @@ def test_sums_over_a_batch_in_bfloat16_are_not_rounded_on_the_way(name):
         np.testing.assert_allclose(g, want, rtol=4e-3, atol=2e-3 * jnp.max(jnp.abs(want)))
 
 
-@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int8, jnp.uint16, jnp.int32])
-@pytest.mark.parametrize("height", [100, 256, 300])
+@pytest.mark.parametrize(
+    ("dtype", "height"),
+    thorough_beyond(
+        {"uint8, 256", "int8, 300"},
+        {
+            f"{dtype}, {height}": (dtype, height)
+            for dtype in ("uint8", "int8", "uint16", "int32")
+            for height in (100, 256, 300)
+        },
+    ),
+)
 def test_rows_numbered_in_bytes(dtype, height):
     """The number of rows may not fit in their dtype."""
     table = jnp.linspace(-1, 1, height * 4).reshape(height, 4)
@@ -342,7 +350,10 @@ def assert_norms_as_defined(loss, w, x):
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
-@pytest.mark.parametrize("length", [1, 2, 40])
+LENGTHS = thorough_beyond({"2"}, {str(n): (n,) for n in (1, 2, 40)})
+
+
+@pytest.mark.parametrize("length", LENGTHS)
 def test_operands_of_integers(length):
     x = jnp.arange(5 * length * 30).reshape(5, length, 30).astype(jnp.int8)
     matrix = (((1,), (0,)), ((), ()))
@@ -354,7 +365,7 @@ def test_operands_of_integers(length):
     assert_norms_as_defined(loss, jnp.linspace(-1, 1, 30 * 40).reshape(30, 40), x)
 
 
-@pytest.mark.parametrize("length", [1, 2, 40])
+@pytest.mark.parametrize("length", LENGTHS)
 def test_real_parameters_among_complex_numbers(length):
     key = jax.random.key(0)
     x = jax.random.normal(key, (3, length, 20, 2)) @ jnp.array([1, 1j])

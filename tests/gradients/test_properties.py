@@ -35,7 +35,7 @@ def holds_its_definition(net, examples, seed):
         assert_as_defined(net.loss, *net.drawn(examples, seed, jnp.float64), 1e-10)
 
 
-@drawn(3)
+@drawn(1)
 @hypothesis.given(nets(), EXAMPLES, SEEDS)
 def test_random_nets(net, examples, seed):
     holds_its_definition(net, examples, seed)
@@ -155,6 +155,7 @@ def _squares_and_norms(loss, w, x, signal):
     return gradients.sq_norms(factors), gradients.norms(factors)
 
 
+@pytest.mark.thorough
 @drawn(60)
 @hypothesis.given(
     st.sampled_from(SHAPES),
