@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "optimizers.md").read_text()
 
 
+@pytest.mark.thorough
 def test_examples_run_one_after_the_other(capsys):
     names = {"__name__": "example"}
     examples = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)

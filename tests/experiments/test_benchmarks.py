@@ -40,6 +40,7 @@ def test_training_prints_a_row_for_each_contender(monkeypatch, capsys):
     assert [row.split()[0] for row in text.splitlines()[-2:]] == ["x", "y"]
 
 
+@pytest.mark.thorough
 def test_every_contender_does_the_steps_it_says():
     made = training.make_contenders(TINY[1])
     assert set(training.CONTENDERS) - set(made) <= {"PyTorch eager, fused Adam, data on the device"}

@@ -79,6 +79,7 @@ def bits(leaf):
     return np.asarray(jax.random.key_data(leaf) if key else leaf)
 
 
+@pytest.mark.thorough
 def test_an_interrupted_run_resumes_bit_for_bit(small, finished, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "parts"
     save = train.save_checkpoint
@@ -111,6 +112,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(small, finished, tmp_path, monke
     assert f"resumed {note['at']} · " in (folder / "report.html").read_text()
 
 
+@pytest.mark.thorough
 def test_the_seconds_of_a_resumed_run_are_those_of_all_its_parts(small, finished, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(finished, folder)
@@ -293,6 +295,7 @@ def test_patience_keeps_the_best(small, tmp_path):
         assert not np.array_equal(best, final)
 
 
+@pytest.mark.thorough
 def test_curves_that_stop_at_different_epochs_make_a_report(small, tmp_path, capsys):
     longer = ["--epochs", "12", "--seeds", "3", "--patience", "1", "--learning-rate", "0.03"]
     assert cli.main(flags(small, tmp_path / "run", *longer, "--no-compare")) == 0
@@ -305,6 +308,7 @@ def test_curves_that_stop_at_different_epochs_make_a_report(small, tmp_path, cap
     assert f"{min(steps.values())} to {max(steps.values())}" in html
 
 
+@pytest.mark.thorough
 def test_our_adam_is_optaxs_over_the_whole_digits_run_in_float64(tmp_path, x64):
     """308 steps of the demo's net: parameters to 1e-9."""
     images = load("digits")
@@ -337,6 +341,7 @@ def test_every_optimizer_name_makes_an_optimizer():
     assert pairs == set(named_optimizers.CHOICES)
 
 
+@pytest.mark.thorough
 def test_the_same_seed_is_the_same_run(small, tmp_path):
     images = load(str(small))
     training = curves.Training(1e-3, "constant", 16, 2, None, 2, resume=False)
@@ -353,6 +358,7 @@ def test_the_same_seed_is_the_same_run(small, tmp_path):
     assert not np.array_equal(one.train_loss, other.train_loss)
 
 
+@pytest.mark.thorough
 def test_examining_in_chunks_is_examining_each_example(small):
     images = load(str(small))
     model = model_config(images, dropout=0.5, dtype="float32")
