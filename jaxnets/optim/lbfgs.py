@@ -156,8 +156,9 @@ def scale_by_lbfgs(
         weight = jnp.where(curvature == 0, 0, 1 / jnp.where(curvature == 0, 1, curvature))
 
         def remember(memory: PyTree, newest: PyTree) -> PyTree:
+            place = (state.count - 1) % memory_size
             return jax.tree.map(
-                lambda m, x: m.at[(state.count - 1) % memory_size].set(x.astype(m.dtype)),
+                lambda m, x: jax.lax.dynamic_update_index_in_dim(m, x.astype(m.dtype), place, 0),
                 memory,
                 newest,
             )
@@ -177,14 +178,23 @@ def scale_by_lbfgs(
             # the first step is no longer than 1: there is no curvature to go by
             norm = global_norm(gradient)
             scaling = jnp.where(started, estimate, 1 / jnp.maximum(norm, 1))
-        direction = inverse_hessian_product(
-            gradient,
-            new.diff_params_memory,
-            new.diff_updates_memory,
-            new.weights_memory,
-            scaling,
-            state.count % memory_size,
-        )
+
+        def corrected(new: ScaleByLBFGSState) -> Updates:
+            return inverse_hessian_product(
+                gradient,
+                new.diff_params_memory,
+                new.diff_updates_memory,
+                new.weights_memory,
+                scaling,
+                state.count % memory_size,
+            )
+
+        def plain(new: ScaleByLBFGSState) -> Updates:
+            return jax.tree.map(lambda g: scaling * g, gradient)
+
+        # a border that XLA's fusions do not cross: without it, the memories are copied for each
+        # product instead of written in place
+        direction = jax.lax.cond(started, corrected, plain, new)
         return map_with_params(lambda g, p, u: u, updates, params, direction), new
 
     return GradientTransformation(init, update)
