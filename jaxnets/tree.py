@@ -200,35 +200,46 @@ def roots_of_squares(sums: Callable[[list[Any]], list[Array]], n: int) -> list[A
     """
     totals = sums([None] * n)
     limits = [np.finfo(total.dtype) for total in totals]
-    representable = [
-        (limit.tiny / limit.eps < total) & (total < jnp.inf)
-        for total, limit in zip(totals, limits, strict=True)
-    ]
 
-    def plain() -> list[Array]:
+    def representable() -> list[Array]:
         return [
-            jnp.sqrt(jnp.where(fits, total, 1))
-            for total, fits in zip(totals, representable, strict=True)
+            (limit.tiny / limit.eps < total) & (total < jnp.inf)
+            for total, limit in zip(totals, limits, strict=True)
         ]
 
-    def rescaled() -> list[Array]:
+    def rescaled() -> Array:
         # by a power of two, which rounds nothing; 1 where nothing needs it or `vmap` runs this too
         shifts = [2.0 ** (limit.maxexp // 2 + 2) for limit in limits]
         scales = [
             jnp.where(fits, 1, jnp.where(total > 1, 1 / shift, shift)).astype(total.dtype)
-            for total, fits, shift in zip(totals, representable, shifts, strict=True)
+            for total, fits, shift in zip(totals, representable(), shifts, strict=True)
         ]
         # the root of 0 has no derivative
-        return [
-            jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)) / scale)
-            for square, scale in zip(sums(scales), scales, strict=True)
-        ]
+        return _end_to_end(
+            [
+                jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)) / scale)
+                for square, scale in zip(sums(scales), scales, strict=True)
+            ]
+        )
 
     # a second pass over the leaves costs as much as the first, and is hardly ever needed; one
-    # branch for all of them, since after each one XLA waits
-    fit = jnp.concatenate([fits.ravel() for fits in representable]).all()
-    roots: list[Array] = jax.lax.cond(fit, plain, rescaled)
-    return roots
+    # branch for all of them, since after each one XLA waits, and one result, since inside each is
+    # a kernel of its own
+    fit = sum(jnp.sum(jnp.where(fits, 0.0, 1.0)) for fits in representable()) == 0
+    ends = np.cumsum([total.size for total in totals])
+    anew = jax.lax.cond(fit, lambda: jnp.zeros_like(_end_to_end(totals)), rescaled)
+    parts = jnp.split(anew, ends[:-1])
+    return [
+        # the branch not taken must have a finite derivative too
+        jnp.where(fit, jnp.sqrt(jnp.where(fit, total, 1)), part.reshape(total.shape)).astype(
+            total.dtype
+        )
+        for total, part in zip(totals, parts, strict=True)
+    ]
+
+
+def _end_to_end(xs: list[Array]) -> Array:
+    return jnp.concatenate([x.ravel() for x in xs])
 
 
 def global_norm(tree: PyTree) -> Array:
@@ -238,13 +249,22 @@ def global_norm(tree: PyTree) -> Array:
     is 0. Accumulates in float32 or wider. NaN anywhere gives NaN; else infinity anywhere gives
     infinity.
     """
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-    dtype = jnp.result_type(jnp.float32, *(jnp.real(leaf).dtype for leaf in leaves))
+    return global_norm_of(lambda: tree)
+
+
+def global_norm_of(make: Callable[[], PyTree]) -> Array:
+    """`global_norm(make())`, whose leaves are made anew where they are read rather than stored."""
+
+    def leaves() -> list[Array]:
+        return [jnp.asarray(leaf) for leaf in jax.tree.leaves(make())]
+
+    parts = jax.eval_shape(lambda: [jnp.real(leaf) for leaf in leaves()])
+    dtype = jnp.result_type(jnp.float32, *(part.dtype for part in parts))
 
     def sum_of_squares(scales: list[Array | None]) -> list[Array]:
         (scale,) = scales
         total = jnp.zeros((), dtype)
-        for leaf in leaves:
+        for leaf in leaves():
             x = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
             if scale is not None:
                 x = times(x, scale)

@@ -17,7 +17,7 @@ from jaxnets.optim.leaves import (
 )
 from jaxnets.optim.scale import scale_by_learning_rate
 from jaxnets.optim.transform import GradientTransformation, Updates, chain, identity
-from jaxnets.tree import global_norm
+from jaxnets.tree import global_norm, global_norm_of
 from jaxnets.types import Array, Params, PyTree, ScalarOrSchedule
 
 
@@ -75,7 +75,7 @@ def scale_by_dog(
     ) -> tuple[Updates, DoGState]:
         require_params("scale_by_dog", params)
         dtype = state.max_dist.dtype
-        distance = global_norm(moved_from(state.init_params, params)).astype(dtype)
+        distance = global_norm_of(lambda: moved_from(state.init_params, params)).astype(dtype)
         distance = jnp.maximum(state.max_dist, distance)
         total = (state.sum_sq_norm_grads + _sq_norm(with_zeros(updates, params))).astype(dtype)
         rate = distance / jnp.sqrt(total + eps)
