@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal
 
+from jaxnets.convolution import convolve, geometry_of
 from jaxnets.equations import bind, programs_inside
 from jaxnets.gradients.graph import (
     Computed,
@@ -172,10 +173,16 @@ def _kind(equation: Any, operands: Sequence[Node | None]) -> tuple[str, Any, int
     return other
 
 
+def apply(equation: Any, values: Sequence[Any]) -> list[Any]:
+    """`bind`, but convolutions have derivatives that are fast inside loops too."""
+    geometry = geometry_of(equation)
+    return bind(equation, values) if geometry is None else [convolve(*values, geometry)]
+
+
 def _meet(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
     """A site."""
     operands = tuple(x if isinstance(x, Node) else None for x in inputs)
-    results = bind(equation, [record.value(x) for x in inputs])
+    results = apply(equation, [record.value(x) for x in inputs])
     tapped = tuple(i for i, y in enumerate(results) if _has_derivative(y))
     if not tapped:
         return results
@@ -341,7 +348,7 @@ def run(record: Record, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[A
         elif alone:
             results = compute(equation, operands)
         elif not met:
-            results = bind(equation, [record.value(x) for x in operands])
+            results = apply(equation, [record.value(x) for x in operands])
         elif name == "scan":
             results = _scan(record, equation, operands)
         else:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxnets.equations import bind
 from jaxnets.gradients.graph import Key, Node, Part, evaluate, put_back, rearranged, trained_inputs
 from jaxnets.gradients.outer import Outer, batch_gradient, gradient, outer
-from jaxnets.gradients.sites import Loop, Site, Sites
+from jaxnets.gradients.sites import Loop, Site, Sites, apply
 from jaxnets.types import Array
 
 PRODUCTS = ("dot", "conv", "gather")
@@ -182,7 +182,7 @@ def results(
         return operands
     if site.kind == "conv" and alone:
         return [_by_windows(site, operands[1], saved)]
-    everything = bind(site.equation, operands)
+    everything = apply(site.equation, operands)
     return [everything[i] for i in site.tapped]
 
 

@@ -1,23 +1,15 @@
-"""Convolution over one to three spatial axes, channels last, and its transpose.
-
-A derivative of a convolution is a convolution again, but the one that automatic transposition
-writes has its axes in an order that XLA's CPU backend runs natively only outside loops: inside
-`lax.scan` a training step is 10 to 30 times slower. The derivative below is the same sum with the
-operands transposed beforehand, so that reverse mode meets convolutions in the canonical order
-(images `[batch, *space, channels]`, kernels `[*window, in, out]`) wherever it stands.
-"""
+"""Convolution over one to three spatial axes, channels last, and its transpose."""
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from operator import index
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxnets.checks import require_floating
+from jaxnets.convolution import Geometry, canonical, convolve
 from jaxnets.nn.dense import add_bias
 from jaxnets.nn.initializers import lecun_normal, zeros
 from jaxnets.types import Array, DTypeLike, Initializer, Key, Params
@@ -70,71 +62,6 @@ def resolve_padding(
         f"{function}: padding must be 'SAME', 'VALID', 'CAUSAL', an integer, or one integer or "
         f"(low, high) pair for each of the {len(reach)} spatial axes, got {padding!r}"
     )
-
-
-class _Geometry(NamedTuple):
-    stride: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    dilation: tuple[int, ...]
-    groups: int
-
-
-def _lax_conv(x: Array, kernel: Array, geometry: _Geometry, layout: Any) -> Array:
-    stride, padding, dilation, groups = geometry
-    return lax.conv_general_dilated(
-        x, kernel, stride, padding, rhs_dilation=dilation, dimension_numbers=layout,
-        feature_group_count=groups,
-    )  # fmt: skip
-
-
-def _canonical(n: int) -> lax.ConvDimensionNumbers:
-    """Images `[batch, *space, channels]`, kernels `[*window, in, out]`."""
-    image, kernel = (0, n + 1, *range(1, n + 1)), (n + 1, n, *range(n))
-    return lax.ConvDimensionNumbers(image, kernel, image)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _conv(x: Array, kernel: Array, geometry: _Geometry) -> Array:
-    return _lax_conv(x, kernel, geometry, _canonical(x.ndim - 2))
-
-
-@_conv.defjvp
-def _conv_jvp(
-    geometry: _Geometry, primals: tuple[Array, Array], tangents: tuple[Array, Array]
-) -> tuple[Array, Array]:
-    (x, kernel), (dx, dkernel) = primals, tangents
-    y = _conv(x, kernel, geometry)
-    if geometry.groups > 1:
-        canonical = _canonical(x.ndim - 2)
-        dy = _lax_conv(dx, kernel, geometry, canonical)
-        return y, dy + _lax_conv(x, dkernel, geometry, canonical)
-    return y, _along_x(dx, kernel, geometry) + _along_kernel(x, dkernel, geometry)
-
-
-def _along_x(dx: Array, kernel: Array, geometry: _Geometry) -> Array:
-    """`conv(dx, kernel)`, whose transpose is a canonical convolution of the error signal."""
-    n = dx.ndim - 2
-    image, _, _ = _canonical(n)
-    in_out_swapped = (n, n + 1, *range(n))
-    layout = lax.ConvDimensionNumbers(image, in_out_swapped, image)
-    return _lax_conv(dx, kernel.swapaxes(-1, -2), geometry, layout)
-
-
-def _along_kernel(x: Array, dkernel: Array, geometry: _Geometry) -> Array:
-    """`conv(x, dkernel)`, whose transpose is a canonical convolution of x with the error signal.
-
-    There the channels of x are the batch, the batch is what is summed over, the error signal is
-    the kernel, and the window's positions are the output's.
-    """
-    n = x.ndim - 2
-    space = tuple(range(1, n + 1))
-    layout = lax.ConvDimensionNumbers(
-        (n + 1, 0, *space),  # [channels, *space, batch]
-        (n + 1, 0, *space),  # [in, *window, out]
-        (n, n + 1, *range(n)),  # [*space, batch, out]
-    )
-    dy = _lax_conv(jnp.swapaxes(x, 0, -1), jnp.moveaxis(dkernel, -2, 0), geometry, layout)
-    return jnp.moveaxis(dy, n, 0)
 
 
 def init_conv(
@@ -224,7 +151,7 @@ def conv(
     stride = per_axis("conv", "stride", stride, n)
     dilation = per_axis("conv", "dilation", dilation, n)
     padding = resolve_padding("conv", padding, batch.shape[1:-1], window, stride, dilation)
-    y = _conv(batch, kernel, _Geometry(stride, padding, dilation, groups))
+    y = convolve(batch, kernel, Geometry(stride, padding, dilation, groups))
     return add_bias(params, y.reshape(*x.shape[: -n - 1], *y.shape[1:]))
 
 
@@ -271,6 +198,6 @@ def conv_transpose(
         space = batch.shape[1:-1]
         padding = resolve_padding("conv_transpose", padding, space, window, stride, dilation)
     y = lax.conv_transpose(
-        batch, kernel, stride, padding, rhs_dilation=dilation, dimension_numbers=_canonical(n)
+        batch, kernel, stride, padding, rhs_dilation=dilation, dimension_numbers=canonical(n)
     )
     return add_bias(params, y.reshape(*x.shape[: -n - 1], *y.shape[1:]))
