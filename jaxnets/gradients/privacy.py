@@ -43,6 +43,7 @@ from jaxnets.checks import concrete, require_positive, scalar
 from jaxnets.gradients.clipping import (
     ClipNorm,
     ClippedGradMetrics,
+    PartSize,
     Per,
     clipped_sum,
     sensitivity,
@@ -68,7 +69,7 @@ def dp_grad(
     expected_batch_size: ArrayLike | None = None,
     per: Per = "all",
     normalize: ArrayLike | None = None,
-    microbatch_size: int | None = None,
+    microbatch_size: PartSize = None,
     has_aux: bool = False,
     keep_batch_dim: bool = False,
 ) -> Callable[..., tuple[Params, ClippedGradMetrics]]:

@@ -261,7 +261,11 @@ def test_noise_of_groups_is_that_of_their_sensitivity():
         ({"clip_norm": 1.0, "normalize": -1.0}, "normalize must be at least 0 and finite, got -1"),
         ({"clip_norm": jnp.inf, "normalize": 0.1}, "clip_norm must be positive and finite"),
         ({"clip_norm": 1.0, "microbatch_size": 0}, "microbatch_size must be a positive integer"),
-        ({"clip_norm": 1.0, "microbatch_size": 2.0}, "must be a positive integer, got 2.0"),
+        ({"clip_norm": 1.0, "microbatch_size": "all"}, "integer or 'auto', got 'all'"),
+        (
+            {"clip_norm": 1.0, "microbatch_size": 2.0},
+            "integer or 'auto', got 2.0",
+        ),
     ],
 )
 def test_bad_arguments(options, message):
