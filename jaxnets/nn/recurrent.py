@@ -8,7 +8,7 @@ for each gate, are the blocks of `jnp.split(kernel, n, -1)`.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -116,7 +116,7 @@ def init_rnn_cell(
     bias_init: Initializer = zeros,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
-    """`{"input": {"kernel": [n_in, features], "bias"}, "hidden": {"kernel": [features, features]}}`.
+    """`{"input": {"kernel": [n_in, features], "bias"}, "hidden": {"kernel"}}`.
 
     Raises:
       ValueError: if a size is not positive.
@@ -233,7 +233,7 @@ def lstm_cell(params: Params, carry: tuple[Array, Array], x: Array) -> tuple[Arr
       ValueError: if shapes do not fit.
       TypeError: if x is not real and floating.
 
-    Hochreiter and Schmidhuber, "Long short-term memory", 1997; the forget gate by Gers et al., 2000.
+    Hochreiter and Schmidhuber, "Long short-term memory", 1997; the forget gate: Gers et al., 2000.
     """
     c, h = step("lstm_cell", LSTM_GATES, params, carry, x)
     return c, h

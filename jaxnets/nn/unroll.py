@@ -1,11 +1,14 @@
 """A recurrent cell over time, by `lax.scan`, in one direction or both.
 
-Automatic differentiation of the loop adds a product `hᵀ δ`, of the size of the recurrent kernel, to
-its gradient at every step. The derivative below has the products of all steps in one: along a change
-of the kernel, `h dU` does not depend on the loop and stands before it, and reverse mode transposes
-that into a single product after its own loop. Both modes and derivatives of any order exist.
+Automatic differentiation of the loop adds a product `hᵀ δ`, of the size of the recurrent kernel,
+to its gradient at every step. The derivative below has the products of all steps in one: along a
+change of the kernel, `h dU` does not depend on the loop and stands before it, and reverse mode
+transposes that into a single product after its own loop. Both modes and derivatives of any order
+exist.
 """
 
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -52,6 +55,16 @@ def zero_carry(
         )
     h = jnp.zeros((*shape, params["hidden"]["kernel"].shape[0]), dtype)
     return (h.astype(jnp.promote_types(dtype, jnp.float32)), h) if cell is lstm_cell else h
+
+
+def _at_once(layer: Callable[[Params, Array], Array], params: Params, x: Array) -> Array:
+    """A layer of all rows of `x [T, ..., n]` in one matrix product.
+
+    Its derivative by the kernel sums over one axis then: over several, XLA's CPU backend takes
+    twice as long. So it does where the batch is a `vmap`.
+    """
+    y = layer(params, x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
+    return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 def _detached(fresh: Array | None, carry: Carry) -> Carry:
@@ -117,7 +130,7 @@ def _recurrence_jvp(
     first = output(carry)[None]
     before = jnp.concatenate([h[1:], first] if reverse else [first, h[:-1]])[: len(h)]
     # what changes by the parameters, of all steps at once
-    dsums = gates.sums(du, hidden(dparams, before))
+    dsums = gates.sums(du, _at_once(hidden, dparams, before))
 
     def along(dcarry: Carry, now: Any) -> Any:
         (slopes, dsums), (valid, fresh) = now
@@ -206,7 +219,7 @@ def unroll(
     when = valid, fresh
     if cell in _GATES:
         carry = _typed(carry, zero_carry(cell, params, x.shape[1:-1], x.dtype))
-        u = dense(params["input"], x)
+        u = _at_once(dense, params["input"], x)
         last, h = _recurrence(_GATES[cell], reverse, params["hidden"], u, carry, when)
     else:
 
@@ -250,7 +263,7 @@ def bidirectional(
     Raises:
       ValueError, TypeError: as `unroll`.
     """
-    options = {"lengths": lengths, "window": window}
-    there, last = unroll(cell, params["forward"], x, **options)
-    back, first = unroll(cell, params["backward"], x, reverse=True, **options)
+    run = partial(unroll, cell, lengths=lengths, window=window)
+    there, last = run(params["forward"], x)
+    back, first = run(params["backward"], x, reverse=True)
     return jnp.concatenate([there, back], -1), (last, first)
