@@ -12,6 +12,7 @@ from jaxnets.types import Array
 
 Result = TypeVar("Result")
 _MARK = "mixes_examples_"
+_ENTERABLE = "enterable_"
 
 
 def bind(equation: Any, values: Sequence[Any]) -> list[Any]:
@@ -59,6 +60,29 @@ def mixes_examples(name: str, function: Callable[..., Result], *values: Any) -> 
     marked.__name__ = _MARK + name
     result: Result = jax.jit(marked, inline=False)(*values)
     return result
+
+
+def enterable(
+    function: Callable[..., Result], static_argnums: Sequence[int] = ()
+) -> Callable[..., Result]:
+    """`function`, marked: as the body of a rule for derivatives it has the derivative of that rule.
+
+    So that whoever follows parameters through a program may follow them into it.
+    """
+
+    @functools.wraps(function)
+    def marked(*values: Any) -> Result:
+        return function(*values)
+
+    marked.__name__ = _ENTERABLE + function.__name__
+    jitted: Callable[..., Result] = jax.jit(marked, static_argnums=static_argnums, inline=False)
+    return jitted
+
+
+def is_enterable(jaxpr: Any) -> bool:
+    """Whether a program is nothing but what is so marked."""
+    names = [str(equation.params.get("name", "")) for equation in jaxpr.eqns]
+    return len(names) == 1 and names[0].startswith(_ENTERABLE)
 
 
 def what_mixes_examples(jaxpr: Any) -> str | None:

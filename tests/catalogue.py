@@ -131,6 +131,113 @@ def _batch_norm(train):
     )
 
 
+def random_biases(params, key=7):
+    """Biases away from their zeros, without which a misplaced one would not be seen."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(key), len(leaves))
+    drawn = [
+        p + 0.3 * jax.random.normal(k, p.shape, p.dtype) if p.ndim == 1 else p
+        for k, p in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, drawn)
+
+
+class _Recurrent(NamedTuple):
+    init: Callable[..., Any]
+    cell: Callable[..., Any]
+    module: Callable[[int], linen.Module]
+    names: str
+    """Of the gates in Linen."""
+
+
+RECURRENT = {
+    "rnn": _Recurrent(nn.init_rnn_cell, nn.rnn_cell, linen.SimpleCell, ""),
+    "lstm": _Recurrent(nn.init_lstm_cell, nn.lstm_cell, linen.OptimizedLSTMCell, "ifgo"),
+    "gru": _Recurrent(nn.init_gru_cell, nn.gru_cell, linen.GRUCell, "rzn"),
+}
+
+
+def linen_cell(kind, params):
+    """A cell's parameters as Linen has them, by the blocks of each gate."""
+    if kind == "rnn":
+        return {"i": params["input"], "h": params["hidden"]}
+    names, found = RECURRENT[kind].names, {}
+    for side, letter in (("input", "i"), ("hidden", "h")):
+        kernels = jnp.split(params[side]["kernel"], len(names), -1)
+        found |= {letter + n: {"kernel": k} for n, k in zip(names, kernels, strict=True)}
+    biases = jnp.split(params["input"]["bias"], len(names))
+    for n, bias in zip(names, biases, strict=True):
+        found[("h" if kind == "lstm" else "i") + n]["bias"] = bias
+    if kind == "gru":
+        found["hn"]["bias"] = params["hidden"]["bias"]
+    return found
+
+
+def linen_unroll(kind, params, x, carry=None, *, lengths=None, reverse=False):
+    """`(y, carry)` of Linen's own loop, outputs of the padding set to 0."""
+    features = params["hidden"]["kernel"].shape[0]
+    cell = RECURRENT[kind].module(features, param_dtype=x.dtype)
+    module = linen.RNN(cell, return_carry=True, reverse=reverse, keep_order=True)
+    lead, x = x.shape[:-2], x.reshape(-1, *x.shape[-2:])
+    if lengths is not None:
+        lengths = lengths.reshape(-1)
+    last, y = module.apply(
+        {"params": {"cell": linen_cell(kind, params)}}, x, initial_carry=carry, seq_lengths=lengths
+    )
+    if lengths is not None:
+        y = jnp.where((jnp.arange(x.shape[1])[None] < lengths[:, None])[..., None], y, 0)
+    return jax.tree.map(lambda z: z.reshape(*lead, *z.shape[1:]), (y, last))
+
+
+def _h(carry):
+    return carry[-1] if isinstance(carry, tuple) else carry
+
+
+def _cell(kind):
+    init, cell, module, _ = RECURRENT[kind]
+
+    def split(carry_and_input):
+        *carry, x = jnp.split(carry_and_input, 3 if kind == "lstm" else 2, -1)
+        return tuple(carry) if kind == "lstm" else carry[0], x
+
+    def ours(params, x):
+        carry, x = split(x)
+        new = cell(params, carry, x)
+        return jnp.concatenate([part.astype(x.dtype) for part in jax.tree.leaves(new)], -1)
+
+    def theirs(params, x):
+        carry, x = split(x)
+        new, _ = module(4).apply({"params": linen_cell(kind, params)}, carry, x)
+        return jnp.concatenate(jax.tree.leaves(new), -1)
+
+    size = 12 if kind == "lstm" else 8
+    return LayerCase(f"{kind}_cell", lambda k: random_biases(init(k, 4, 4)), ours, (size,), theirs)
+
+
+def _unroll(kind, n_in, features, *, padded=False, **options):
+    init, cell, _, _ = RECURRENT[kind]
+
+    def lengths(x):
+        # of the example, so that each has its own whatever the batch
+        return jnp.sum(x[..., 0] > 0, -1) if padded else None
+
+    return LayerCase(
+        f"unroll/{kind}{''.join('_' + name for name in options)}{'_padded' * padded}",
+        lambda k: random_biases(init(k, n_in, features)),
+        lambda p, x: nn.unroll(cell, p, x, lengths=lengths(x), **options)[0],
+        (5, n_in),
+        lambda p, x: linen_unroll(kind, p, x, lengths=lengths(x), **options)[0],
+    )
+
+
+def _linen_bidirectional(kind, params, x):
+    both = [
+        linen_unroll(kind, params[name], x, reverse=reverse)[0]
+        for name, reverse in (("forward", False), ("backward", True))
+    ]
+    return jnp.concatenate(both, -1)
+
+
 LAYERS = [
     LayerCase("dense", lambda k: nn.init_dense(k, 5, 5), nn.dense, (5,), _linen(linen.Dense(5))),
     LayerCase(
@@ -234,6 +341,21 @@ LAYERS = [
     ),
     _batch_norm(train=True),
     _batch_norm(train=False),
+    _cell("rnn"),
+    _cell("lstm"),
+    _cell("gru"),
+    _unroll("lstm", 2, 3, padded=True),
+    _unroll("gru", 3, 4, reverse=True, padded=True),
+    LayerCase(
+        "bidirectional",
+        lambda k: {
+            name: random_biases(nn.init_gru_cell(jax.random.fold_in(k, i), 3, 2), i)
+            for i, name in enumerate(("forward", "backward"))
+        },
+        lambda p, x: nn.bidirectional(nn.gru_cell, p, x)[0],
+        (4, 3),
+        lambda p, x: _linen_bidirectional("gru", p, x),
+    ),
     LayerCase(
         "dropout",
         _no_params,
@@ -295,6 +417,35 @@ def _cnn(name, config, state, *, train=False):
     )
 
 
+BIDIRECTIONAL = models.RNNConfig(3, 2, "gru", (4,), bidirectional=True)
+LANGUAGE = models.RNNConfig(3, 7, "lstm", (4, 3), readout="each", vocabulary=7)
+
+
+def _linen_rnn(config, params, x):
+    if config.vocabulary:
+        x = linen.Embed(config.vocabulary, config.n_in).apply({"params": params["embedding"]}, x)
+    for layer in params["layers"]:
+        runs = [
+            linen_unroll(config.cell, p, x, reverse=name == "backward")
+            for name, p in sorted(layer.items(), reverse=True)
+        ]
+        x = jnp.concatenate([y for y, _ in runs], -1)
+    if config.readout == "last":
+        x = jnp.concatenate([_h(last) for _, last in runs], -1)
+    return linen.Dense(config.n_out).apply({"params": params["head"]}, x)
+
+
+def _rnn(name, config):
+    return LayerCase(
+        f"rnn/{name}",
+        lambda k: random_biases(models.init_rnn(k, config)),
+        lambda p, x: models.rnn(p, config, x),
+        (5,) if config.vocabulary else (5, config.n_in),
+        lambda p, x: _linen_rnn(config, p, x),
+        ids=config.vocabulary,
+    )
+
+
 MODELS = [
     LayerCase(
         "mlp",
@@ -306,6 +457,8 @@ MODELS = [
     _cnn("cnn/eval", CNN, CNN_STATE),
     _cnn("cnn/train", CNN, CNN_STATE, train=True),
     _cnn("cnn/without_batch_norm", PLAIN_CNN, {"moments": []}),
+    _rnn("bidirectional", BIDIRECTIONAL),
+    _rnn("language", LANGUAGE),
 ]
 
 

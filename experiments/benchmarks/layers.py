@@ -92,6 +92,34 @@ def layer_normalization(batch: int) -> Pair:
     return "Flax", theirs, lambda inputs: nn.layer_norm(*inputs), inputs
 
 
+def lstm_over_time(batch: int) -> Pair:
+    from flax import nnx
+
+    steps, features = 64, 128
+    cell = nnx.OptimizedLSTMCell(features, features, rngs=nnx.Rngs(0))
+    layer = nnx.RNN(cell, rngs=nnx.Rngs(0))
+    # random states are for its carry, which is given
+    graph, weights, others = nnx.split(layer, nnx.Param, ...)
+    params = nn.init_lstm_cell(jax.random.key(0), features, features)
+
+    def theirs(inputs: Any) -> Any:
+        params, x = inputs
+        values = {
+            "dense_i": {"kernel": params["input"]["kernel"]},
+            "dense_h": {"kernel": params["hidden"]["kernel"], "bias": params["input"]["bias"]},
+        }
+        state = jax.tree.map(lambda leaf: leaf, weights)
+        nnx.replace_by_pure_dict(state, {"cell": values})
+        zero = jnp.zeros((batch, features))
+        return nnx.merge(graph, state, others)(x, initial_carry=(zero, zero))
+
+    def ours(inputs: Any) -> Any:
+        params, x = inputs
+        return nn.unroll(nn.lstm_cell, params, x)[0]
+
+    return "Flax NNX", theirs, ours, (params, _normal(batch, steps, features))
+
+
 def softmax_cross_entropy(classes: int, batch: int) -> Pair:
     labels = jnp.arange(batch, dtype=jnp.int32) * 7 % classes
     return (
@@ -108,6 +136,7 @@ LAYERS: dict[str, Callable[[int], Pair]] = {
         convolution_in_a_scan
     ),
     "layer norm of [batch, 128, 512]": layer_normalization,
+    "LSTM, 128 to 128, of [batch, 64, 128]": lstm_over_time,
     "softmax cross-entropy, 10 classes": partial(softmax_cross_entropy, 10),
     "softmax cross-entropy, 1000 classes": partial(softmax_cross_entropy, 1000),
     "softmax cross-entropy, 32000 classes": partial(softmax_cross_entropy, 32000),

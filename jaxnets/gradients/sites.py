@@ -17,7 +17,7 @@ from jax import lax
 from jax.extend.core import Literal
 
 from jaxnets.convolution import convolve, geometry_of
-from jaxnets.equations import bind, programs_inside
+from jaxnets.equations import bind, is_enterable, programs_inside
 from jaxnets.gradients.graph import (
     Computed,
     Fixed,
@@ -336,7 +336,9 @@ def run(record: Record, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[A
     for equation in jaxpr.eqns:
         operands = [read(v) for v in equation.invars]
         name = equation.primitive.name
-        body = body_of(equation) if name in _ENTERED else None
+        body = body_of(equation) if name in _ENTERED | _CUSTOM else None
+        if name in _CUSTOM and body is not None and not is_enterable(body.jaxpr):
+            body = None
         alone = all(isinstance(x, Node) for x in operands)
         met = any(_is_trained(x) for x in operands)
         if name in _REMAT and met and not alone:

@@ -15,13 +15,23 @@ from jaxnets.nn.norm import (
     rms_norm,
 )
 from jaxnets.nn.pool import avg_pool, global_avg_pool, global_max_pool, max_pool
+from jaxnets.nn.recurrent import (
+    gru_cell,
+    init_gru_cell,
+    init_lstm_cell,
+    init_rnn_cell,
+    lstm_cell,
+    rnn_cell,
+)
 from jaxnets.nn.stack import init_stack, scan_layers
+from jaxnets.nn.unroll import bidirectional, unroll, zero_carry
 
 __all__ = [
     "activations",
     "attend",
     "avg_pool",
     "batch_norm",
+    "bidirectional",
     "conv",
     "conv_transpose",
     "dense",
@@ -30,18 +40,26 @@ __all__ = [
     "global_avg_pool",
     "global_max_pool",
     "group_norm",
+    "gru_cell",
     "init_batch_norm",
     "init_conv",
     "init_dense",
     "init_embedding",
+    "init_gru_cell",
+    "init_lstm_cell",
     "init_norm",
+    "init_rnn_cell",
     "init_stack",
     "initializers",
     "instance_norm",
     "layer_norm",
+    "lstm_cell",
     "max_pool",
     "rms_norm",
+    "rnn_cell",
     "scan_layers",
     "spatial_dropout",
+    "unroll",
+    "zero_carry",
     *activations.__all__,
 ]
