@@ -3,5 +3,30 @@
 from jaxnets.models.cnn import CNNConfig, cnn, init_cnn
 from jaxnets.models.mlp import MLPConfig, init_mlp, mlp
 from jaxnets.models.summary import flops, summary
+from jaxnets.models.transformer import (
+    continue_transformer,
+    encoder,
+    init_encoder,
+    init_transformer,
+    transformer,
+    transformer_caches,
+)
+from jaxnets.models.transformer_block import TransformerConfig
 
-__all__ = ["CNNConfig", "MLPConfig", "cnn", "flops", "init_cnn", "init_mlp", "mlp", "summary"]
+__all__ = [
+    "CNNConfig",
+    "MLPConfig",
+    "TransformerConfig",
+    "cnn",
+    "continue_transformer",
+    "encoder",
+    "flops",
+    "init_cnn",
+    "init_encoder",
+    "init_mlp",
+    "init_transformer",
+    "mlp",
+    "summary",
+    "transformer",
+    "transformer_caches",
+]

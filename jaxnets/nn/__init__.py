@@ -2,6 +2,15 @@
 
 from jaxnets.nn import activations, initializers
 from jaxnets.nn.activations import *  # noqa: F403
+from jaxnets.nn.attention import (
+    attend_to,
+    attention,
+    cached_attention,
+    init_attention,
+    init_cache,
+    keys_and_values,
+    multi_head_attention,
+)
 from jaxnets.nn.conv import conv, conv_transpose, init_conv
 from jaxnets.nn.dense import attend, dense, embedding, init_dense, init_embedding
 from jaxnets.nn.dropout import dropout, spatial_dropout
@@ -15,13 +24,19 @@ from jaxnets.nn.norm import (
     rms_norm,
 )
 from jaxnets.nn.pool import avg_pool, global_avg_pool, global_max_pool, max_pool
+from jaxnets.nn.position import alibi, alibi_slopes, rotary, rotary_angles, sinusoidal
 from jaxnets.nn.stack import init_stack, scan_layers
 
 __all__ = [
     "activations",
+    "alibi",
+    "alibi_slopes",
     "attend",
+    "attend_to",
+    "attention",
     "avg_pool",
     "batch_norm",
+    "cached_attention",
     "conv",
     "conv_transpose",
     "dense",
@@ -30,7 +45,9 @@ __all__ = [
     "global_avg_pool",
     "global_max_pool",
     "group_norm",
+    "init_attention",
     "init_batch_norm",
+    "init_cache",
     "init_conv",
     "init_dense",
     "init_embedding",
@@ -38,10 +55,15 @@ __all__ = [
     "init_stack",
     "initializers",
     "instance_norm",
+    "keys_and_values",
     "layer_norm",
     "max_pool",
+    "multi_head_attention",
     "rms_norm",
+    "rotary",
+    "rotary_angles",
     "scan_layers",
+    "sinusoidal",
     "spatial_dropout",
     *activations.__all__,
 ]
