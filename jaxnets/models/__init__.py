@@ -1,5 +1,6 @@
 """Models as a frozen config and two functions: `init_x(key, config)`, `x(params, config, …)`."""
 
+from jaxnets.models import decode
 from jaxnets.models.cnn import CNNConfig, cnn, init_cnn
 from jaxnets.models.mlp import MLPConfig, init_mlp, mlp
 from jaxnets.models.summary import flops, summary
@@ -19,6 +20,7 @@ __all__ = [
     "TransformerConfig",
     "cnn",
     "continue_transformer",
+    "decode",
     "encoder",
     "flops",
     "init_cnn",

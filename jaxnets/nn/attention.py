@@ -8,18 +8,23 @@ the values' dtype.
 import math
 from collections.abc import Callable
 from operator import index
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxnets.checks import concrete, require_real
+from jaxnets.nn.blocked_attention import blocked_attention
 from jaxnets.nn.initializers import lecun_normal, zeros
 from jaxnets.nn.position import alibi
 from jaxnets.types import Array, ArrayLike, DTypeLike, Initializer, Key, Params, Shape
 
 Rotate = Callable[[Array], Array]
+Implementation = Literal["plain", "blocked", "cudnn", "xla"]
+
+_LONG = 512
+"""Queries and keys from which on tiles are faster than all logits at once, on CPUs."""
 
 
 def _check(query: Array, key: Array, value: Array) -> None:
@@ -64,6 +69,7 @@ def attention(
     slopes: Array | None = None,
     bias: Array | None = None,
     scale: float | None = None,
+    implementation: Implementation | None = None,
 ) -> Array:
     """`softmax(scale · Q Kᵀ + bias) V` over the keys that each query sees (Vaswani et al., 2017).
 
@@ -83,35 +89,54 @@ def attention(
       slopes: `[heads]`, for ALiBi: `-slope |i - j|` is added to the logits.
       bias: `[heads, T, S]`, or with the leading axes, added to the logits.
       scale: `1 / √d` by default.
+      implementation: `"plain"` holds all logits `[heads, T, S]`; `"blocked"` one tile of them at a
+        time, in the backward pass too, and skips tiles that are not seen, for a known `start`,
+        without `mask` and `bias`, in reverse mode only. By default blocked, where it can be, from
+        512 keys and queries on. `"cudnn"` and `"xla"` are those of `jax.nn.dot_product_attention`,
+        the first for NVIDIA GPUs in half precision.
 
     Returns:
       `[..., T, heads, e]` in the values' dtype.
 
     Raises:
-      ValueError: if the shapes do not fit, or `window` is not positive.
+      ValueError: if the shapes do not fit, `window` is not positive, or the implementation cannot
+        do what is asked.
       TypeError: if query, key or value is not real and floating.
     """
     _check(query, key, value)
     if window is not None and index(window) < 1:
         raise ValueError(f"attention: window must be positive, got {window}")
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    t, s = query.shape[-3], key.shape[-3]
+    first = concrete(start)
+    tileable = mask is None and bias is None and first is not None
+    if implementation is None:
+        implementation = "blocked" if tileable and min(t, s) >= _LONG else "plain"
+    if implementation not in get_args(Implementation):
+        raise ValueError(
+            f"attention: implementation must be one of {get_args(Implementation)}, got "
+            f"{implementation!r}"
+        )
+    if implementation == "blocked":
+        if not tileable or first is None:
+            raise ValueError(
+                "attention: implementation='blocked' takes no mask, bias or traced start"
+            )
+        if key_mask is not None and key_mask.shape[-1:] != (s,):
+            raise ValueError(f"attention: key_mask must be [..., {s}], got {list(key_mask.shape)}")
+        return blocked_attention(
+            query, key, value, causal=causal, window=window, start=int(first),
+            key_mask=key_mask, slopes=slopes, scale=scale,
+        )  # fmt: skip
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    *lead, t, heads, _ = query.shape
-    s, kv_heads = key.shape[-3:-1]
+    *lead, _, heads, _ = query.shape
+    kv_heads = key.shape[-2]
     grouped = (*lead, kv_heads, heads // kv_heads, t, s)
-
-    # heads lead, and the queries that share keys are rows of one product
-    q = jnp.moveaxis(query, -3, -2).reshape(*lead, kv_heads, heads // kv_heads * t, -1)
-    k = jnp.moveaxis(key, -3, -2)
-    v = jnp.moveaxis(value, -3, -2)
-    logits = jnp.einsum("...td,...sd->...ts", q, k, preferred_element_type=wide)
-    logits = logits.reshape(grouped) * scale
 
     positions = jnp.asarray(start) + jnp.arange(t), jnp.arange(s)
     if slopes is not None:
         bias = _sum(bias, alibi(slopes, *positions))
-    if bias is not None:
-        logits += _over_heads("bias", bias, grouped).astype(wide)
+    logits_bias = None if bias is None else _over_heads("bias", bias, grouped)
     seen = visible(*positions, causal=causal, window=window)
     seen = None if seen is None else jnp.broadcast_to(seen, grouped)
     if key_mask is not None:
@@ -120,10 +145,46 @@ def attention(
         if mask.ndim in (2, len(lead) + 2):
             mask = jnp.expand_dims(mask, -3)
         seen = _and(seen, _over_heads("mask", mask, grouped))
+    if implementation != "plain":
+        return _by_jax(query, key, value, logits_bias, seen, scale, implementation)
 
+    # heads lead, and the queries that share keys are rows of one product
+    q = jnp.moveaxis(query, -3, -2).reshape(*lead, kv_heads, heads // kv_heads * t, -1)
+    k = jnp.moveaxis(key, -3, -2)
+    v = jnp.moveaxis(value, -3, -2)
+    logits = jnp.einsum("...td,...sd->...ts", q, k, preferred_element_type=wide)
+    logits = logits.reshape(grouped) * scale
+    if logits_bias is not None:
+        logits += logits_bias.astype(wide)
     weights = _softmax(logits, seen).astype(value.dtype)
     y = weights.reshape(*lead, kv_heads, -1, s) @ v
     return jnp.moveaxis(y.reshape(*lead, heads, t, -1), -2, -3)
+
+
+def _by_jax(
+    query: Array,
+    key: Array,
+    value: Array,
+    bias: Array | None,
+    seen: Array | None,
+    scale: float,
+    implementation: Any,
+) -> Array:
+    """By `jax.nn.dot_product_attention`, with 0 for queries that see nothing."""
+
+    def flat(x: Array | None) -> Array | None:
+        return None if x is None else x.reshape(-1, query.shape[-2], *x.shape[-2:])
+
+    q, k, v = (x.reshape(-1, *x.shape[-3:]) for x in (query, key, value))
+    bias = flat(bias)
+    y = jax.nn.dot_product_attention(
+        q, k, v, None if bias is None else bias.astype(q.dtype), flat(seen), scale=scale,
+        implementation=implementation,
+    ).reshape(*query.shape[:-1], value.shape[-1])  # fmt: skip
+    if seen is None:
+        return y
+    some = jnp.moveaxis(seen.any(-1).reshape(*query.shape[:-3], -1, query.shape[-3]), -2, -1)
+    return jnp.where(jnp.broadcast_to(some[..., None], y.shape), y, 0)
 
 
 def _sum(a: Array | None, b: Array) -> Array:
