@@ -155,7 +155,11 @@ def test_linens_parameters_and_cross_attention(x64):
     module = linen.MultiHeadDotProductAttention(2, qkv_features=8, param_dtype=np.float64)
     want = value_and_gradients(lambda p, x, c: module.apply({"params": p}, x, c))
     got = value_and_gradients(nn.multi_head_attention)
-    assert_trees_close(got(params, x, context), want(params, x, context), 1e-12)
+    results = got(params, x, context), want(params, x, context)
+    for _, (of_params, *_) in results:
+        # 0, but for rounding
+        assert jnp.max(jnp.abs(of_params["key"].pop("bias"))) < 1e-14
+    assert_trees_close(*results, 1e-12)
 
 
 @pytest.mark.parametrize("start", ["known", "traced"])
