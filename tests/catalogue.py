@@ -377,6 +377,169 @@ LAYERS = [
 ]
 
 
+def _attention_of(x):
+    """Queries, keys and values that differ."""
+    return x, jnp.sin(x), jnp.flip(x, -1)
+
+
+def _without_key_bias(init):
+    """It adds the same to all of a query's logits: its derivative is 0, what is computed noise."""
+
+    def dropped(tree):
+        if isinstance(tree, list):
+            return [dropped(value) for value in tree]
+        if not isinstance(tree, dict):
+            return tree
+        return {
+            name: {"kernel": value["kernel"]} if name == "key" else dropped(value)
+            for name, value in tree.items()
+        }
+
+    return lambda key: dropped(init(key))
+
+
+def _self_attention_by_linen(heads, causal=False):
+    def theirs(params, x):
+        bias = jnp.zeros_like(params["query"]["bias"])
+        params = params | {"key": params["key"] | {"bias": bias}}
+        mask = linen.make_causal_mask(x[..., 0]) if causal else None
+        return linen.MultiHeadDotProductAttention(heads).apply({"params": params}, x, mask=mask)
+
+    return theirs
+
+
+def _turned_as_complex_numbers(x):
+    pairs = x[..., :2] + 1j * x[..., 2:]
+    angles = np.outer(np.arange(3), [1.0, 0.01]).reshape(3, 1, 2)
+    y = pairs * jnp.broadcast_to(jnp.exp(1j * angles), pairs.shape).astype(pairs.dtype)
+    return jnp.concatenate([y.real, y.imag], -1)
+
+
+LAYERS += [
+    LayerCase(
+        "attention",
+        _no_params,
+        lambda _, x: nn.attention(*_attention_of(x), causal=True),
+        (4, 2, 3),
+        lambda _, x: linen.dot_product_attention(
+            *_attention_of(x), mask=linen.make_causal_mask(x[..., 0, 0])
+        ),
+    ),
+    LayerCase(
+        "multi_head_attention",
+        _without_key_bias(lambda k: nn.init_attention(k, 6, 2)),
+        nn.multi_head_attention,
+        (3, 6),
+        _self_attention_by_linen(2),
+    ),
+    LayerCase(
+        "cached_attention",
+        _without_key_bias(lambda k: nn.init_attention(k, 6, 3)),
+        lambda p, x: nn.cached_attention(
+            p, x, nn.init_cache(4, 3, 2, lead=x.shape[:-2], dtype=x.dtype), 0
+        )[0],
+        (3, 6),
+        _self_attention_by_linen(3, causal=True),
+    ),
+    LayerCase(
+        "rotary",
+        _no_params,
+        lambda _, x: nn.rotary(x, nn.rotary_angles(jnp.arange(3), 4)),
+        (3, 2, 4),
+        lambda _, x: _turned_as_complex_numbers(
+            x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        ).astype(x.dtype),
+    ),
+]
+
+
+def _linen_transformer(params, config, ids, *, causal):
+    """Features of GPT-2's or BERT's form, layer by layer."""
+
+    def table(name, ids):
+        n = params[name]["embedding"].shape[0]
+        return linen.Embed(n, config.features).apply({"params": params[name]}, ids)
+
+    def norm(p, x):
+        layer = linen.LayerNorm(epsilon=config.norm_eps, use_fast_variance=False)
+        return layer.apply({"params": p}, x)
+
+    def linear(p, x):
+        return linen.Dense(p["bias"].size).apply({"params": p}, x)
+
+    x = table("embedding", ids)
+    x += table("positions", jnp.broadcast_to(jnp.arange(ids.shape[-1]), ids.shape))
+    if config.token_types:
+        x += table("token_types", jnp.zeros_like(ids))
+    if config.embedding_norm:
+        x = norm(params["embedding_norm"], x)
+    attend = _self_attention_by_linen(config.heads, causal)
+    for p in params["blocks"]:
+
+        def mlp(x, p=p):
+            hidden = linen.gelu(linear(p["mlp"]["up"], x), approximate=False)
+            return linear(p["mlp"]["down"], hidden)
+
+        if config.pre_norm:
+            x += attend(p["attention"], norm(p["attention_norm"], x))
+            x += mlp(norm(p["mlp_norm"], x))
+        else:
+            x = norm(p["attention_norm"], x + attend(p["attention"], x))
+            x = norm(p["mlp_norm"], x + mlp(x))
+    return norm(params["norm"], x) if config.pre_norm else x
+
+
+def _linen_gpt(params, ids):
+    x = _linen_transformer(params, GPT, ids, causal=True)
+    table = linen.Embed(GPT.vocabulary, GPT.features)
+    return table.apply({"params": params["embedding"]}, x, method="attend")
+
+
+def _plain_llama(params, ids):
+    """Logits by the equations: rotations as complex numbers, shared keys repeated."""
+
+    def norm(p, x):
+        x = x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + LLAMA.norm_eps)
+        return x * jnp.broadcast_to(p["scale"], x.shape)
+
+    def turned(x):
+        # neighbours are a pair
+        z = x[..., 0::2] + 1j * x[..., 1::2]
+        t, size = x.shape[-3], x.shape[-1]
+        angles = np.outer(np.arange(t), LLAMA.theta ** (-np.arange(0, size, 2) / size))
+        z *= jnp.broadcast_to(jnp.exp(1j * angles)[:, None].astype(z.dtype), z.shape)
+        return jnp.stack([z.real, z.imag], -1).reshape(x.shape)
+
+    x = params["embedding"]["embedding"][ids]
+    later = np.triu(np.ones((ids.shape[-1],) * 2, bool), 1)
+    for p in params["blocks"]:
+        a, m = p["attention"], p["mlp"]
+        y = norm(p["attention_norm"], x)
+        q, k, v = (
+            jnp.einsum("...d,dhe->...he", y, a[n]["kernel"]) for n in ("query", "key", "value")
+        )
+        k, v = (jnp.repeat(z, LLAMA.heads // LLAMA.kv_heads, -2) for z in (turned(k), v))
+        logits = jnp.einsum("...the,...she->...hts", turned(q), k) / np.sqrt(q.shape[-1])
+        logits = jnp.where(jnp.broadcast_to(later, logits.shape), -jnp.inf, logits)
+        y = jnp.einsum("...hts,...she->...the", jax.nn.softmax(logits), v)
+        x += jnp.einsum("...the,hed->...td", y, a["out"]["kernel"])
+        y = norm(p["mlp_norm"], x)
+        y = jax.nn.silu(y @ m["gate"]["kernel"]) * (y @ m["up"]["kernel"])
+        x += y @ m["down"]["kernel"]
+    return norm(params["norm"], x) @ params["head"]["kernel"]
+
+
+GPT = models.TransformerConfig(11, depth=2, features=8, heads=2, max_length=5)
+BERT = models.TransformerConfig(
+    11, depth=2, features=8, heads=2, max_length=5, pre_norm=False, embedding_norm=True,
+    norm_eps=1e-12, token_types=2,
+)  # fmt: skip
+LLAMA = models.TransformerConfig(
+    11, depth=2, features=8, heads=4, kv_heads=2, hidden=12, activation=nn.silu, gated=True,
+    norm="rms_norm", positions="rotary_interleaved", theta=1e5, bias=False, tied=False,
+)  # fmt: skip
+
+
 def _linen_mlp(params, x):
     *hidden, last = params["layers"]
     for layer in hidden:
@@ -459,6 +622,30 @@ MODELS = [
     _cnn("cnn/without_batch_norm", PLAIN_CNN, {"moments": []}),
     _rnn("bidirectional", BIDIRECTIONAL),
     _rnn("language", LANGUAGE),
+    LayerCase(
+        "transformer",
+        _without_key_bias(lambda k: models.init_transformer(k, GPT)),
+        lambda p, ids: models.transformer(p, GPT, ids),
+        (4,),
+        _linen_gpt,
+        ids=11,
+    ),
+    LayerCase(
+        "transformer/llama",
+        lambda k: models.init_transformer(k, LLAMA),
+        lambda p, ids: models.transformer(p, LLAMA, ids),
+        (4,),
+        _plain_llama,
+        ids=11,
+    ),
+    LayerCase(
+        "encoder",
+        _without_key_bias(lambda k: models.init_encoder(k, BERT)),
+        lambda p, ids: models.encoder(p, BERT, ids),
+        (4,),
+        lambda p, ids: _linen_transformer(p, BERT, ids, causal=False),
+        ids=11,
+    ),
 ]
 
 

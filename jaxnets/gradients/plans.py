@@ -161,7 +161,7 @@ def ways(found: Sequence[Used], parameter: Any) -> list[Plan]:
             return [local]
         t = sum(_length(used) for used in found)
         cost = 2.0 * examples * t * t * sum(parameter.shape), 8.0 * examples * t * t
-        return [local, Plan("tied", *cost)]
+        return [local._replace(why="is cheaper than the products"), Plan("tied", *cost)]
     (used,) = found
     if used.seen is None:
         return [local]

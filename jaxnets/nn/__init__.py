@@ -2,6 +2,15 @@
 
 from jaxnets.nn import activations, initializers
 from jaxnets.nn.activations import *  # noqa: F403
+from jaxnets.nn.attention import (
+    attend_to,
+    attention,
+    cached_attention,
+    init_attention,
+    init_cache,
+    keys_and_values,
+    multi_head_attention,
+)
 from jaxnets.nn.conv import conv, conv_transpose, init_conv
 from jaxnets.nn.dense import attend, dense, embedding, init_dense, init_embedding
 from jaxnets.nn.dropout import dropout, spatial_dropout
@@ -15,6 +24,7 @@ from jaxnets.nn.norm import (
     rms_norm,
 )
 from jaxnets.nn.pool import avg_pool, global_avg_pool, global_max_pool, max_pool
+from jaxnets.nn.position import alibi, alibi_slopes, rotary, rotary_angles, sinusoidal
 from jaxnets.nn.recurrent import (
     gru_cell,
     init_gru_cell,
@@ -28,10 +38,15 @@ from jaxnets.nn.unroll import bidirectional, unroll, zero_carry
 
 __all__ = [
     "activations",
+    "alibi",
+    "alibi_slopes",
     "attend",
+    "attend_to",
+    "attention",
     "avg_pool",
     "batch_norm",
     "bidirectional",
+    "cached_attention",
     "conv",
     "conv_transpose",
     "dense",
@@ -41,7 +56,9 @@ __all__ = [
     "global_max_pool",
     "group_norm",
     "gru_cell",
+    "init_attention",
     "init_batch_norm",
+    "init_cache",
     "init_conv",
     "init_dense",
     "init_embedding",
@@ -52,12 +69,17 @@ __all__ = [
     "init_stack",
     "initializers",
     "instance_norm",
+    "keys_and_values",
     "layer_norm",
     "lstm_cell",
     "max_pool",
+    "multi_head_attention",
     "rms_norm",
     "rnn_cell",
+    "rotary",
+    "rotary_angles",
     "scan_layers",
+    "sinusoidal",
     "spatial_dropout",
     "unroll",
     "zero_carry",

@@ -1,0 +1,204 @@
+import itertools
+
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnets import nn
+from jaxnets.nn.blocked_attention import blocked_attention
+from tests.numerics import assert_trees_close, relative_error
+
+RNG = np.random.default_rng(0)
+T, S, HEADS, D = 7, 9, 4, 6
+
+
+def normal(*shape):
+    return np.random.default_rng(sum(shape)).standard_normal(shape)
+
+
+def one_by_one(query, key, value, sees, bias):
+    """Attention by loops in float64: `sees(h, i, j)`, `bias(h, i, j)`."""
+    t, heads, d = query.shape
+    s, kv_heads, e = value.shape
+    y = np.zeros((t, heads, e))
+    for h, i in itertools.product(range(heads), range(t)):
+        shared = h * kv_heads // heads
+        keys = [j for j in range(s) if sees(h, i, j)]
+        weights = [np.exp(query[i, h] @ key[j, shared] / np.sqrt(d) + bias(h, i, j)) for j in keys]
+        for j, w in zip(keys, weights, strict=True):
+            y[i, h] += w / sum(weights) * value[j, shared]
+    return y
+
+
+PADDING = np.arange(S) % 4 != 1
+PAIRS = np.random.default_rng(1).random((T, S)) < 0.5
+PAIRS[2] = False
+SLOPES = np.asarray([0.5, 0.25, 0.1, 0.9])
+MASKS = {
+    "all": ({}, lambda h, i, j: True),
+    "causal": ({"causal": True}, lambda h, i, j: j <= i),
+    "causal from 2": ({"causal": True, "start": 2}, lambda h, i, j: j <= i + 2),
+    "window": ({"window": 3}, lambda h, i, j: abs(i - j) < 3),
+    "causal window": ({"causal": True, "window": 2}, lambda h, i, j: i - 2 < j <= i),
+    "padding": ({"key_mask": PADDING}, lambda h, i, j: PADDING[j]),
+    "padding and causal": (
+        {"key_mask": PADDING, "causal": True},
+        lambda h, i, j: PADDING[j] and j <= i,
+    ),
+    "pairs": ({"mask": PAIRS}, lambda h, i, j: PAIRS[i, j]),
+    "linear biases": ({"slopes": SLOPES}, lambda h, i, j: True),
+}
+TILED = [name for name in MASKS if name != "pairs"]
+
+
+def options_of(name, dtype=None):
+    return {
+        k: jnp.asarray(v, dtype if k == "slopes" else None) if isinstance(v, np.ndarray) else v
+        for k, v in MASKS[name][0].items()
+    }
+
+
+def by_tiles(q, k, v, options, rows=2, columns=4):
+    defaults = {"causal": False, "window": None, "start": 0, "key_mask": None, "slopes": None}
+    scale = q.shape[-1] ** -0.5
+    return blocked_attention(q, k, v, **defaults | options, scale=scale, rows=rows, columns=columns)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_and_shared_heads_against_loops(name, kv_heads, x64):
+    q, k, v = normal(T, HEADS, D), normal(S, kv_heads, D), normal(S, kv_heads, 5)
+    sees = MASKS[name][1]
+
+    def bias(h, i, j):
+        return -SLOPES[h] * abs(i - j) if name == "linear biases" else 0
+
+    want = one_by_one(q, k, v, sees, bias)
+    options = options_of(name)
+    got = nn.attention(*map(jnp.asarray, (q, k, v)), **options)
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+    if name in TILED:
+        got = by_tiles(*map(jnp.asarray, (q, k, v)), options)
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+
+
+def value_and_gradients(function):
+    def loss(*operands):
+        y = function(*operands)
+        return jnp.sum(y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)), y
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("name", ["all", "causal window", "padding and causal"])
+def test_tiles_are_the_whole_in_value_and_gradients(name, dtype, x64):
+    operands = [jnp.asarray(normal(2, *s), dtype) for s in ((T, 4, D), (S, 2, D), (S, 2, 5))]
+    options = options_of(name)
+    want = value_and_gradients(lambda q, k, v: nn.attention(q, k, v, **options))(*operands)
+    got = value_and_gradients(lambda q, k, v: by_tiles(q, k, v, options))(*operands)
+    assert_trees_close(got, want, 2e-6 if dtype == np.float32 else 1e-12)
+
+
+def test_slopes_have_a_derivative_in_tiles(x64):
+    q, k, v = (jnp.asarray(normal(6, 4, D) + i) for i in range(3))
+
+    def gradient(function):
+        return jax.grad(lambda s: jnp.sum(jnp.sin(function(q, k, v, {"slopes": s}))))(
+            jnp.asarray(SLOPES)
+        )
+
+    want = gradient(lambda q, k, v, options: nn.attention(q, k, v, **options))
+    np.testing.assert_allclose(gradient(by_tiles), want, rtol=1e-10)
+
+
+def test_long_sequences_hold_no_square_of_logits():
+    """From the length on at which tiles are the default; forward and backward."""
+    x = jax.ShapeDtypeStruct((2048, 2, 8), np.float32)
+
+    def temporaries(**options):
+        step = value_and_gradients(lambda *o: nn.attention(*o, causal=True, **options))
+        return step.lower(x, x, x).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries() < 0.1 * temporaries(implementation="plain")
+
+
+def test_a_query_that_sees_nothing_gives_0_and_no_nan():
+    q = jnp.ones((3, 2, 4))
+    nothing = {"key_mask": jnp.zeros(3, bool)}
+    for function in (
+        lambda *o: nn.attention(*o, **nothing),
+        lambda *o: by_tiles(*o, nothing),
+        lambda *o: nn.attention(*o, **nothing, implementation="xla"),
+    ):
+        (_, y), gradients = value_and_gradients(function)(q, q, q)
+        assert not jnp.any(y)
+        assert all(not jnp.any(g) for g in gradients)
+
+
+def test_jaxs_implementation_is_handed_the_same_masks():
+    q, k, v = (jnp.asarray(normal(2, T, h, D), np.float32) for h in (4, 2, 2))
+    there = jnp.asarray(np.arange(T) % 3 != 1)
+    options = {"causal": True, "key_mask": jnp.stack([there, ~there])}
+    options |= {"slopes": nn.alibi_slopes(4)}
+    got = nn.attention(q, k, v, implementation="xla", **options)
+    assert relative_error(got, nn.attention(q, k, v, **options)) < 1e-6
+
+
+def test_linens_parameters_and_cross_attention(x64):
+    """All gradients, in float64."""
+    x, context = jnp.asarray(normal(2, 3, 8)), jnp.asarray(normal(2, 5, 6))
+    params = nn.init_attention(jax.random.key(0), 8, 2, context_features=6, dtype=np.float64)
+    params = jax.tree.map(lambda p: p + 0.1, params)
+    module = linen.MultiHeadDotProductAttention(2, qkv_features=8, param_dtype=np.float64)
+    want = value_and_gradients(lambda p, x, c: module.apply({"params": p}, x, c))
+    got = value_and_gradients(nn.multi_head_attention)
+    results = got(params, x, context), want(params, x, context)
+    for _, (of_params, *_) in results:
+        # 0, but for rounding
+        assert jnp.max(jnp.abs(of_params["key"].pop("bias"))) < 1e-14
+    assert_trees_close(*results, 1e-12)
+
+
+@pytest.mark.parametrize("start", ["known", "traced"])
+def test_a_cache_filled_piece_by_piece_is_the_full_pass(start):
+    params = nn.init_attention(jax.random.key(0), 8, 4, kv_heads=2)
+    x = jnp.asarray(normal(2, 6, 8), np.float32)
+
+    def turned(first, n):
+        angles = nn.rotary_angles(first + jnp.arange(n), 2)
+        return lambda x: nn.rotary(x, angles)
+
+    want = nn.multi_head_attention(params, x, rotate=turned(0, 6), causal=True, window=4)
+    cache, pieces = nn.init_cache(7, 2, 2, lead=(2,)), []
+
+    def piece(x, cache, first):
+        rotate = turned(first, x.shape[1])
+        return nn.cached_attention(params, x, cache, first, rotate=rotate, window=4)
+
+    piece = piece if start == "known" else jax.jit(piece)
+    for first, last in ((0, 3), (3, 5), (5, 6)):
+        y, cache = piece(x[:, first:last], cache, first)
+        pieces.append(y)
+    assert relative_error(jnp.concatenate(pieces, 1), want) < 1e-6
+
+
+def test_errors_say_what_is_wanted():
+    x = jnp.ones((3, 4, 6))
+    with pytest.raises(ValueError, match=r"attention: query must be \[..., T, heads, d\]"):
+        nn.attention(x, jnp.ones((3, 3, 6)), jnp.ones((3, 3, 6)))
+    with pytest.raises(ValueError, match="window must be positive, got 0"):
+        nn.attention(x, x, x, window=0)
+    with pytest.raises(ValueError, match=r"mask must fit logits \[4, 3, 3\], got \[1, 2, 3\]"):
+        nn.attention(x, x, x, mask=jnp.ones((2, 3), bool))
+    with pytest.raises(ValueError, match="'blocked' takes no mask, bias or traced start"):
+        nn.attention(x, x, x, mask=jnp.ones((3, 3), bool), implementation="blocked")
+    with pytest.raises(ValueError, match="kv_heads must divide 4 heads, got 3"):
+        nn.init_attention(jax.random.key(0), 8, 4, kv_heads=3)
+    params = nn.init_attention(jax.random.key(0), 8, 2)
+    with pytest.raises(ValueError, match="a cache of length 3 has no positions for 2 from start 2"):
+        nn.cached_attention(params, jnp.ones((2, 8)), nn.init_cache(3, 2, 4), 2)
+    with pytest.raises(TypeError, match="query must be of a real floating dtype"):
+        nn.attention(x.astype(int), x, x)
