@@ -321,11 +321,11 @@ def _resnet(name, config, shape, *, train=False):
     )
 
 
-GAN = models.GANConfig((4, 8, 1), 3, (2, 4), groups=2)
+GAN = models.GANConfig((4, 8, 1), 3, (2, 4), groups=1)
 
 
 UNET = models.UNetConfig(
-    (4, 2, 1), 2, (2, 4), attention=(1,), heads=2, groups=2, features=4, classes=3
+    (4, 2, 1), 2, (4, 6), attention=(1,), heads=2, groups=2, features=4, classes=3
 )
 SMALL_UNET = models.UNetConfig((3, 2, 2), 2, (2,), groups=1, features=2, classes=3)
 
@@ -392,7 +392,7 @@ MODELS = [
         lambda k: models.init_generator(k, GAN),
         lambda p, z: models.generator(p, GAN, z),
         (3,),
-        lambda p, z: linen_images.generator(p, z, (1, 2, 4), 2),
+        lambda p, z: linen_images.generator(p, z, (1, 2, 4), 1),
         heavy=True,
     ),
     LayerCase(

@@ -6,6 +6,7 @@ probabilistic models", 2020, after Ronneberger et al., "U-Net", 2015.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -124,9 +125,10 @@ def init_unet(key: Key, config: UNetConfig) -> Params:
         window = (side, side)
         return init_conv(next(keys), window, n_in, n_out, kernel_init=kernel_init, dtype=dtype)
 
-    def linear(n_in: int, n_out: int, zero: bool = False) -> Params:
+    def linear(n_in: int, n_out: int, zero: bool = False, bias: bool = True) -> Params:
         kernel_init = init.zeros if zero else config.kernel_init
-        return init_dense(next(keys), n_in, n_out, kernel_init=kernel_init, dtype=dtype)
+        options: Any = {"bias": bias, "kernel_init": kernel_init, "dtype": dtype}
+        return init_dense(next(keys), n_in, n_out, **options)
 
     def norm(n: int) -> Params:
         return init_norm(n, dtype=dtype)
@@ -144,7 +146,10 @@ def init_unet(key: Key, config: UNetConfig) -> Params:
         if attends:
             params["attention"] = {
                 "norm": norm(n_out),
-                **{name: linear(n_out, n_out) for name in ("query", "key", "value")},
+                "query": linear(n_out, n_out),
+                # a bias would shift all scores of a query alike, which softmax does not see
+                "key": linear(n_out, n_out, bias=False),
+                "value": linear(n_out, n_out),
                 "out": linear(n_out, n_out, zero=True),
             }
         return params

@@ -124,7 +124,7 @@ def unet(params, config, x, t, label):
         theirs = {
             name: {
                 "kernel": p[name]["kernel"].reshape(n, heads, size),
-                "bias": p[name]["bias"].reshape(heads, size),
+                "bias": p[name].get("bias", jnp.zeros(n, x.dtype)).reshape(heads, size),
             }
             for name in ("query", "key", "value")
         }
