@@ -16,6 +16,7 @@ import pytest
 
 from jaxnets import losses, models, nn
 from tests.losses import references
+from tests.models import linen_images
 from tests.optim.cases import (
     adam,
     adaptive_rates,
@@ -42,6 +43,8 @@ class LayerCase(NamedTuple):
     """Whether one example's output depends on the others of its batch."""
     ids: int = 0
     """If not 0, the inputs are integers below it."""
+    heavy: bool = False
+    """Whether compiling it takes long: most of its tests are then thorough."""
 
 
 class LossCase(NamedTuple):
@@ -609,6 +612,63 @@ def _rnn(name, config):
     )
 
 
+GROUP_RESNET = models.ResNetConfig(2, 3, (1, 1), (4, 6), norm="group", groups=2, zero_init=False)
+BATCH_RESNET = models.ResNetConfig(2, 3, (1, 1), (3, 4), zero_init=False)
+BOTTLENECKS = models.ResNetConfig(
+    2, 3, (1, 1), (2, 3), "bottleneck", large_stem=True, zero_init=False
+)
+AUTOENCODER = models.AutoencoderConfig((8, 4, 2), 3, channels=(3, 4), hidden=(7,))
+VAE = models.VAEConfig(models.AutoencoderConfig((4, 4, 1), 2, channels=(3,), hidden=()))
+
+
+def _resnet(name, config, shape, *, train=False):
+    _, state = models.init_resnet(jax.random.key(0), config)
+    state = {"moments": [_running_moments(m["mean"].size) for m in state["moments"]]}
+    return LayerCase(
+        name,
+        lambda k: models.init_resnet(k, config)[0],
+        lambda p, x: models.resnet(p, config, x, state=state, train=train)[0],
+        shape,
+        lambda p, x: linen_images.resnet(p, config, x, state, train)[0],
+        mixes_examples=train,
+        heavy=True,
+    )
+
+
+GAN = models.GANConfig((4, 8, 1), 3, (2, 4), groups=1)
+
+
+UNET = models.UNetConfig(
+    (4, 2, 1), 2, (4, 6), attention=(1,), heads=2, groups=2, features=4, classes=3
+)
+SMALL_UNET = models.UNetConfig((3, 2, 2), 2, (2,), groups=1, features=2, classes=3)
+
+
+def _unet(name, config, label):
+    """With what starts at 0 drawn at random, and a time of one number."""
+
+    def init(key):
+        params = models.init_unet(key, config)
+        leaves, structure = jax.tree.flatten(params)
+        keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))
+        noisy = [p + 0.2 * jax.random.normal(k, p.shape) for k, p in zip(keys, leaves, strict=True)]
+        return jax.tree.unflatten(structure, noisy)
+
+    return LayerCase(
+        name,
+        init,
+        lambda p, x: models.unet(p, config, x, 3.7, label),
+        config.image,
+        lambda p, x: linen_images.unet(p, config, x, 3.7, label),
+        heavy=True,
+    )
+
+
+def _whole_vae(params, x):
+    y, mean, log_variance = models.vae(params, VAE, x)
+    return jnp.concatenate([y.reshape(*y.shape[:-3], -1), mean, log_variance], -1)
+
+
 MODELS = [
     LayerCase(
         "mlp",
@@ -646,6 +706,45 @@ MODELS = [
         lambda p, ids: _linen_transformer(p, BERT, ids, causal=False),
         ids=11,
     ),
+    _resnet("resnet/group_norm", GROUP_RESNET, (6, 5, 2)),
+    _resnet("resnet/train", BATCH_RESNET, (6, 5, 2), train=True),
+    _resnet("resnet/bottlenecks", BOTTLENECKS, (14, 9, 2)),
+    LayerCase(
+        "autoencoder",
+        lambda k: models.init_autoencoder(k, AUTOENCODER),
+        lambda p, x: models.autoencoder(p, AUTOENCODER, x),
+        AUTOENCODER.image,
+        lambda p, x: linen_images.decode(
+            p["decoder"], linen_images.encode(p["encoder"], x), (2, 1, 4)
+        ),
+        heavy=True,
+    ),
+    LayerCase(
+        "vae",
+        lambda k: models.init_vae(k, VAE),
+        _whole_vae,
+        VAE.nets.image,
+        lambda p, x: linen_images.vae(p, 2, x, (2, 2, 3)),
+        heavy=True,
+    ),
+    LayerCase(
+        "generator",
+        lambda k: models.init_generator(k, GAN),
+        lambda p, z: models.generator(p, GAN, z),
+        (3,),
+        lambda p, z: linen_images.generator(p, z, (1, 2, 4), 1),
+        heavy=True,
+    ),
+    LayerCase(
+        "discriminator",
+        lambda k: models.init_discriminator(k, GAN),
+        lambda p, x: models.discriminator(p, GAN, x),
+        GAN.image,
+        linen_images.discriminator,
+        heavy=True,
+    ),
+    _unet("unet", UNET, None),
+    _unet("unet/one_level", SMALL_UNET, 1),
 ]
 
 
@@ -781,6 +880,28 @@ LOSSES = [
         references.kl_log,
         optax.losses.kl_divergence_with_log_targets,
     ),
+    LossCase(
+        "non_saturating_discriminator_loss",
+        losses.non_saturating_discriminator_loss,
+        _pair,
+        references.non_saturating,
+        logits=True,
+    ),
+    LossCase(
+        "hinge_discriminator_loss",
+        losses.hinge_discriminator_loss,
+        _pair,
+        references.hinge_of_pairs,
+        logits=True,
+    ),
+    LossCase(
+        "wasserstein_discriminator_loss",
+        losses.wasserstein_discriminator_loss,
+        _pair,
+        lambda real, fake: fake - real,
+        logits=True,
+    ),
+    LossCase("gaussian_kl", losses.gaussian_kl, _pair, references.gaussian_kl),
     LossCase(
         "cosine_similarity",
         losses.cosine_similarity,

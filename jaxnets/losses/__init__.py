@@ -12,9 +12,21 @@ Calls written for Optax work unchanged; what is added is keyword-only. Different
 - `where` masks before the arithmetic, so what it leaves out may hold anything, NaN included.
 """
 
+from jaxnets.losses.adversarial import (
+    gradient_penalty,
+    hinge_discriminator_loss,
+    non_saturating_discriminator_loss,
+    non_saturating_generator_loss,
+    wasserstein_discriminator_loss,
+    wasserstein_generator_loss,
+)
 from jaxnets.losses.binary import sigmoid_binary_cross_entropy, sigmoid_focal_loss
 from jaxnets.losses.cosine import cosine_distance, cosine_similarity
-from jaxnets.losses.divergence import kl_divergence, kl_divergence_with_log_targets
+from jaxnets.losses.divergence import (
+    gaussian_kl,
+    kl_divergence,
+    kl_divergence_with_log_targets,
+)
 from jaxnets.losses.margin import hinge_loss, multiclass_hinge_loss
 from jaxnets.losses.penalties import elastic_net, l1, l2
 from jaxnets.losses.regression import (
@@ -38,6 +50,9 @@ __all__ = [
     "cosine_distance",
     "cosine_similarity",
     "elastic_net",
+    "gaussian_kl",
+    "gradient_penalty",
+    "hinge_discriminator_loss",
     "hinge_loss",
     "huber_loss",
     "kl_divergence",
@@ -47,6 +62,8 @@ __all__ = [
     "l2_loss",
     "log_cosh",
     "multiclass_hinge_loss",
+    "non_saturating_discriminator_loss",
+    "non_saturating_generator_loss",
     "safe_softmax_cross_entropy",
     "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss",
@@ -54,4 +71,6 @@ __all__ = [
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
     "squared_error",
+    "wasserstein_discriminator_loss",
+    "wasserstein_generator_loss",
 ]

@@ -1,10 +1,12 @@
 """Kullback-Leibler divergence `Σ_c t_c (log t_c - log p_c)` of targets t and predictions p.
 
+And that of a Gaussian from the standard one, in closed form.
+
 Computed and returned in float32, or float64 for float64 inputs. `0 log 0 = 0`: a target of 0 costs
 nothing, even at a log-prediction of -∞; where the target is not 0, that costs +∞, with the finite
 gradient `-t`.
 
-Both raise `TypeError` for inputs that are not floating and `ValueError` for shapes that differ
+All raise `TypeError` for inputs that are not floating and `ValueError` for shapes that differ
 (nothing broadcasts) or are empty, inside `jit` too.
 """
 
@@ -69,3 +71,21 @@ def kl_divergence_with_log_targets(
     t = jnp.exp(log_t)
     log_t = jnp.where(t == 0, 0.0, log_t)
     return jnp.sum(product(t, log_t - log_p), axis=axis)
+
+
+def gaussian_kl(mean: ArrayLike, log_variance: ArrayLike) -> Array:
+    """The divergence of `N(μ, σ²)` from `N(0, 1)`, `½ (μ² + σ² - 1 - log σ²)`, element by element.
+
+    Args:
+      mean: `μ`, floating, of any shape `[...]`.
+      log_variance: `log σ²`, floating, the same shape.
+
+    Returns:
+      `[...]`, at least 0. That of independent dimensions together is their sum.
+
+    Reference: Kingma and Welling, Auto-Encoding Variational Bayes, 2013, appendix B.
+    """
+    function = "gaussian_kl"
+    require_real(function, log_variance=jnp.asarray(log_variance))
+    mu, log_var = matched(function, mean=mean, log_variance=log_variance)
+    return 0.5 * (jnp.square(mu) + (jnp.expm1(log_var) - log_var))

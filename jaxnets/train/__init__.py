@@ -7,6 +7,7 @@ from jaxnets.train.checkpoint import (
     save_checkpoint,
     verify_checkpoint,
 )
+from jaxnets.train.gan import GANState, gan_step, init_gan_state
 from jaxnets.train.run import (
     History,
     batch_indices,
@@ -20,6 +21,7 @@ from jaxnets.train.step import TrainState, batched, init_state, step
 from jaxnets.train.stopping import Stopping, best, init_stopping, should_stop, update_stopping
 
 __all__ = [
+    "GANState",
     "History",
     "Stopping",
     "TrainState",
@@ -30,6 +32,8 @@ __all__ = [
     "epoch",
     "epoch_indices",
     "evaluate",
+    "gan_step",
+    "init_gan_state",
     "init_state",
     "init_stopping",
     "latest_checkpoint",

@@ -82,5 +82,21 @@ def kl_log(log_p, log_t):
     return kl(log_p, np.exp(log_t))
 
 
+def gaussian_kl(mean, log_variance):
+    """The integral itself, of polynomials by Gauss and Hermite."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(4)
+    z = mean[..., None] + np.exp(log_variance / 2)[..., None] * nodes
+    log_ratio = -log_variance[..., None] / 2 - nodes**2 / 2 + z**2 / 2
+    return log_ratio @ weights / np.sqrt(2 * np.pi)
+
+
+def non_saturating(real, fake):
+    return sigmoid(real, 1.0) + sigmoid(fake, 0.0)
+
+
+def hinge_of_pairs(real, fake):
+    return hinge(real, 1) + hinge(fake, -1)
+
+
 def cosine(a, b):
     return np.einsum("...i,...i", a, b) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)

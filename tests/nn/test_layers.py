@@ -8,7 +8,7 @@ import pytest
 from jax.test_util import check_grads
 
 from jaxnets import gradients, models, nn
-from tests.catalogue import LAYERS, MODELS
+from tests.catalogue import LAYERS, MODELS, thorough_beyond
 from tests.numerics import assert_trees_close, relative_error
 
 BATCH = 4
@@ -17,7 +17,13 @@ SEPARATE = [case for case in CASES if not case.mixes_examples]
 
 
 def each(cases):
-    return pytest.mark.parametrize("case", cases, ids=[case.name for case in cases])
+    return pytest.mark.parametrize(
+        "case",
+        [
+            pytest.param(case, id=case.name, marks=[pytest.mark.thorough] if case.heavy else [])
+            for case in cases
+        ],
+    )
 
 
 def params_and_input(case, dtype=np.float32):
@@ -57,6 +63,17 @@ def test_agrees_with_linen_in_value_and_all_gradients(case):
     ours = jax.jit(jax.grad(restrict(pairing(case, case.apply))))(wrt)
     theirs = jax.jit(jax.grad(restrict(pairing(case, case.oracle))))(wrt)
     assert_trees_close(ours, theirs, 1e-6)
+
+
+HEAVY = {case.name: (case,) for case in CASES if case.heavy}
+
+
+@pytest.mark.parametrize("case", thorough_beyond({*HEAVY} - {"unet", "resnet/bottlenecks"}, HEAVY))
+def test_heavy_models_agree_with_linen_in_value(case, x64):
+    params, x = params_and_input(case, np.float64)
+    got, want = (jax.jit(f)(params, x) for f in (case.apply, case.oracle))
+    assert got.dtype == np.float64
+    assert relative_error(got, want) <= 1e-12
 
 
 @each(CASES)
