@@ -105,7 +105,7 @@ def read_pickle(stream: BytesIO) -> Any:
 
 def _interpret(stream: BytesIO) -> Any:
     stack: list[Any] = []
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
 
     def marked() -> list[Any]:
         start = len(stack) - 1
