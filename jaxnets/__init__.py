@@ -3,8 +3,18 @@
 from jaxnets import gradients, losses, models, nn, optim, train
 """
 
-from jaxnets import gradients, losses, models, nn, optim, train, tree
+from jaxnets import gradients, losses, models, nn, optim, pretrained, train, tree
 
-__all__ = ["__version__", "gradients", "losses", "models", "nn", "optim", "train", "tree"]
+__all__ = [
+    "__version__",
+    "gradients",
+    "losses",
+    "models",
+    "nn",
+    "optim",
+    "pretrained",
+    "train",
+    "tree",
+]
 
 __version__ = "0.1.0"

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxnets import losses, models, nn
+from jaxnets import losses, models, nn, tree
 from tests.losses import references
 from tests.models import linen_images
 from tests.optim.cases import (
@@ -669,6 +669,58 @@ def _whole_vae(params, x):
     return jnp.concatenate([y.reshape(*y.shape[:-3], -1), mean, log_variance], -1)
 
 
+EFFICIENTNET = models.EfficientNetConfig(
+    n_out=4, stem=4, head=6, stages=(models.Stage(1, 3, 1, 1, 3), models.Stage(2, 5, 2, 2, 5))
+)
+
+
+def _efficientnet_state():
+    shapes = jax.eval_shape(lambda k: models.init_efficientnet(k, EFFICIENTNET), jax.random.key(0))
+    draw = {"mean": np.linspace, "var": lambda low, high, n: np.linspace(low + 1.5, high + 1, n)}
+    return tree.map_with_paths(
+        lambda path, leaf: jnp.asarray(draw[path[path.rfind("/") + 1 :]](-1, 1, leaf.size), "f4"),
+        shapes[1],
+    )
+
+
+def _linen_efficientnet(params, x, *, state, train=False):
+    strides = iter([1, 2, 1])
+
+    def unit(params, moments, x, stride=1, groups=1):
+        *window, _, n_out = params["conv"]["kernel"].shape
+        module = linen.Conv(
+            n_out, window, stride, feature_group_count=groups, use_bias=False, padding="SAME"
+        )
+        x = module.apply({"params": params["conv"]}, x)
+        norm = linen.BatchNorm(use_running_average=not train, epsilon=1e-3, use_fast_variance=False)
+        variables = {"params": params["norm"], "batch_stats": moments}
+        return norm.apply(variables, x, mutable=["batch_stats"])[0]
+
+    x = jax.nn.relu6(unit(params["stem"], state["stem"], x, 2))
+    for block, moments in zip(params["blocks"], state["blocks"], strict=True):
+        y = x
+        if "expand" in block:
+            y = jax.nn.relu6(unit(block["expand"], moments["expand"], y))
+        depthwise = block["depthwise"], moments["depthwise"]
+        y = jax.nn.relu6(unit(*depthwise, y, next(strides), y.shape[-1]))
+        y = unit(block["project"], moments["project"], y)
+        x = x + y if x.shape == y.shape else y
+    x = jax.nn.relu6(unit(params["head"], state["head"], x)).mean((-3, -2))
+    return linen.Dense(4).apply({"params": params["classifier"]}, x)
+
+
+def _efficientnet(name, *, train=False):
+    state = _efficientnet_state()
+    return LayerCase(
+        name,
+        lambda k: models.init_efficientnet(k, EFFICIENTNET)[0],
+        lambda p, x: models.efficientnet(p, EFFICIENTNET, x, state=state, train=train)[0],
+        (9, 8, 3),
+        partial(_linen_efficientnet, state=state, train=train),
+        mixes_examples=train,
+    )
+
+
 MODELS = [
     LayerCase(
         "mlp",
@@ -745,6 +797,7 @@ MODELS = [
     ),
     _unet("unet", UNET, None),
     _unet("unet/one_level", SMALL_UNET, 1),
+    _efficientnet("efficientnet/eval"),
 ]
 
 

@@ -38,7 +38,7 @@ def test_every_public_name_is_there_and_documented(name):
 
 
 LAYERS = {
-    "nn": 1, "losses": 1, "optim": 1, "gradients": 1, "models": 2, "train": 3,
+    "nn": 1, "losses": 1, "optim": 1, "gradients": 1, "models": 2, "train": 3, "pretrained": 3,
 }  # fmt: skip
 
 

@@ -24,6 +24,13 @@ from jaxnets.models.diffusion import (
     signal_and_noise,
     spaced_steps,
 )
+from jaxnets.models.efficientnet import (
+    EfficientNetConfig,
+    Stage,
+    efficientnet,
+    efficientnet_features,
+    init_efficientnet,
+)
 from jaxnets.models.flow import flow_loss, flow_sample
 from jaxnets.models.gan import (
     GANConfig,
@@ -67,11 +74,13 @@ from jaxnets.models.vae import (
 __all__ = [
     "AutoencoderConfig",
     "CNNConfig",
+    "EfficientNetConfig",
     "GANConfig",
     "Gaussian",
     "MLPConfig",
     "RNNConfig",
     "ResNetConfig",
+    "Stage",
     "TransformerConfig",
     "UNetConfig",
     "VAEConfig",
@@ -89,6 +98,8 @@ __all__ = [
     "diffusion_loss",
     "discriminator",
     "drop_label",
+    "efficientnet",
+    "efficientnet_features",
     "encode_image",
     "encoder",
     "flops",
@@ -102,6 +113,7 @@ __all__ = [
     "init_autoencoder",
     "init_cnn",
     "init_discriminator",
+    "init_efficientnet",
     "init_encoder",
     "init_generator",
     "init_mlp",

