@@ -249,22 +249,13 @@ def global_norm(tree: PyTree) -> Array:
     is 0. Accumulates in float32 or wider. NaN anywhere gives NaN; else infinity anywhere gives
     infinity.
     """
-    return global_norm_of(lambda: tree)
-
-
-def global_norm_of(make: Callable[[], PyTree]) -> Array:
-    """`global_norm(make())`, whose leaves are made anew where they are read rather than stored."""
-
-    def leaves() -> list[Array]:
-        return [jnp.asarray(leaf) for leaf in jax.tree.leaves(make())]
-
-    parts = jax.eval_shape(lambda: [jnp.real(leaf) for leaf in leaves()])
-    dtype = jnp.result_type(jnp.float32, *(part.dtype for part in parts))
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    dtype = jnp.result_type(jnp.float32, *(jnp.real(leaf).dtype for leaf in leaves))
 
     def sum_of_squares(scales: list[Array | None]) -> list[Array]:
         (scale,) = scales
         total = jnp.zeros((), dtype)
-        for leaf in leaves():
+        for leaf in leaves:
             x = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
             if scale is not None:
                 x = times(x, scale)

@@ -718,6 +718,7 @@ def _efficientnet(name, *, train=False):
         (9, 8, 3),
         partial(_linen_efficientnet, state=state, train=train),
         mixes_examples=train,
+        heavy=True,
     )
 
 
@@ -741,6 +742,7 @@ MODELS = [
         (4,),
         _linen_gpt,
         ids=11,
+        heavy=True,
     ),
     LayerCase(
         "transformer/llama",
@@ -757,6 +759,7 @@ MODELS = [
         (4,),
         lambda p, ids: _linen_transformer(p, BERT, ids, causal=False),
         ids=11,
+        heavy=True,
     ),
     _resnet("resnet/group_norm", GROUP_RESNET, (6, 5, 2)),
     _resnet("resnet/train", BATCH_RESNET, (6, 5, 2), train=True),

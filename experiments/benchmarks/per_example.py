@@ -199,8 +199,8 @@ def seen(loss: Any) -> Callable[..., Any]:
 WAYS: dict[str, Callable[[Any], Callable[..., Any]]] = {
     "plain gradient": plain,
     "clipped gradient": lambda loss: gradients.clipped_grad(loss, CLIP_NORM),
-    "clipped gradient, auto": lambda loss: gradients.clipped_grad(
-        loss, CLIP_NORM, microbatch_size="auto"
+    "clipped gradient, all at once": lambda loss: gradients.clipped_grad(
+        loss, CLIP_NORM, microbatch_size=None
     ),
     "statistics": seen,
     "norms alone": gradients.per_example_norms,

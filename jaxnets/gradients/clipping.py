@@ -58,7 +58,7 @@ def clipped_grad(
     *,
     per: Per = "all",
     normalize: ArrayLike | None = None,
-    microbatch_size: PartSize = None,
+    microbatch_size: PartSize = "auto",
     has_aux: bool = False,
     keep_batch_dim: bool = False,
 ) -> Callable[..., tuple[Params, ClippedGradMetrics]]:
@@ -79,9 +79,9 @@ def clipped_grad(
       normalize: `γ ≥ 0`: gradients are scaled by `C / (‖gᵢ‖ + γ)`, so that small ones grow, and `C`
         is but a learning rate. Bu et al. take 0.01. A gradient of 0 stays 0.
       microbatch_size: of how many examples at a time gradients are computed, one such part after
-        the other, for batches that do not fit in memory. The result is the same but for rounding.
-        `"auto"` takes as many as a CPU's cache holds, which is faster and needs less memory; on
-        accelerators, and for losses with `checkpoint`, all.
+        the other; None for all at once. The result is the same but for rounding. `"auto"` takes as
+        many as a CPU's cache holds, which is faster and needs less memory; on accelerators, and for
+        losses with `checkpoint`, all: give a number where these do not fit in memory.
       has_aux, keep_batch_dim: as for `per_example_grad`.
 
     Returns:
@@ -110,7 +110,7 @@ def clipped_sum(
     *,
     per: Per = "all",
     normalize: ArrayLike | None = None,
-    microbatch_size: PartSize = None,
+    microbatch_size: PartSize = "auto",
     has_aux: bool = False,
     keep_batch_dim: bool = False,
 ) -> Callable[..., tuple[Params, ClippedGradMetrics]]:

@@ -69,7 +69,7 @@ def dp_grad(
     expected_batch_size: ArrayLike | None = None,
     per: Per = "all",
     normalize: ArrayLike | None = None,
-    microbatch_size: PartSize = None,
+    microbatch_size: PartSize = "auto",
     has_aux: bool = False,
     keep_batch_dim: bool = False,
 ) -> Callable[..., tuple[Params, ClippedGradMetrics]]:
