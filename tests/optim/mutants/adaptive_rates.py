@@ -150,11 +150,7 @@ MUTANTS = [
         _LOOPS,
         ("sign of the second loop", "- scaling * _along", "+ scaling * _along"),
         ("lower triangle", "jnp.triu(R)", "jnp.tril(R)"),
-        (
-            "oldest step forgotten",
-            "                state.count % memory_size,\n            )",
-            "                0,\n            )",
-        ),
+        ("oldest step forgotten", "                state.count % memory_size,\n            )", "                0,\n            )"),
         ("system not transposed", "solve_triangular(R, right, trans=1)", "solve_triangular(R, right)"),
         ("sign of the first loop", "lambda g, y: g - y, gradient", "lambda g, y: g + y, gradient"),
         ("sign of the steps", "scaling * q + s", "scaling * q - s"),
