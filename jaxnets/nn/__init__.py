@@ -2,18 +2,18 @@
 
 from jaxnets.nn import activations, initializers
 from jaxnets.nn.activations import *  # noqa: F403
-from jaxnets.nn.attention import (
+from jaxnets.nn.attention import attention
+from jaxnets.nn.conv import conv, conv_transpose, init_conv
+from jaxnets.nn.dense import attend, dense, embedding, init_dense, init_embedding
+from jaxnets.nn.dropout import dropout, spatial_dropout
+from jaxnets.nn.multi_head import (
     attend_to,
-    attention,
     cached_attention,
     init_attention,
     init_cache,
     keys_and_values,
     multi_head_attention,
 )
-from jaxnets.nn.conv import conv, conv_transpose, init_conv
-from jaxnets.nn.dense import attend, dense, embedding, init_dense, init_embedding
-from jaxnets.nn.dropout import dropout, spatial_dropout
 from jaxnets.nn.norm import (
     batch_norm,
     group_norm,
