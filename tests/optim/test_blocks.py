@@ -75,6 +75,25 @@ def test_lengths_of_clipped_updates():
         optim.clip_per_leaf(1.0, "c").init(g)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(), (50,), (40, 30), (3, 3, 8, 16)])
+@pytest.mark.parametrize("size", [1e-30, 1e-9, 1e-7, 1.0, 1e20, 1e27])
+def test_units_of_any_size(size, shape, dtype):
+    """In one pass, whose squares of scaled values XLA must not scale instead."""
+    rng = np.random.default_rng(0)
+    g = jnp.asarray(size * rng.normal(size=shape), dtype)
+    p = jnp.asarray(rng.normal(size=shape), dtype)
+    optimizer = optim.adaptive_grad_clip(0.1)
+    got, _ = jax.jit(optimizer.update)(g, optimizer.init(p), p)
+    with jax.enable_x64(True):
+        exact = [jnp.asarray(np.asarray(x, np.float64)) for x in (g, p)]
+        theirs = optax.adaptive_grad_clip(0.1)
+        want, _ = theirs.update(exact[0], theirs.init(exact[1]), exact[1])
+    np.testing.assert_allclose(
+        np.asarray(got, np.float64), want, rtol=1e-6 if dtype == "float32" else 1e-2
+    )
+
+
 def test_path_rules_of_lars():
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     grads = jax.tree.map(lambda p: 0.5 * p, params)
