@@ -36,7 +36,8 @@ def per_example_grad(
     Raises:
       ValueError: (on call) if the batch is empty, a leaf has no batch axis, leading sizes differ,
         `loss` is not scalar, or it mixes the examples: batch norm in training; with
-        `keep_batch_dim` whatever the trace shows, see `jaxnets.gradients.mixing`.
+        `keep_batch_dim` whatever the trace shows, see `jaxnets.gradients.mixing`; or if an array is
+        sharded over explicit axes of a mesh, or varies over those of a `shard_map` that checks it.
       TypeError: (on call) if a parameter or the loss is not floating.
 
     Example:
@@ -130,6 +131,26 @@ def check(params: Params, batch: tuple[PyTree, ...]) -> None:
         )
     if sizes == {0}:
         raise ValueError("per_example_grad: the batch is empty (leading size 0)")
+    _check_sharding([jax.typeof(leaf) for leaf in jax.tree.leaves((params, batch))])
+
+
+def _check_sharding(avals: list[Any]) -> None:
+    for aval in avals:
+        explicit = [axis for axis in aval.sharding.spec if axis is not None]
+        if explicit:
+            raise ValueError(
+                f"per_example_grad: {aval} is sharded over explicit axes of a mesh ({explicit}), "
+                "on which JAX wants every sum's sharding spelled out; wrap the call, as in "
+                'jax.sharding.auto_axes(per_example_norms(loss), out_sharding=jax.P("data"))'
+            )
+        manual = getattr(aval, "manual_axis_type", None)
+        varying = getattr(aval, "vma", ()) if manual is None else manual.varying
+        if varying:
+            raise ValueError(
+                f"per_example_grad: {aval} varies over {sorted(varying)}, which shard_map checks "
+                "of every operation; pass it check_vma=False, and add up what comes out yourself, "
+                "as by jax.lax.pmean"
+            )
 
 
 def per_example_norms(

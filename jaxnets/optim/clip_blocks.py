@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnets.optim.decay import Mask, mask_tree
 from jaxnets.optim.hyper import NON_NEGATIVE, POSITIVE, Hyper, transformation
@@ -144,8 +145,9 @@ def _norm_beyond_dust(x: Array, axis: Axis) -> Array:
     Where norms below 1e-6 count as that, as here, one pass is enough: `norms` needs a branch for a
     second, and XLA waits at each branch.
     """
+    size = jnp.abs(widened(x))
     # a power of two rounds nothing; were it not for the bound, XLA would square before it scales
-    scaled = jnp.minimum(jnp.abs(widened(x)) * 2.0**-31, jnp.finfo(widened(x).dtype).max)
+    scaled = jnp.minimum(size * 2.0**-31, np.finfo(size.dtype).max)
     square = jnp.sum(scaled**2, axis, keepdims=True)
     # the root of 0 has no derivative
     root = jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
