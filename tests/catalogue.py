@@ -3,6 +3,7 @@
 A new piece of jaxnets gets one row here, and with it every property test.
 """
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -109,11 +110,17 @@ def _random_norm(features, *, bias=True):
 
 
 def _running_moments(features):
-    k1, k2 = jax.random.split(jax.random.key(5))
+    rng = np.random.default_rng(5)
     return {
-        "mean": jax.random.normal(k1, (features,)),
-        "var": 0.5 + jax.random.uniform(k2, (features,)),
+        "mean": rng.normal(size=features).astype(np.float32),
+        "var": rng.uniform(0.5, 1.5, features).astype(np.float32),
     }
+
+
+@functools.cache
+def initial(case: "LayerCase") -> Any:
+    """A row's parameters, in one compilation where eager drawing takes several for each leaf."""
+    return jax.jit(case.init)(jax.random.key(0))
 
 
 def _batch_norm(train):
@@ -622,7 +629,7 @@ VAE = models.VAEConfig(models.AutoencoderConfig((4, 4, 1), 2, channels=(3,), hid
 
 
 def _resnet(name, config, shape, *, train=False):
-    _, state = models.init_resnet(jax.random.key(0), config)
+    _, state = jax.eval_shape(lambda k: models.init_resnet(k, config), jax.random.key(0))
     state = {"moments": [_running_moments(m["mean"].size) for m in state["moments"]]}
     return LayerCase(
         name,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnets import gradients, nn
-from tests.catalogue import LAYERS, MODELS, thorough_beyond
+from tests.catalogue import LAYERS, MODELS, initial, thorough_beyond
 from tests.gradients.zoo import CASES
 
 B = 5
@@ -129,7 +129,7 @@ def batch_of(case, dtype):
 @pytest.mark.thorough
 @pytest.mark.parametrize("case", LAYERS_AND_MODELS, ids=lambda case: case.name)
 def test_layers_and_models(case, x64):
-    params = jax.tree.map(lambda x: x.astype(jnp.float64), case.init(jax.random.key(0)))
+    params = jax.tree.map(lambda x: x.astype(jnp.float64), initial(case))
     if not jax.tree.leaves(params):
         pytest.skip("has no parameters")
     assert_as_defined(of_layer(case), params, batch_of(case, jnp.float64), 1e-10)
@@ -142,7 +142,7 @@ def test_layers_and_models(case, x64):
     ),
 )
 def test_no_layer_falls_back(case):
-    params = case.init(jax.random.key(0))
+    params = initial(case)
     if not jax.tree.leaves(params):
         pytest.skip("has no parameters")
     for row in gradients.plan(of_layer(case), params, batch_of(case, jnp.float32)):

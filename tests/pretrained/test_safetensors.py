@@ -8,7 +8,7 @@ import pytest
 
 from jaxnets import models
 from jaxnets.pretrained import load_safetensors, save_safetensors
-from tests.catalogue import MODELS
+from tests.catalogue import MODELS, initial
 from tests.numerics import assert_trees_equal
 
 MIXED = {
@@ -22,7 +22,7 @@ MIXED = {
 
 @pytest.mark.parametrize("case", MODELS, ids=lambda case: case.name)
 def test_every_model_comes_back_bit_for_bit(case, tmp_path):
-    params = case.init(jax.random.key(0))
+    params = initial(case)
     path = save_safetensors(tmp_path / "model.safetensors", params)
     like = jax.eval_shape(case.init, jax.random.key(0))
     assert_trees_equal(load_safetensors(path, like), params)
