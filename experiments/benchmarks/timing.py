@@ -85,9 +85,10 @@ def compiled_steps(
         return step
 
     steps = {name: once(*both) for name, both in compiled.items()}
+    analyses = {name: program.memory_analysis() for name, (program, _) in compiled.items()}
     return steps, {
-        name: program.memory_analysis().temp_size_in_bytes
-        for name, (program, _) in compiled.items()
+        name: 0 if analysis is None else analysis.temp_size_in_bytes
+        for name, analysis in analyses.items()
     }
 
 

@@ -29,9 +29,8 @@ def curves(runs: Sequence[Trained]) -> "Figure":
                 run.measured_at, run.held_out_bits, color=color, linestyle="--", marker="o",
                 markersize=3, label=f"{name}, held out",
             )  # fmt: skip
-        lowest = min(float(np.min(run.train_bits)) for run in runs)
         # the first steps say little: from uniform bytes to their frequencies
-        axes.set_ylim(max(0.0, lowest - 0.1), max(lowest + 0.5, 4.2))
+        axes.set_ylim(top=max(float(run.held_out_bits.max()) for run in runs) + 0.3)
         axes.set_xlabel("step")
         axes.set_ylabel("bits per byte")
         axes.legend()
