@@ -32,7 +32,7 @@ class Sizes(NamedTuple):
 
 
 QUICK = Sizes(
-    context=128, batch_size=16, steps=2500, learning_rate=0.02,
+    context=128, batch_size=16, steps=1800, learning_rate=0.02,
     adam_learning_rate=3e-3,
     depth=4, features=128, heads=4, layers=1, hidden=256, embedding=64,
     dropout=0.0, dtype="float32",
