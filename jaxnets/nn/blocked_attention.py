@@ -49,9 +49,9 @@ def _tiles(tiling: Tiling, n_rows: int, n_columns: int) -> tuple[np.ndarray, np.
     rows, columns, causal, window, start, keys, _ = tiling
     query = start + rows * np.arange(n_rows)[:, None]
     key = columns * np.arange(n_columns)[None]
-    last_query, last_key = query + rows - 1, key + columns - 1
+    last_query, last_key = query + rows - 1, np.minimum(key + columns, keys) - 1
     some = np.ones((n_rows, n_columns), bool)
-    every = np.broadcast_to(last_key < keys, some.shape)
+    every = np.broadcast_to(key + columns <= keys, some.shape)
     if causal:
         some = some & (key <= last_query)
         every = every & (last_key <= query)
