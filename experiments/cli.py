@@ -36,6 +36,10 @@ REGISTRY: dict[str, Experiment] = {
         "experiments.influence.experiment",
         "find wrong labels and influential examples by each example's own gradient",
     ),
+    "language": Experiment(
+        "experiments.language.experiment",
+        "a transformer and an LSTM learn to write as Shakespeare did, byte by byte",
+    ),
     "optimizers": Experiment(
         "experiments.optimizers.experiment",
         "optimizers at every learning rate, on test functions and on images",

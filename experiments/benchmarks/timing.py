@@ -3,9 +3,9 @@
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.errors import UsageError
 
@@ -64,6 +64,42 @@ def table(timings: Mapping[str, Timing], baseline: str) -> str:
         speed = f"{base.median / timing.median:>6.2f}x" if base else f"{'–':>7}"
         lines.append(f"{name:<{width}}  {cells}  {speed}")
     return "\n".join(lines)
+
+
+def compiled_steps(
+    programs: Mapping[str, tuple[Callable[..., Any], Sequence[Any]]],
+) -> tuple[dict[str, Callable[[], int]], dict[str, int]]:
+    """Each function on its arguments as a step to be timed, and its temporary memory, in bytes."""
+    import jax
+
+    compiled = {
+        name: (jax.jit(function).lower(*arguments).compile(), arguments)
+        for name, (function, arguments) in programs.items()
+    }
+
+    def once(program: Any, arguments: Sequence[Any]) -> Callable[[], int]:
+        def step() -> int:
+            jax.block_until_ready(program(*arguments))
+            return 1
+
+        return step
+
+    steps = {name: once(*both) for name, both in compiled.items()}
+    analyses = {name: program.memory_analysis() for name, (program, _) in compiled.items()}
+    return steps, {
+        name: 0 if analysis is None else analysis.temp_size_in_bytes
+        for name, analysis in analyses.items()
+    }
+
+
+def memory_line(memory: Mapping[str, int], baseline: str) -> str:
+    """Temporary memory in MB, and its share of the baseline's."""
+    parts = [
+        f"{name} {size / 1e6:.1f} ({size / max(1, memory[baseline]):.2f} of it)"
+        for name, size in memory.items()
+        if name != baseline
+    ]
+    return f"temporary memory, MB: {baseline} {memory[baseline] / 1e6:.1f}; {', '.join(parts)}"
 
 
 def versions() -> str:

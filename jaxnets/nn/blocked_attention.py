@@ -3,7 +3,11 @@
 The softmax is online (Milakov and Gimelshein, 2018; Dao et al., "FlashAttention", 2022): a row's
 maximum m, sum l and output o so far are corrected when a tile raises the maximum,
 `o ← o exp(m - m') + exp(x - m') V`. The derivative computes each tile's weights again, from the
-log-sum-exp of the rows. Tiles in which no query sees a key are left out of both loops.
+log-sum-exp of the rows. Tiles in which no query sees a key are left out of both loops, and only
+those in which some query does not see some key are masked.
+
+A tile holds its logits as `[keys, queries]`: maxima and sums are then over a major axis, which
+XLA's CPU backend computes for many queries at a time, where those over the last axis are scalar.
 """
 
 from collections.abc import Callable
@@ -19,6 +23,9 @@ from jaxnets.types import Array
 
 _LOW = -1e30
 """A logit of what is not seen: finite, so that differences of two are no NaN."""
+
+_LEAST = -1e20
+"""A row's maximum at first: above `_LOW`, whose weight is then 0 in a row that sees nothing too."""
 
 
 class Tiling(NamedTuple):
@@ -37,19 +44,21 @@ class Tiling(NamedTuple):
     scale: float
 
 
-def _pairs(tiling: Tiling, n_rows: int, n_columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which tiles some query of which sees some key, row by row."""
-    rows, columns, causal, window, start, *_ = tiling
-    first = start + rows * np.arange(n_rows)[:, None]
+def _tiles(tiling: Tiling, n_rows: int, n_columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """The tiles in which every query sees every key, and those in which only some do: `[n, 2]`."""
+    rows, columns, causal, window, start, keys, _ = tiling
+    query = start + rows * np.arange(n_rows)[:, None]
     key = columns * np.arange(n_columns)[None]
-    seen = np.ones((n_rows, n_columns), bool)
+    last_query, last_key = query + rows - 1, np.minimum(key + columns, keys) - 1
+    some = np.ones((n_rows, n_columns), bool)
+    every = np.broadcast_to(key + columns <= keys, some.shape)
     if causal:
-        seen &= key <= first + rows - 1
+        some = some & (key <= last_query)
+        every = every & (last_key <= query)
     if window is not None:
-        seen &= key + columns - 1 > first - window
-        seen &= key < first + rows - 1 + window
-    i, j = np.nonzero(seen)
-    return i.astype(np.int32), j.astype(np.int32)
+        some = some & (last_key > query - window) & (key < last_query + window)
+        every = every & (key > last_query - window) & (last_key < query + window)
+    return np.argwhere(some & every), np.argwhere(some & ~every)
 
 
 def blocked_attention(
@@ -64,7 +73,7 @@ def blocked_attention(
     slopes: Array | None,
     scale: float,
     rows: int = 128,
-    columns: int = 128,
+    columns: int = 256,
 ) -> Array:
     """`attention`, whose arguments these are, in tiles of `rows × columns` logits."""
     *lead, t, heads, _ = query.shape
@@ -72,6 +81,9 @@ def blocked_attention(
     group, n = heads // kv_heads, int(np.prod(lead)) * kv_heads
     wide = jnp.promote_types(query.dtype, jnp.float32)
     rows, columns = min(rows, t), min(columns, s)
+    if query.dtype == wide:
+        # queries are fewer than logits; in half precision these are wider, and scaled there
+        query, scale = query * scale, 1.0
     tiling = Tiling(rows, columns, causal, window, start, s, scale)
 
     def in_tiles(x: Array, size: int, groups: int) -> Array:
@@ -111,26 +123,30 @@ def _logits(
     slopes: Array | None,
     i: Array,
     j: Array,
-) -> tuple[Array, Array, Array]:
-    """One tile's logits `[n, group, rows, columns]`, `_LOW` where not seen; seen; and distances."""
+    masked: bool,
+) -> tuple[Array, Array]:
+    """One tile's logits `[n, columns, group · rows]`, `_LOW` where not seen; and distances."""
     rows, columns, causal, window, start, keys, scale = tiling
-    n = q.shape[0]
     query = start + i * rows + jnp.arange(rows)
     key = j * columns + jnp.arange(columns)
-    distance = query[:, None] - key[None, :]
-    seen = jnp.broadcast_to((key < keys)[None], distance.shape)
-    if causal:
-        seen &= distance >= 0
-    if window is not None:
-        seen &= jnp.abs(distance) < window
-    logits = _product("nrd,ncd->nrc", q, k).reshape(n, -1, rows, columns) * scale
-    seen = jnp.broadcast_to(seen, logits.shape)
-    if there is not None:
-        seen &= jnp.broadcast_to(there[:, None, None, :], logits.shape)
-    far = jnp.abs(distance).astype(logits.dtype)[None, None]
+    distance = query[None, :] - key[:, None]
+    flat = _product("ncd,nrd->ncr", k, q)
+    flat = flat if scale == 1 else flat * scale
+    logits = flat.reshape(*flat.shape[:2], -1, rows)
+    far = jnp.abs(distance).astype(logits.dtype)[None, :, None]
     if slopes is not None:
-        logits -= slopes[:, :, None, None] * far
-    return jnp.where(seen, logits, _LOW), seen, far
+        logits -= slopes[:, None, :, None] * far
+    if masked:
+        seen = jnp.broadcast_to((key < keys)[:, None], distance.shape)
+        if causal:
+            seen &= distance >= 0
+        if window is not None:
+            seen &= jnp.abs(distance) < window
+        logits = jnp.where(jnp.broadcast_to(seen[:, None], logits.shape), logits, _LOW)
+    if there is not None:
+        seen = jnp.broadcast_to(there[:, :, None, None], logits.shape)
+        logits = jnp.where(seen, logits, _LOW)
+    return logits.reshape(flat.shape), far
 
 
 def _at(x: Any, i: Array) -> Any:
@@ -143,11 +159,17 @@ def _put(x: Array, y: Array, i: Array) -> Array:
 
 
 def _scan(
-    tiling: Tiling, q: Array, k: Array, body: Callable[[Any, Array, Array], Any], carry: Any
+    tiling: Tiling, q: Array, k: Array, body: Callable[[Any, Array, Array, bool], Any], carry: Any
 ) -> Any:
-    """`carry ← body(carry, i, j)` over all tiles in which something is seen."""
-    pairs = tuple(map(jnp.asarray, _pairs(tiling, len(q), len(k))))
-    return lax.scan(lambda carry, ij: (body(carry, *ij), None), carry, pairs)[0]
+    """`carry ← body(carry, i, j, masked)` over all tiles in which something is seen."""
+    for tiles, masked in zip(_tiles(tiling, len(q), len(k)), (False, True), strict=True):
+
+        def step(carry: Any, ij: Array, masked: bool = masked) -> tuple[Any, None]:
+            return body(carry, ij[0], ij[1], masked), None
+
+        if len(tiles):
+            carry = lax.scan(step, carry, jnp.asarray(tiles, jnp.int32))[0]
+    return carry
 
 
 def _forward(
@@ -157,24 +179,23 @@ def _forward(
     n_rows, n, rows, _ = q.shape
     wide = jnp.promote_types(q.dtype, jnp.float32)
 
-    def body(carry: Any, i: Array, j: Array) -> Any:
+    def body(carry: Any, i: Array, j: Array, masked: bool) -> Any:
         o, m, total = (_at(x, i) for x in carry)
-        logits, seen, _ = _logits(tiling, _at(q, i), _at(k, j), _at(there, j), slopes, i, j)
-        logits, seen = (x.reshape(n, rows, -1) for x in (logits, seen))
-        largest = jnp.maximum(m, logits.max(-1))
-        weights = jnp.where(seen, jnp.exp(logits - largest[..., None]), 0)
+        logits, _ = _logits(tiling, _at(q, i), _at(k, j), _at(there, j), slopes, i, j, masked)
+        largest = jnp.maximum(m, logits.max(-2))
+        weights = jnp.exp(logits - largest[:, None])
         kept = jnp.exp(m - largest)
-        o = o * kept[..., None] + _product("nrc,nce->nre", weights.astype(v.dtype), _at(v, j))
-        new = o, largest, total * kept + weights.sum(-1)
+        o = o * kept[:, None] + _product("nce,ncr->ner", _at(v, j), weights.astype(v.dtype))
+        new = o, largest, total * kept + weights.sum(-2)
         return tuple(_put(x, y, i) for x, y in zip(carry, new, strict=True))
 
-    rows_of = (n_rows, n, rows)
-    o = jnp.zeros((*rows_of, v.shape[-1]), wide)
-    m, total = jnp.full(rows_of, _LOW, wide), jnp.zeros(rows_of, wide)
+    o = jnp.zeros((n_rows, n, v.shape[-1], rows), wide)
+    m, total = jnp.full((n_rows, n, rows), _LEAST, wide), jnp.zeros((n_rows, n, rows), wide)
     o, m, total = _scan(tiling, q, k, body, (o, m, total))
     some = total > 0
     total = jnp.where(some, total, 1)
-    return o / total[..., None], jnp.where(some, m + jnp.log(total), 0)
+    o = jnp.moveaxis(o / total[:, :, None], -1, -2)
+    return o, jnp.where(some, m + jnp.log(total), 0)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -192,30 +213,29 @@ def _tiled_forward(tiling: Tiling, *operands: Any) -> tuple[Array, Any]:
 def _tiled_backward(tiling: Tiling, residuals: Any, do: Array) -> tuple[Any, ...]:
     """With `w` the weights and `dw = do · v`: `dx = w (dw - Σ w dw)`, and `Σ w dw = o · do`."""
     (q, k, v, there, slopes), o, normalizer = residuals
-    n, rows = q.shape[1:3]
     mean = jnp.sum(o * do, -1)
     wide = do.dtype
 
-    def body(carry: Any, i: Array, j: Array) -> Any:
+    def body(carry: Any, i: Array, j: Array, masked: bool) -> Any:
         dq, dk, dv, dslopes = carry
-        q_i, k_j, v_j, do_i = _at(q, i), _at(k, j), _at(v, j), _at(do, i)
-        logits, seen, far = _logits(tiling, q_i, k_j, _at(there, j), slopes, i, j)
-        logits, seen = (x.reshape(n, rows, -1) for x in (logits, seen))
-        weights = jnp.where(seen, jnp.exp(logits - _at(normalizer, i)[..., None]), 0)
-        do_i = do_i.astype(v.dtype)
-        dlogits = weights * (_product("nre,nce->nrc", do_i, v_j) - _at(mean, i)[..., None])
+        q_i, k_j, v_j = _at(q, i), _at(k, j), _at(v, j)
+        do_i = _at(do, i).astype(v.dtype)
+        logits, far = _logits(tiling, q_i, k_j, _at(there, j), slopes, i, j, masked)
+        weights = jnp.exp(logits - _at(normalizer, i)[:, None])
+        dlogits = weights * (_product("nce,nre->ncr", v_j, do_i) - _at(mean, i)[:, None])
         if slopes is not None:
-            by_head = dlogits.reshape(n, -1, tiling.rows, tiling.columns)
-            dslopes -= jnp.sum(by_head * far, (-2, -1))
-        dlogits = (dlogits * tiling.scale).astype(q.dtype)
-        new_dq = _at(dq, i) + _product("nrc,ncd->nrd", dlogits, k_j)
-        new_dk = _at(dk, j) + _product("nrc,nrd->ncd", dlogits, q_i)
-        new_dv = _at(dv, j) + _product("nrc,nre->nce", weights.astype(v.dtype), do_i)
+            by_head = dlogits.reshape(*dlogits.shape[:2], -1, tiling.rows)
+            dslopes -= jnp.sum(by_head * far, (1, 3))
+        dlogits = dlogits.astype(q.dtype)
+        new_dq = _at(dq, i) + _product("ncr,ncd->nrd", dlogits, k_j)
+        new_dk = _at(dk, j) + _product("ncr,nrd->ncd", dlogits, q_i)
+        new_dv = _at(dv, j) + _product("ncr,nre->nce", weights.astype(v.dtype), do_i)
         return _put(dq, new_dq, i), _put(dk, new_dk, j), _put(dv, new_dv, j), dslopes
 
     zeros = [jnp.zeros(x.shape, wide) for x in (q, k, v)]
     dslopes = None if slopes is None else jnp.zeros_like(slopes)
     dq, dk, dv, dslopes = _scan(tiling, q, k, body, (*zeros, dslopes))
+    dq, dk = (x if tiling.scale == 1 else x * tiling.scale for x in (dq, dk))
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, dslopes
 
 

@@ -19,6 +19,7 @@ from jaxnets.train.run import (
 )
 from jaxnets.train.step import TrainState, batched, init_state, step
 from jaxnets.train.stopping import Stopping, best, init_stopping, should_stop, update_stopping
+from jaxnets.train.windows import drawn, random_windows, windows
 
 __all__ = [
     "GANState",
@@ -29,6 +30,7 @@ __all__ = [
     "batched",
     "best",
     "checkpoint_steps",
+    "drawn",
     "epoch",
     "epoch_indices",
     "evaluate",
@@ -37,6 +39,7 @@ __all__ = [
     "init_state",
     "init_stopping",
     "latest_checkpoint",
+    "random_windows",
     "restore_checkpoint",
     "run",
     "save_checkpoint",
@@ -45,4 +48,5 @@ __all__ = [
     "steps_per_epoch",
     "update_stopping",
     "verify_checkpoint",
+    "windows",
 ]

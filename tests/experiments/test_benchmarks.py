@@ -6,6 +6,7 @@ import pytest
 
 from docs import compare_optimizers
 from experiments.benchmarks import (
+    attention,
     clipping,
     cost_model,
     layers,
@@ -13,6 +14,7 @@ from experiments.benchmarks import (
     per_example,
     timing,
     training,
+    transformer,
 )
 from experiments.benchmarks.problems import Problem
 from experiments.errors import UsageError
@@ -58,6 +60,77 @@ def test_layers_prints_a_row_for_each_library(capsys):
     layers.main(layers.Config(rounds=1, only=", 10 classes", batch=2))
     rows = capsys.readouterr().out.splitlines()
     assert [row.split()[0] for row in rows[-2:]] == ["Optax", "jaxnets"]
+
+
+def test_attention_functions_are_the_same(x64):
+    config = attention.Config(positions=12, heads=2, head_dim=4)
+    qkv = [x.astype("float64") for x in attention.operands(config, 6)]
+    want, *others = (
+        attention.value_and_gradients(function)(*qkv) for function in attention.FUNCTIONS.values()
+    )
+    for got in others:
+        assert_trees_close(got, want, 1e-12)
+
+
+def test_attention_prints_a_row_for_each_function_and_the_memory(capsys):
+    config = attention.Config(rounds=1, lengths=(4, 8), positions=8, heads=1, head_dim=2)
+    attention.main(config)
+    text = capsys.readouterr().out
+    assert "[batch, T, heads, features] = [2, 4, 1, 2]" in text
+    assert "[batch, T, heads, features] = [1, 8, 1, 2]" in text
+    assert text.count("jaxnets  ") == 2
+    assert len(re.findall(r"^temporary memory, MB: .* of it\)$", text, re.MULTILINE)) == 2
+    with pytest.raises(UsageError, match="every size must be positive"):
+        attention.main(attention.Config(lengths=(0,)))
+
+
+SMALL = transformer.Config(
+    rounds=1, depth=2, deep=3, features=8, heads=2, length=6, batch=2, vocabulary=11, generated=3
+)
+
+
+@pytest.mark.thorough
+def test_nnx_trains_the_same_transformer():
+    """With our parameters, the same loss after a step as at first, and the same new loss."""
+    from flax import nnx
+
+    model, ids = transformer.model_config(SMALL, 2), transformer._ids(SMALL)
+    our_step, (ours,) = transformer.our_step(model)
+    net = transformer.make_nnx(model)
+    params = ours.params
+    pairs = [
+        (net.embedding, params["embedding"]), (net.positions, params["positions"]),
+        (net.norm, params["norm"]), (net.head, params["head"]),
+    ]  # fmt: skip
+    for block, p in zip(net.blocks, params["blocks"], strict=True):
+        pairs += [
+            (block.attention_norm, p["attention_norm"]), (block.mlp_norm, p["mlp_norm"]),
+            (block.up, p["mlp"]["up"]), (block.down, p["mlp"]["down"]),
+            *((getattr(block.attention, n), p["attention"][n]) for n in p["attention"]),
+        ]  # fmt: skip
+    for module, leaves in pairs:
+        for name, leaf in leaves.items():
+            given = getattr(module, name)
+            assert given[...].shape == leaf.shape
+            given[...] = leaf
+    optimizer = nnx.Optimizer(
+        net, transformer.optax.adamw(transformer.LEARNING_RATE), wrt=nnx.Param
+    )
+    for _ in range(2):
+        loss, grads = nnx.value_and_grad(lambda net: transformer._loss(net(ids), ids))(net)
+        optimizer.update(net, grads)
+        ours, metrics = our_step(ours, ids)
+        assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
+
+
+@pytest.mark.thorough
+def test_transformer_prints_a_table_for_each_part(capsys):
+    transformer.main(SMALL)
+    text = capsys.readouterr().out
+    assert "training step, 2 blocks of 8 features, T = 6, batch 2" in text
+    assert "trace and compile a training step, 3 blocks" in text
+    assert "all tokens in one scan" in text
+    assert text.count("Flax NNX + Optax") == 4
 
 
 @pytest.fixture
@@ -161,12 +234,12 @@ def test_cost_model_prints_a_row_for_each_layer(capsys):
     assert summary.endswith("of 1; of them with a choice: 1")
 
 
-@pytest.mark.parametrize("module", [layers, training, per_example, cost_model])
+@pytest.mark.parametrize("module", [layers, training, per_example, cost_model, transformer])
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ({"rounds": 0}, "--rounds must be at least 1, got 0"),
-        ({"only": "transformer"}, "--only 'transformer' matches none of: "),
+        ({"only": "nothing"}, "--only 'nothing' matches none of: "),
     ],
 )
 def test_nothing_to_time_is_an_error(monkeypatch, capsys, module, flags, message):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxnets import nn
-from jaxnets.nn.blocked_attention import blocked_attention
+from jaxnets.nn.blocked_attention import Tiling, _tiles, blocked_attention
 from tests.numerics import assert_trees_close, relative_error
 
 RNG = np.random.default_rng(0)
@@ -100,6 +100,24 @@ def test_tiles_are_the_whole_in_value_and_gradients(name, dtype, x64):
     want = value_and_gradients(lambda q, k, v: nn.attention(q, k, v, **options))(*operands)
     got = value_and_gradients(lambda q, k, v: by_tiles(q, k, v, options))(*operands)
     assert_trees_close(got, want, 2e-6 if dtype == np.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 8])
+@pytest.mark.parametrize(("causal", "start"), [(False, 0), (True, 0), (True, 3)])
+def test_tiles_that_are_seen_whole_or_in_part_are_told_apart(causal, start, window):
+    rows, columns, n_rows, n_columns, keys = 3, 4, 5, 4, 14
+    tiling = Tiling(rows, columns, causal, window, start, keys, 1.0)
+    query, key = start + np.arange(rows * n_rows)[:, None], np.arange(columns * n_columns)
+    seen = np.broadcast_to(key < keys, (len(query), len(key))).copy()
+    if causal:
+        seen &= key <= query
+    if window is not None:
+        seen &= np.abs(query - key) < window
+    tiles = seen.reshape(n_rows, rows, n_columns, columns).swapaxes(1, 2)
+    whole, some = tiles.all((2, 3)), tiles.any((2, 3))
+    got_whole, got_part = _tiles(tiling, n_rows, n_columns)
+    np.testing.assert_array_equal(got_whole, np.argwhere(whole))
+    np.testing.assert_array_equal(got_part, np.argwhere(some & ~whole))
 
 
 def test_slopes_have_a_derivative_in_tiles(x64):
