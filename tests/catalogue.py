@@ -3,6 +3,7 @@
 A new piece of jaxnets gets one row here, and with it every property test.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -59,6 +60,8 @@ class LossCase(NamedTuple):
     """The same in Optax."""
     logits: bool = False
     """Whether the first input is logits or scores, which may be of any size, ±∞ included."""
+    mixes_examples: bool = False
+    """Whether the second axis is a batch, of which each example's loss sees the others."""
 
 
 def _linen(module: linen.Module) -> Callable[[Any, jax.Array], jax.Array]:
@@ -971,6 +974,57 @@ LOSSES = [
         _vectors,
         lambda a, b: 1 - references.cosine(a, b),
         optax.cosine_distance,
+    ),
+]
+
+
+def _embeddings_and_labels(rng):
+    x = rng.standard_normal((3, 4, 5))
+    return x, np.stack(
+        [rng.permutation(labels) for labels in ([0, 0, 1, 1], [2] * 4, [5, 5, 5, 7])]
+    )
+
+
+def _triplet(loss, *negatives, **options):
+    """With negatives made of the positives, as rows have inputs of two kinds."""
+    return lambda a, p: loss(a, p, -2 * p, *negatives, **options)
+
+
+LOSSES += [
+    LossCase(
+        "clip_loss",
+        partial(losses.clip_loss, log_scale=1.3),
+        _vectors,
+        partial(references.clip, scale=math.exp(1.3)),
+        mixes_examples=True,
+    ),
+    LossCase(
+        "siglip_loss",
+        partial(losses.siglip_loss, log_scale=1.3, bias=-2.0),
+        _vectors,
+        partial(references.siglip, scale=math.exp(1.3), bias=-2.0),
+        mixes_examples=True,
+    ),
+    LossCase(
+        "ntxent",
+        partial(losses.ntxent, temperature=0.2),
+        _embeddings_and_labels,
+        partial(references.ntxent, temperature=0.2),
+        jax.vmap(partial(optax.losses.ntxent, temperature=0.2)),
+        mixes_examples=True,
+    ),
+    LossCase(
+        "triplet_margin_loss",
+        _triplet(losses.triplet_margin_loss, margin=4.0),
+        _vectors,
+        _triplet(references.triplet, degree=2, margin=4.0),
+        _triplet(optax.losses.triplet_margin_loss, margin=4.0),
+    ),
+    LossCase(
+        "triplet_margin_loss, of degree 3",
+        _triplet(losses.triplet_margin_loss, margin=4.0, norm_degree=3.0),
+        _vectors,
+        _triplet(references.triplet, degree=3, margin=4.0),
     ),
 ]
 
