@@ -725,6 +725,44 @@ def _efficientnet(name, *, train=False):
     )
 
 
+def _linen_text(config, params, ids, mask):
+    if isinstance(config, models.RNNConfig):
+        table = linen.Embed(config.vocabulary, config.n_in)
+        x = table.apply({"params": params["embedding"]}, ids)
+        cell = params["layers"][0]["forward"]
+        _, last = linen_unroll(config.cell, cell, x, lengths=mask.sum(-1))
+        return linen.Dense(config.n_out).apply({"params": params["head"]}, _h(last))
+    table = linen.Embed(config.vocabulary, config.features)
+    x = table.apply({"params": params["words"]}, ids)
+    mean = jnp.einsum("...td,...t->...d", x, mask / jnp.sum(mask, -1, keepdims=True))
+    n_out = params["projection"]["kernel"].shape[-1]
+    return linen.Dense(n_out, use_bias=False).apply({"params": params["projection"]}, mean)
+
+
+def _two_tower(name, config, shape, state, linen_image):
+    """Both embeddings of an image and of words made of it, the scale in one."""
+
+    def words(x):
+        flat = x.reshape(*x.shape[: x.ndim - len(shape)], -1)
+        signs = (flat > 0).astype(jnp.int32)
+        lengths = 1 + jnp.sum(signs[..., :3], -1, keepdims=True)
+        ids = signs[..., :4] + 2 * signs[..., 1:5]
+        return ids, jnp.broadcast_to(jnp.arange(4), ids.shape) < lengths
+
+    def ours(p, x):
+        u, v, _ = models.two_tower(p, config, x, *words(x), state=state)
+        return jnp.concatenate([p["log_scale"].astype(u.dtype) * u, v.astype(u.dtype)], -1)
+
+    def theirs(p, x):
+        u, v = linen_image(p["image"], x), _linen_text(config.text, p["text"], *words(x))
+        u, v = (z / jnp.linalg.norm(z, axis=-1, keepdims=True) for z in (u, v))
+        return jnp.concatenate([p["log_scale"] * u, v], -1)
+
+    return LayerCase(
+        name, lambda k: models.init_two_tower(k, config)[0], ours, shape, theirs, heavy=True
+    )
+
+
 MODELS = [
     LayerCase(
         "mlp",
@@ -804,6 +842,20 @@ MODELS = [
     _unet("unet", UNET, None),
     _unet("unet/one_level", SMALL_UNET, 1),
     _efficientnet("efficientnet/eval"),
+    _two_tower(
+        "two_tower",
+        models.TwoTowerConfig(CNN, models.BagOfWordsConfig(4, 3)),
+        CNN.image,
+        CNN_STATE,
+        lambda p, x: _linen_cnn(p, CNN_STATE, x)[0],
+    ),
+    _two_tower(
+        "two_tower/vectors_and_gru",
+        models.TwoTowerConfig(MLP, models.RNNConfig(3, 4, "gru", (5,), vocabulary=4)),
+        (6,),
+        {},
+        _linen_mlp,
+    ),
 ]
 
 

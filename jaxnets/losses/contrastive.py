@@ -138,7 +138,7 @@ def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.
     known = concrete(pair)
     if known is not None and not known.any((-2, -1)).all():
         raise ValueError(f"{function}: labels must have two of one kind in each batch")
-    u = unit(x, jnp.sqrt(jnp.finfo(x.dtype).eps), -1)
+    u = unit(x, jnp.sqrt(np.finfo(x.dtype).eps), -1)
     z = jnp.matmul(u, jnp.matrix_transpose(u), precision="highest")
     z = z / jnp.asarray(temperature, z.dtype)
     negatives = jax.nn.logsumexp(z, axis=-1, where=~together, keepdims=True)
