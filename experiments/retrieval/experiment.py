@@ -80,7 +80,7 @@ class Amounts(NamedTuple):
     seeds: int
 
 
-VIEWS = 8
+VIEWS = 4
 """How often EfficientNet sees each picture, once as it is and then augmented."""
 
 

@@ -47,7 +47,8 @@ def make_vocabulary(captions: Iterable[Sequence[str]], *, pieces: bool) -> Vocab
     if pieces:
         counts = Counter(piece for word in known for piece in set(tokens(word, True)[1:]))
         known += sorted(piece for piece, count in counts.items() if count > 1)
-    return Vocabulary({token: i for i, token in enumerate(known, 1)}, pieces)
+    # a piece may be a word
+    return Vocabulary({token: i for i, token in enumerate(dict.fromkeys(known), 1)}, pieces)
 
 
 def encode(captions: Sequence[Sequence[str]], vocabulary: Vocabulary) -> Texts:
