@@ -119,11 +119,13 @@ def similarity_matrix(
 ) -> "Figure":
     """Cosines of a few pictures (columns) and captions (rows); pairs are on the diagonal."""
     n = len(captions)
-    with new_figure(2.6 + 0.42 * n, 1.0 + 0.42 * n) as figure:
+    with new_figure(3.6 + 0.42 * n, 0.9 + 0.42 * n) as figure:
+        # the squares' size is given: what is left belongs to the labels
+        figure.set_layout_engine("compressed")
         axes = figure.subplots()
         limit = float(np.abs(similarities).max())
         shown = axes.imshow(similarities.T, cmap="RdBu_r", vmin=-limit, vmax=limit)
-        axes.set_yticks(range(n), labels=[_short(text, 26, 1) for text in captions], fontsize=8)
+        axes.set_yticks(range(n), labels=[_short(text, 24, 1) for text in captions], fontsize=8)
         axes.set_xticks([])
         axes.grid(visible=False)
         axes.set_ylim(n - 0.5, -1.6)

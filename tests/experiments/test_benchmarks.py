@@ -11,6 +11,7 @@ from experiments.benchmarks import (
     layers,
     optimizers,
     per_example,
+    recurrent,
     timing,
     training,
 )
@@ -58,6 +59,16 @@ def test_layers_prints_a_row_for_each_library(capsys):
     layers.main(layers.Config(rounds=1, only=", 10 classes", batch=2))
     rows = capsys.readouterr().out.splitlines()
     assert [row.split()[0] for row in rows[-2:]] == ["Optax", "jaxnets"]
+
+
+@pytest.mark.thorough
+def test_recurrent_prints_a_row_for_each_library(capsys):
+    recurrent.main(recurrent.Config(rounds=1, batch=2))
+    rows = capsys.readouterr().out.splitlines()
+    after = rows.index("LSTM, 128 to 128, of [2, 64, 128] (1 rounds)") + 2
+    assert [row.split()[0] for row in rows[after : after + 2]] == ["Flax", "jaxnets"]
+    with pytest.raises(UsageError, match="--batch must be at least 1, got 0"):
+        recurrent.main(recurrent.Config(batch=0))
 
 
 @pytest.fixture
