@@ -46,6 +46,8 @@ class Config:
     """of the pictures that the resnet sees: 16, 32, 64 or 128"""
     width: int | None = None
     """channels of the resnet's first stage (32, with --quick 16)"""
+    views: int | None = None
+    """how often EfficientNet sees each picture, once as it is, then augmented (8, --quick 2)"""
     features: int = 128
     """size of the space where pictures and captions meet"""
     held_out: float = 0.2
@@ -80,17 +82,13 @@ class Amounts(NamedTuple):
     seeds: int
 
 
-VIEWS = 4
-"""How often EfficientNet sees each picture, once as it is and then augmented."""
-
-
 def settle(config: Config) -> Amounts:
     """What the config's `None`s stand for, once all of its flags are checked.
 
     Raises:
       UsageError: naming the flag that is out of range.
     """
-    defaults = Amounts(16, 40, 1) if config.quick else Amounts(32, 100, 3)
+    defaults = Amounts(16, 40, 1, 2) if config.quick else Amounts(32, 100, 3, 8)
     given = {name: getattr(config, name) for name in Amounts._fields}
     amounts = defaults._replace(**{k: v for k, v in given.items() if v is not None})
     positive = amounts._asdict() | {
@@ -135,7 +133,9 @@ def main(config: Config) -> int:
     with opened as folder:
         images: NDArray[Any] = shrink(data.images, config.side)
         if config.tower == "efficientnet":
-            images = pretrained_features(data.images, VIEWS, config.seed, config.weights_folder)
+            images = pretrained_features(
+                data.images, amounts.views, config.seed, config.weights_folder
+            )
         results = [
             _one_run(folder, config, amounts, data, images, s, config.seed + i)
             for i, s in enumerate(splits)

@@ -12,8 +12,9 @@ from experiments import cli
 from experiments.data import captioned
 from experiments.data.captioned import Pair, load_captioned, near_duplicates, words_of
 from experiments.errors import UsageError
-from experiments.retrieval import images, measure, training, words
+from experiments.retrieval import images, measure, report, training, words
 from experiments.retrieval.experiment import Amounts, Config, settle
+from experiments.run import open_run
 from jaxnets import models, optim
 
 COLORS = {"red": (220, 30, 30), "green": (30, 160, 30), "blue": (30, 30, 220), "black": (0, 0, 0)}
@@ -23,10 +24,15 @@ SHAPES = ("bar", "post", "square", "corner", "cross", "dot")
 def drawn(shape, color):
     image = np.full((128, 128, 3), 255, np.uint8)
     a, b = slice(16, 112), slice(48, 80)
-    for rows, columns in {
-        "bar": [(b, a)], "post": [(a, b)], "square": [(a, a)], "corner": [(a, b), (b, b), (b, a)],
-        "cross": [(a, b), (b, a)], "dot": [(b, b)],
-    }[shape]:  # fmt: skip
+    strokes = {
+        "bar": [(b, a)],
+        "post": [(a, b)],
+        "square": [(a, a)],
+        "corner": [(a, slice(16, 48)), (slice(80, 112), a)],
+        "cross": [(a, b), (b, a)],
+        "dot": [(b, b)],
+    }
+    for rows, columns in strokes[shape]:
         image[rows, columns] = color
     return image
 
@@ -46,6 +52,7 @@ def flags(drawings, folder, *more):
     return ["retrieval", *f"{base} --batch-size 8 --held-out 0.3 --epochs 2".split(), *more]
 
 
+@pytest.mark.thorough
 def test_a_run_leaves_its_config_metrics_pictures_and_report(drawings, tmp_path, capsys):
     folder = tmp_path / "run"
     assert cli.main(flags(drawings, folder)) == 0
@@ -70,8 +77,8 @@ def test_other_towers_run(drawings, tmp_path, more):
     assert cli.main(flags(drawings, tmp_path / "run", *more.split())) == 0
 
 
-def test_training_finds_pairs_it_was_trained_on(drawings):
-    """Also with features in place of pictures, of which each has several views."""
+def test_training_finds_pairs_it_was_trained_on_and_reports_it(drawings, tmp_path):
+    """With features in place of pictures, of which each has several views."""
     data = load_captioned(str(drawings))
     everything = np.arange(len(data.captions))
     vocabulary = words.make_vocabulary(data.captions, pieces=True)
@@ -92,6 +99,11 @@ def test_training_finds_pairs_it_was_trained_on(drawings):
     assert trained.known == trained.recalls[-1]
     assert trained.losses[-1] < 0.3 * trained.losses[0]
     np.testing.assert_allclose(np.linalg.norm(trained.images, axis=1), 1, rtol=1e-5)
+    one = report.OneRun(0, measure.Split(everything, everything), trained)
+    with open_run(tmp_path, "retrieval", Config()) as folder:
+        html = report.write_report(folder, data, [one]).read_text()
+    assert html.count("data:image/png;base64,") == len(list(folder.folder.glob("*.png"))) == 4
+    assert "Of 24 drawings that were not trained on" in html
 
 
 def test_recall_counts_ties_and_nan_as_misses():
@@ -168,7 +180,7 @@ def test_words_and_their_pieces():
 
 
 def test_augmentation_moves_little_and_keeps_white():
-    image = jnp.asarray(images.shrink(drawn("square", (0, 0, 0))[None], 32)[0]) / 255
+    image = jnp.asarray(images.shrink(drawn("dot", (0, 0, 0))[None], 32)[0]) / 255
     many = jax.vmap(images.augment, (0, None))(jax.random.split(jax.random.key(0), 40), image)
     assert many.shape == (40, 32, 32, 3)
     assert many.min() >= 0
@@ -260,9 +272,9 @@ def test_unsound_files_are_named(tmp_path):
 
 
 def test_quick_leaves_other_flags_alone():
-    assert settle(Config()) == Amounts(32, 100, 3)
-    assert settle(Config(quick=True)) == Amounts(16, 40, 1)
-    assert settle(Config(quick=True, epochs=4, seeds=2)) == Amounts(16, 4, 2)
+    assert settle(Config()) == Amounts(32, 100, 3, 8)
+    assert settle(Config(quick=True)) == Amounts(16, 40, 1, 2)
+    assert settle(Config(quick=True, epochs=4, seeds=2)) == Amounts(16, 4, 2, 2)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnets import gradients, losses, models, optim, tree
+from tests.catalogue import thorough_beyond
 from tests.numerics import relative_error
 
 KEY = jax.random.key(0)
@@ -29,7 +30,7 @@ IDS = jnp.array([[1, 2, 3, 0], [4, 5, 0, 0], [6, 0, 0, 0]])
 MASK = jnp.array([[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]], bool)
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("name", thorough_beyond({"resnet", "mlp"}, {n: (n,) for n in IMAGES}))
 def test_every_image_tower_gives_unit_vectors_and_its_state(name):
     image, shape = IMAGES[name]
     config = models.TwoTowerConfig(image, BAG)
@@ -50,7 +51,7 @@ def test_every_image_tower_gives_unit_vectors_and_its_state(name):
     assert bool(moved) == (name != "mlp")
 
 
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("name", thorough_beyond({"bag"}, {n: (n,) for n in TEXTS}))
 def test_padding_changes_nothing_and_words_do(name):
     config = models.TwoTowerConfig(MLP, TEXTS[name])
     params, _ = models.init_two_tower(KEY, config)
@@ -65,6 +66,7 @@ def test_padding_changes_nothing_and_words_do(name):
     np.testing.assert_allclose(changed[1:], v[1:], rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_the_order_of_words_matters_to_all_but_a_bag():
     turned = IDS.at[0, :3].set(jnp.array([3, 1, 2]))
     for name, text in TEXTS.items():
@@ -111,7 +113,7 @@ def test_a_compute_dtype_is_the_embeddings():
     assert models.two_tower_losses(params, config, u, v).dtype == jnp.float32
 
 
-@pytest.mark.parametrize("loss", ["clip", "siglip"])
+@pytest.mark.parametrize("loss", ["clip", pytest.param("siglip", marks=pytest.mark.thorough)])
 def test_pairs_are_learned_and_every_parameter_has_part(loss):
     config = models.TwoTowerConfig(models.MLPConfig(5, 4, (8,)), BAG, loss)
     start, _ = models.init_two_tower(KEY, config)
@@ -136,13 +138,8 @@ def test_pairs_are_learned_and_every_parameter_has_part(loss):
     assert values[-1] < 0.1 * values[0]
     u, v, _ = models.two_tower(params, config, x, IDS, MASK, state={})
     np.testing.assert_array_equal(jnp.argmax(u @ v.T, -1), jnp.arange(3))
-    still = [
-        path
-        for path, (a, b) in tree.flatten_with_paths(
-            jax.tree.map(lambda a, b: (a, b), start, params), is_leaf=lambda x: type(x) is tuple
-        ).items()
-        if np.array_equal(a, b)
-    ]
+    before, after = tree.flatten_with_paths(start), tree.flatten_with_paths(params)
+    still = [path for path, leaf in before.items() if np.array_equal(leaf, after[path])]
     assert not still
 
 
