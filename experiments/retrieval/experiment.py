@@ -80,6 +80,7 @@ class Amounts(NamedTuple):
     width: int
     epochs: int
     seeds: int
+    views: int
 
 
 def settle(config: Config) -> Amounts:
