@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.data.captioned import Captioned
+from experiments.influence.report import range_line
 from experiments.report import (
     Paragraph,
     Report,
@@ -36,14 +37,6 @@ class OneRun(NamedTuple):
     trained: Trained
 
 
-def _percent(values: Sequence[float]) -> str:
-    """The mean, and the range if there are several."""
-    mean = f"{100 * float(np.mean(values)):.1f} %"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ({100 * min(values):.1f} to {100 * max(values):.1f})"
-
-
 def _seeds(results: Sequence[OneRun]) -> str:
     seeds = [run.seed for run in results]
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
@@ -61,7 +54,7 @@ def _rows(results: Sequence[OneRun]) -> list[tuple[str, ...]]:
     """Recall at each k: held out, of what was trained on, and by chance."""
 
     def row(name: str, found: Sequence[Recall], way: str) -> tuple[str, ...]:
-        return name, *(_percent([getattr(r, way)[i] for r in found]) for i in range(len(KS)))
+        return name, *(range_line([getattr(r, way)[i] for r in found]) for i in range(len(KS)))
 
     held = [run.trained.recalls[-1] for run in results]
     known = [run.trained.known for run in results]
@@ -88,9 +81,9 @@ def write_report(run: Run, data: Captioned, results: Sequence[OneRun]) -> Path:
     by_text, by_image = (_at_five(results, way) for way in WAYS)
     summary = (
         f"Of {n} {data.name} that were not trained on, the right picture is among the first five "
-        f"found by its caption for {_percent(by_text)}, the right caption among the first five "
-        f"found by its picture for {_percent(by_image)}; by chance it would be {100 * guessed:.1f} "
-        f"% ({_seeds(results)})."
+        f"found by its caption for {range_line(by_text)}, the right caption among the first five "
+        f"found by its picture for {range_line(by_image)}; by chance it would be "
+        f"{100 * guessed:.1f} % ({_seeds(results)})."
     )
     report = Report(
         title=f"Pictures by captions and captions by pictures: {data.name}",
