@@ -31,7 +31,7 @@ types: $(INSTALLED)
 download: $(INSTALLED)
 	$(BIN)/python -m pytest -m download $(ARGS)
 
-# training, layers, attention, transformer, optimizers, per_example or cost_model
+# training, layers, attention, recurrent, transformer, optimizers, per_example or cost_model
 BENCH ?= training
 bench: $(INSTALLED)
 	$(BIN)/python -m experiments.benchmarks.$(BENCH) $(ARGS)

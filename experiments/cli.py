@@ -48,6 +48,10 @@ REGISTRY: dict[str, Experiment] = {
         "experiments.private.experiment",
         "differential privacy: accuracy against epsilon, and an audit of the promise by canaries",
     ),
+    "retrieval": Experiment(
+        "experiments.retrieval.experiment",
+        "pictures found by captions they were not trained on, and captions by pictures",
+    ),
 }
 
 

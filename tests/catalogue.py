@@ -4,6 +4,7 @@ A new piece of jaxnets gets one row here, and with it every property test.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -60,6 +61,8 @@ class LossCase(NamedTuple):
     """The same in Optax."""
     logits: bool = False
     """Whether the first input is logits or scores, which may be of any size, ±∞ included."""
+    mixes_examples: bool = False
+    """Whether the second axis is a batch, of which each example's loss sees the others."""
 
 
 def _linen(module: linen.Module) -> Callable[[Any, jax.Array], jax.Array]:
@@ -729,6 +732,44 @@ def _efficientnet(name, *, train=False):
     )
 
 
+def _linen_text(config, params, ids, mask):
+    if isinstance(config, models.RNNConfig):
+        table = linen.Embed(config.vocabulary, config.n_in)
+        x = table.apply({"params": params["embedding"]}, ids)
+        cell = params["layers"][0]["forward"]
+        _, last = linen_unroll(config.cell, cell, x, lengths=mask.sum(-1))
+        return linen.Dense(config.n_out).apply({"params": params["head"]}, _h(last))
+    table = linen.Embed(config.vocabulary, config.features)
+    x = table.apply({"params": params["words"]}, ids)
+    mean = jnp.einsum("...td,...t->...d", x, mask / jnp.sum(mask, -1, keepdims=True))
+    n_out = params["projection"]["kernel"].shape[-1]
+    return linen.Dense(n_out, use_bias=False).apply({"params": params["projection"]}, mean)
+
+
+def _two_tower(name, config, shape, state, linen_image):
+    """Both embeddings of an image and of words made of it, the scale in one."""
+
+    def words(x):
+        flat = x.reshape(*x.shape[: x.ndim - len(shape)], -1)
+        signs = (flat > 0).astype(jnp.int32)
+        lengths = 1 + jnp.sum(signs[..., :3], -1, keepdims=True)
+        ids = signs[..., :4] + 2 * signs[..., 1:5]
+        return ids, jnp.broadcast_to(jnp.arange(4), ids.shape) < lengths
+
+    def ours(p, x):
+        u, v, _ = models.two_tower(p, config, x, *words(x), state=state)
+        return jnp.concatenate([p["log_scale"].astype(u.dtype) * u, v.astype(u.dtype)], -1)
+
+    def theirs(p, x):
+        u, v = linen_image(p["image"], x), _linen_text(config.text, p["text"], *words(x))
+        u, v = (z / jnp.linalg.norm(z, axis=-1, keepdims=True) for z in (u, v))
+        return jnp.concatenate([p["log_scale"] * u, v], -1)
+
+    return LayerCase(
+        name, lambda k: models.init_two_tower(k, config)[0], ours, shape, theirs, heavy=True
+    )
+
+
 MODELS = [
     LayerCase(
         "mlp",
@@ -808,6 +849,20 @@ MODELS = [
     _unet("unet", UNET, None),
     _unet("unet/one_level", SMALL_UNET, 1),
     _efficientnet("efficientnet/eval"),
+    _two_tower(
+        "two_tower",
+        models.TwoTowerConfig(CNN, models.BagOfWordsConfig(4, 3)),
+        CNN.image,
+        CNN_STATE,
+        lambda p, x: _linen_cnn(p, CNN_STATE, x)[0],
+    ),
+    _two_tower(
+        "two_tower/vectors_and_gru",
+        models.TwoTowerConfig(MLP, models.RNNConfig(3, 4, "gru", (5,), vocabulary=4)),
+        (6,),
+        {},
+        _linen_mlp,
+    ),
 ]
 
 
@@ -978,6 +1033,57 @@ LOSSES = [
         _vectors,
         lambda a, b: 1 - references.cosine(a, b),
         optax.cosine_distance,
+    ),
+]
+
+
+def _embeddings_and_labels(rng):
+    x = rng.standard_normal((3, 4, 5))
+    return x, np.stack(
+        [rng.permutation(labels) for labels in ([0, 0, 1, 1], [2] * 4, [5, 5, 5, 7])]
+    )
+
+
+def _triplet(loss, *negatives, **options):
+    """With negatives made of the positives, as rows have inputs of two kinds."""
+    return lambda a, p: loss(a, p, -2 * p, *negatives, **options)
+
+
+LOSSES += [
+    LossCase(
+        "clip_loss",
+        partial(losses.clip_loss, log_scale=1.3),
+        _vectors,
+        partial(references.clip, scale=math.exp(1.3)),
+        mixes_examples=True,
+    ),
+    LossCase(
+        "siglip_loss",
+        partial(losses.siglip_loss, log_scale=1.3, bias=-2.0),
+        _vectors,
+        partial(references.siglip, scale=math.exp(1.3), bias=-2.0),
+        mixes_examples=True,
+    ),
+    LossCase(
+        "ntxent",
+        partial(losses.ntxent, temperature=0.2),
+        _embeddings_and_labels,
+        partial(references.ntxent, temperature=0.2),
+        jax.vmap(partial(optax.losses.ntxent, temperature=0.2)),
+        mixes_examples=True,
+    ),
+    LossCase(
+        "triplet_margin_loss",
+        _triplet(losses.triplet_margin_loss, margin=4.0),
+        _vectors,
+        _triplet(references.triplet, degree=2, margin=4.0),
+        _triplet(optax.losses.triplet_margin_loss, margin=4.0),
+    ),
+    LossCase(
+        "triplet_margin_loss, of degree 3",
+        _triplet(losses.triplet_margin_loss, margin=4.0, norm_degree=3.0),
+        _vectors,
+        _triplet(references.triplet, degree=3, margin=4.0),
     ),
 ]
 

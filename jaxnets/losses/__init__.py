@@ -21,6 +21,7 @@ from jaxnets.losses.adversarial import (
     wasserstein_generator_loss,
 )
 from jaxnets.losses.binary import sigmoid_binary_cross_entropy, sigmoid_focal_loss
+from jaxnets.losses.contrastive import clip_loss, ntxent, siglip_loss, triplet_margin_loss
 from jaxnets.losses.cosine import cosine_distance, cosine_similarity
 from jaxnets.losses.divergence import (
     gaussian_kl,
@@ -47,6 +48,7 @@ safe_softmax_cross_entropy = softmax_cross_entropy
 
 __all__ = [
     "absolute_error",
+    "clip_loss",
     "cosine_distance",
     "cosine_similarity",
     "elastic_net",
@@ -64,13 +66,16 @@ __all__ = [
     "multiclass_hinge_loss",
     "non_saturating_discriminator_loss",
     "non_saturating_generator_loss",
+    "ntxent",
     "safe_softmax_cross_entropy",
+    "siglip_loss",
     "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss",
     "smooth_labels",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
     "squared_error",
+    "triplet_margin_loss",
     "wasserstein_discriminator_loss",
     "wasserstein_generator_loss",
 ]

@@ -17,7 +17,7 @@ from jaxnets.types import Array, ArrayLike
 Axis = int | tuple[int, ...] | None
 
 
-def _unit(x: Array, smallest: Array, axis: Axis) -> Array:
+def unit(x: Array, smallest: Array, axis: Axis) -> Array:
     """`x / max(|x|, smallest)`, and 0 for 0 / 0."""
     largest = jnp.max(jnp.abs(x), axis=axis, keepdims=True)
     scale = jnp.maximum(largest, smallest)
@@ -60,7 +60,7 @@ def cosine_similarity(
     a, b = matched(function, predictions=predictions, targets=targets)
     a, b = fill(mask(function, where, predictions=a.shape), 0.0, a, b)
     smallest = jnp.sqrt(jnp.asarray(epsilon, a.dtype))
-    return jnp.sum(_unit(a, smallest, axis) * _unit(b, smallest, axis), axis=axis)
+    return jnp.sum(unit(a, smallest, axis) * unit(b, smallest, axis), axis=axis)
 
 
 def cosine_distance(

@@ -60,6 +60,15 @@ from jaxnets.models.transformer import (
     transformer_caches,
 )
 from jaxnets.models.transformer_block import TransformerConfig
+from jaxnets.models.two_tower import (
+    BagOfWordsConfig,
+    TwoTowerConfig,
+    embed_images,
+    embed_texts,
+    init_two_tower,
+    two_tower,
+    two_tower_losses,
+)
 from jaxnets.models.unet import UNetConfig, init_unet, time_features, unet
 from jaxnets.models.vae import (
     VAEConfig,
@@ -73,6 +82,7 @@ from jaxnets.models.vae import (
 
 __all__ = [
     "AutoencoderConfig",
+    "BagOfWordsConfig",
     "CNNConfig",
     "EfficientNetConfig",
     "GANConfig",
@@ -82,6 +92,7 @@ __all__ = [
     "ResNetConfig",
     "Stage",
     "TransformerConfig",
+    "TwoTowerConfig",
     "UNetConfig",
     "VAEConfig",
     "ancestral_sample",
@@ -100,6 +111,8 @@ __all__ = [
     "drop_label",
     "efficientnet",
     "efficientnet_features",
+    "embed_images",
+    "embed_texts",
     "encode_image",
     "encoder",
     "flops",
@@ -120,6 +133,7 @@ __all__ = [
     "init_resnet",
     "init_rnn",
     "init_transformer",
+    "init_two_tower",
     "init_unet",
     "init_vae",
     "linear_noise",
@@ -139,6 +153,8 @@ __all__ = [
     "time_features",
     "transformer",
     "transformer_caches",
+    "two_tower",
+    "two_tower_losses",
     "unet",
     "vae",
     "zero_rnn_carry",

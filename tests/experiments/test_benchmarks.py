@@ -12,6 +12,7 @@ from experiments.benchmarks import (
     layers,
     optimizers,
     per_example,
+    recurrent,
     timing,
     training,
     transformer,
@@ -131,6 +132,16 @@ def test_transformer_prints_a_table_for_each_part(capsys):
     assert "trace and compile a training step, 3 blocks" in text
     assert "all tokens in one scan" in text
     assert text.count("Flax NNX + Optax") == 4
+
+
+@pytest.mark.thorough
+def test_recurrent_prints_a_row_for_each_library(capsys):
+    recurrent.main(recurrent.Config(rounds=1, batch=2))
+    rows = capsys.readouterr().out.splitlines()
+    after = rows.index("LSTM, 128 to 128, of [2, 64, 128] (1 rounds)") + 2
+    assert [row.split()[0] for row in rows[after : after + 2]] == ["Flax", "jaxnets"]
+    with pytest.raises(UsageError, match="--batch must be at least 1, got 0"):
+        recurrent.main(recurrent.Config(batch=0))
 
 
 @pytest.fixture

@@ -146,6 +146,18 @@ def contrastive(p, x, y):
     return -jnp.mean(jnp.diagonal(jax.nn.log_softmax(z @ z.T)))
 
 
+def by_clip(p, x, y):
+    return jnp.mean(losses.clip_loss(logits(p, x), jnp.tanh(logits(p, 2 * x)), 1.0))
+
+
+def by_siglip(p, x, y):
+    return jnp.mean(losses.siglip_loss(logits(p, x), jnp.tanh(logits(p, 2 * x)), 1.0, -3.0))
+
+
+def by_ntxent(p, x, y):
+    return losses.ntxent(logits(p, x), y % 2)
+
+
 def of_pairs(p, x, y):
     z = logits(p, x)
     return jnp.mean((z[:, None] - z[None]) ** 2)
@@ -201,6 +213,12 @@ class BatchNormed(linen.Module):
 MIXED = {
     "batch statistics": (batch_statistics, r"reduce_sum \(in batch_statistics, test_mixing.py:\d+"),
     "contrastive": (contrastive, "dot_general .* of examples with examples"),
+    "CLIP": (
+        by_clip,
+        r"dot_general \(in clip_loss, contrastive.py:\d+\), of examples with examples",
+    ),
+    "SigLIP": (by_siglip, r"dot_general \(in siglip_loss, .* of examples with examples"),
+    "NT-Xent": (by_ntxent, r"eq \(in ntxent, .* of examples with examples"),
     "pairs": (of_pairs, "sub .* of examples with examples"),
     "the hardest": (hardest, r"reduce_max \(in hardest, .*\) over the batch"),
     "softmax over examples": (over_examples, "reduce_max .* over the batch"),
@@ -219,7 +237,10 @@ MIXED = {
 
 @pytest.mark.parametrize(
     "name",
-    thorough_beyond({"contrastive", "divided by a count"}, {name: (name,) for name in MIXED}),
+    thorough_beyond(
+        {"contrastive", "CLIP", "SigLIP", "NT-Xent", "divided by a count"},
+        {name: (name,) for name in MIXED},
+    ),
 )
 def test_what_mixes_is_named(name):
     loss, message = MIXED[name]

@@ -100,3 +100,36 @@ def hinge_of_pairs(real, fake):
 
 def cosine(a, b):
     return np.einsum("...i,...i", a, b) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+
+
+def clip(a, b, scale):
+    z = scale * np.einsum("...in,...jn->...ij", a, b)
+    rows = np.einsum("...ii->...i", negative_log_softmax(z))
+    return (rows + np.einsum("...ii->...i", negative_log_softmax(z.swapaxes(-1, -2)))) / 2
+
+
+def siglip(a, b, scale, bias):
+    z = scale * np.einsum("...in,...jn->...ij", a, b) + bias
+    own = np.eye(a.shape[-2])
+    return sigmoid(z, np.broadcast_to(own, z.shape)).sum(-1)
+
+
+def ntxent(x, labels, temperature):
+    """Pair by pair, of one batch after the other."""
+    if x.ndim > 2:
+        return np.stack([ntxent(*pair, temperature) for pair in zip(x, labels, strict=True)])
+    x = x / np.linalg.norm(x, axis=-1, keepdims=True)
+    found = []
+    for i, label in enumerate(labels):
+        z = x @ x[i] / temperature
+        for j in np.flatnonzero(labels == label):
+            others = np.exp(z[labels != label]).sum()
+            found += [] if i == j else [-np.log(np.exp(z[j]) / (np.exp(z[j]) + others))]
+    return np.mean(found)
+
+
+def triplet(a, p, n, degree, margin):
+    def distance(x, y):
+        return (np.sum(np.abs(x - y) ** degree, -1) + 1e-6) ** (1 / degree)
+
+    return np.clip(distance(a, p) - distance(a, n) + margin, 0, None)

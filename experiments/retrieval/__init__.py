@@ -1,0 +1,1 @@
+"""Pictures found by their captions, and captions by their pictures: two towers."""

@@ -1,0 +1,319 @@
+"""Retrieval: end to end on small pairs, and the parts that judge it."""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import cli
+from experiments.data import captioned
+from experiments.data.captioned import Pair, load_captioned, near_duplicates, words_of
+from experiments.errors import UsageError
+from experiments.retrieval import images, measure, report, training, words
+from experiments.retrieval.experiment import Amounts, Config, settle
+from experiments.run import open_run
+from jaxnets import models, optim
+
+COLORS = {"red": (220, 30, 30), "green": (30, 160, 30), "blue": (30, 30, 220), "black": (0, 0, 0)}
+SHAPES = ("bar", "post", "square", "corner", "cross", "dot")
+
+
+def drawn(shape, color):
+    image = np.full((128, 128, 3), 255, np.uint8)
+    a, b = slice(16, 112), slice(48, 80)
+    strokes = {
+        "bar": [(b, a)],
+        "post": [(a, b)],
+        "square": [(a, a)],
+        "corner": [(a, slice(16, 48)), (slice(80, 112), a)],
+        "cross": [(a, b), (b, a)],
+        "dot": [(b, b)],
+    }
+    for rows, columns in strokes[shape]:
+        image[rows, columns] = color
+    return image
+
+
+@pytest.fixture(scope="module")
+def drawings(tmp_path_factory):
+    """Twenty-four drawings, each with two captions, an .npz file."""
+    pairs = [(f"{c} {s}", drawn(s, rgb)) for s in SHAPES for c, rgb in COLORS.items()]
+    path = tmp_path_factory.mktemp("data") / "drawings.npz"
+    captions = np.array([f"a {name}\n{name} on white" for name, _ in pairs])
+    np.savez(path, images=np.stack([image for _, image in pairs]), captions=captions)
+    return path
+
+
+def flags(drawings, folder, *more):
+    base = f"--data {drawings} --folder {folder} --quick --side 16 --width 4 --features 16"
+    return ["retrieval", *f"{base} --batch-size 8 --held-out 0.3 --epochs 2".split(), *more]
+
+
+@pytest.mark.thorough
+def test_a_run_leaves_its_config_metrics_pictures_and_report(drawings, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert cli.main(flags(drawings, folder)) == 0
+    config = json.loads((folder / "config.json").read_text())["config"]
+    assert (config["epochs"], config["seeds"], config["width"]) == (2, 1, 4)
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in found] == [2, 4]
+    assert all(0 <= p <= 1 for r in found for p in r["held_out"]["images"])
+    pictures = {path.stem for path in folder.glob("*.png")}
+    assert pictures == {"curves", "pictures", "captions", "similarities"}
+    html = (folder / "report.html").read_text()
+    assert html.count("data:image/png;base64,") == len(pictures)
+    assert not re.search(r'(src|href)="(?!data:)', html)
+    out = capsys.readouterr().out
+    assert "17 pairs to train on, 7 held out" in out
+    assert "by chance                                      14.3 %   71.4 %   100.0 %" in out
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("more", ["--text gru --loss siglip", "--text transformer"])
+def test_other_towers_run(drawings, tmp_path, more):
+    assert cli.main(flags(drawings, tmp_path / "run", *more.split())) == 0
+
+
+def test_training_finds_pairs_it_was_trained_on_and_reports_it(drawings, tmp_path):
+    """With features in place of pictures, of which each has several views."""
+    data = load_captioned(str(drawings))
+    everything = np.arange(len(data.captions))
+    vocabulary = words.make_vocabulary(data.captions, pieces=True)
+    texts = words.encode(data.captions, vocabulary)
+    small = images.shrink(data.images, 16).reshape(len(everything), 1, -1) / np.float32(255)
+    noisy = small + 0.1 * np.random.default_rng(0).standard_normal((1, 3, 1))
+    features = np.concatenate([small, noisy], 1).astype(np.float32)
+
+    model = models.TwoTowerConfig(
+        models.MLPConfig(features.shape[-1], 16, (32,)),
+        models.BagOfWordsConfig(len(vocabulary), 16),
+    )
+    how = training.Training(0.01, 0.0, 24, 60, 0.0)
+    program = training.make_program(how, model, 24)
+    batch = training.batch_of(features, texts, everything)
+    trained = training.run(how, program, batch, batch, 0)
+    assert min(trained.recalls[-1].images[0], trained.recalls[-1].texts[0]) > 0.9
+    assert trained.known == trained.recalls[-1]
+    assert trained.losses[-1] < 0.3 * trained.losses[0]
+    np.testing.assert_allclose(np.linalg.norm(trained.images, axis=1), 1, rtol=1e-5)
+    one = report.OneRun(0, measure.Split(everything, everything), trained)
+    with open_run(tmp_path, "retrieval", Config()) as folder:
+        html = report.write_report(folder, data, [one]).read_text()
+    assert html.count("data:image/png;base64,") == len(list(folder.folder.glob("*.png"))) == 4
+    assert "Of 24 drawings that were not trained on" in html
+
+
+def test_recall_counts_ties_and_nan_as_misses():
+    u = np.eye(12, dtype=np.float32)
+    assert measure.recall(u, u) == ((1, 1, 1), (1, 1, 1))
+    assert measure.recall(u, np.ones_like(u)) == ((0, 0, 0), (0, 0, 0))
+    assert measure.recall(u, np.full_like(u, np.nan)) == ((0, 0, 0), (0, 0, 0))
+    # each caption's picture is the second to be found; a picture's own caption the first
+    similarities = np.array([[0.5, 0.1, 0.2], [0.6, 0.7, 0.2], [0.1, 0.8, 0.9]])
+    np.testing.assert_array_equal(measure.ranks(similarities), [0, 0, 0])
+    np.testing.assert_array_equal(measure.ranks(similarities.T), [1, 1, 0])
+    assert measure.chance(4) == (0.25, 1, 1)
+
+
+def test_recall_by_chance_is_chance():
+    rng = np.random.default_rng(0)
+    found = [measure.recall(*rng.standard_normal((2, 100, 8))) for _ in range(60)]
+    means = np.mean([r.images + r.texts for r in found], 0)
+    np.testing.assert_allclose(means, measure.chance(100) * 2, rtol=0.3)
+
+
+def test_families_never_straddle_and_are_asked_once():
+    families = np.array([0, 0, 1, 2, 2, 2, 3, 4, 5, 5, 6, 7])
+    for seed in range(20):
+        found = measure.split(families, 0.4, seed)
+        train, held = set(families[found.train]), families[found.held_out].tolist()
+        assert len(held) == len(set(held)) == 3
+        assert not train & set(held)
+        assert train | set(held) == set(families)
+        assert set(found.train) == set(np.flatnonzero(np.isin(families, list(train))))
+    one, two = (measure.split(families, 0.4, seed).held_out.tolist() for seed in (0, 1))
+    assert one != two
+    with pytest.raises(UsageError, match=r"--held-out 0\.1 of 8 kinds of pictures leaves less"):
+        measure.split(families, 0.1, 0)
+
+
+def test_near_duplicates_are_by_name_by_looks_and_in_chains():
+    cross, dot = drawn("cross", (0, 0, 0)), drawn("dot", (200, 0, 0))
+    almost = cross.copy()
+    almost[20:22, 60:70] = 90
+    pictures = np.stack([cross, almost, dot, drawn("bar", (9, 9, 9)), drawn("post", (9, 9, 9))])
+    found = near_duplicates(pictures, ["a", "b", "c", "b", "d"])
+    assert found[0] == found[1] == found[3]
+    assert len(set(found.tolist())) == 3
+    blank = np.full((2, 128, 128, 3), 255, np.uint8)
+    assert len(set(near_duplicates(blank, ["a", "b"]).tolist())) == 2
+
+
+def test_variants_of_one_drawing_have_one_name():
+    drawing = captioned._drawing
+    assert drawing("woman running") == drawing("person running") == drawing("man running")
+    assert drawing("one thirty") == drawing("twelve o’clock") == "clock"
+    assert drawing("red heart") != drawing("blue heart")
+    assert words_of(":AB_button_(blood_type):") == ["ab", "button", "blood", "type"]
+    assert words_of("Grandma’s old T-Rex.") == ["grandma’s", "old", "t", "rex"]
+
+
+def test_words_and_their_pieces():
+    known = [("red cats",), ("cats", "a red hat")]
+    vocabulary = words.make_vocabulary(known, pieces=True)
+    ids = sorted(vocabulary.ids.values())
+    assert ids == list(range(1, len(vocabulary)))
+    # of the pieces those of two words
+    assert {"red", "cats", "a", "hat", "at"} - set(vocabulary.ids) == {"at"}
+    texts = words.encode([*known, ("cat",)], vocabulary)
+    assert texts.ids.shape == texts.mask.shape
+    assert texts.ids.shape[:2] == (3, 2)
+    assert texts.ids.max() < len(vocabulary)
+    np.testing.assert_array_equal(texts.ids[0, 0], texts.ids[0, 1])
+    assert texts.ids[2, 0, 0] == words.UNKNOWN
+    assert texts.mask[2].any(-1).all()
+    plain = words.make_vocabulary(known, pieces=False)
+    assert set(plain.ids) == {"a", "cats", "hat", "red"}
+
+
+def test_augmentation_moves_little_and_keeps_white():
+    image = jnp.asarray(images.shrink(drawn("dot", (0, 0, 0))[None], 32)[0]) / 255
+    many = jax.vmap(images.augment, (0, None))(jax.random.split(jax.random.key(0), 40), image)
+    assert many.shape == (40, 32, 32, 3)
+    assert many.min() >= 0
+    assert many.max() <= 1
+    np.testing.assert_allclose(many[:, [0, 0, -1, -1], [0, -1, 0, -1]], 1, atol=1e-6)
+    dark = jnp.mean(many < 0.5, (1, 2, 3))
+    share = float(jnp.mean(image < 0.5))
+    assert 0.6 * share < float(dark.min()) < float(dark.max()) < 1.6 * share
+    assert len({round(float(d), 3) for d in dark}) > 10
+
+
+def test_shrinking_is_the_mean_of_squares():
+    x = np.zeros((1, 128, 128, 3), np.uint8)
+    x[0, :4, :2] = 200
+    small = images.shrink(x, 32)
+    assert small.shape == (1, 32, 32, 3)
+    assert small[0, 0, 0].tolist() == [100] * 3
+    assert small.sum() == 300
+
+
+def test_no_step_takes_the_scale_beyond_its_limit():
+    optimizer = optim.chain(optim.sgd(1.0), training.hold_scale())
+    params = {"log_scale": jnp.asarray(4.5), "w": jnp.ones(2)}
+    gradient = {"log_scale": jnp.asarray(-1.0), "w": jnp.ones(2)}
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    after = optim.apply_updates(params, updates)
+    np.testing.assert_allclose(after["log_scale"], np.log(100), rtol=1e-6)
+    np.testing.assert_array_equal(after["w"], 0)
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """Two drawings as a set of their own, read from a folder."""
+    from PIL import Image
+
+    def read(folder):
+        image = Image.new("RGBA", (200, 100), (0, 0, 0, 0))
+        image.paste((255, 0, 0, 255), (0, 0, 100, 100))
+        return [Pair(image, ((folder / "names").read_text(),), "x")]
+
+    def fetch(folder):
+        raise RuntimeError("there is no apt-get here")
+
+    digest = "21e721c35a5823fdb452fa2f9f0a612c74fb952e06927489c6b27a43b817bed4"
+    origin = captioned.Origin("Debian's shelf", {"names": digest}, fetch, read)
+    monkeypatch.setitem(captioned.ORIGINS, "shelf", origin)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "names").write_text("abcde")
+    return tmp_path
+
+
+def test_a_set_is_read_from_a_folder_checked_and_kept(shelf, capsys):
+    environ = {"XDG_CACHE_HOME": str(shelf / "cache"), "JAXNETS_DATA": str(shelf / "there")}
+    with pytest.raises(UsageError, match="names is not shelf's, or is damaged: its SHA-256 is"):
+        load_captioned("shelf", shelf / "there")
+    (shelf / "there" / "names").write_text("cd")
+    data = load_captioned("shelf", environ=environ)
+    assert data.captions == (("cd",),)
+    # scaled to fit, in the middle, on white
+    assert data.images.shape == (1, 128, 128, 3)
+    assert data.images[0, 64, 10].tolist() == [255, 0, 0]
+    assert data.images[0, 64, 120].tolist() == data.images[0, 10, 10].tolist() == [255] * 3
+    (shelf / "there" / "names").unlink()
+    again = load_captioned("shelf", environ=environ)
+    assert again.captions == data.captions
+    np.testing.assert_array_equal(again.images, data.images)
+    empty = {"XDG_CACHE_HOME": str(shelf / "none")}
+    with pytest.raises(UsageError, match=r"fetching it failed \(there is no apt-get here\); get"):
+        load_captioned("shelf", environ=empty)
+    with pytest.raises(UsageError, match="lacks one of names"):
+        load_captioned("shelf", shelf)
+
+
+def test_unsound_files_are_named(tmp_path):
+    with pytest.raises(UsageError, match=r"unknown data set 'emojis' \(did you mean emoji\?\)"):
+        load_captioned("emojis")
+    with pytest.raises(UsageError, match="there is no file"):
+        load_captioned(str(tmp_path / "none.npz"))
+    path = tmp_path / "some.npz"
+    np.savez(path, images=np.zeros((2, 8, 8, 3), np.uint8))
+    with pytest.raises(UsageError, match="must hold images and captions, it holds images"):
+        load_captioned(str(path))
+    np.savez(path, images=np.zeros((2, 8, 8, 3), np.uint8), captions=np.array(["a", "b"]))
+    with pytest.raises(UsageError, match=r"images must be uint8 \[n, 128, 128, 3\]"):
+        load_captioned(str(path))
+    path.write_bytes(b"no archive")
+    with pytest.raises(UsageError, match=r"is not an \.npz file of plain arrays"):
+        load_captioned(str(path))
+
+
+def test_quick_leaves_other_flags_alone():
+    assert settle(Config()) == Amounts(32, 100, 3, 8)
+    assert settle(Config(quick=True)) == Amounts(16, 40, 1, 2)
+    assert settle(Config(quick=True, epochs=4, seeds=2)) == Amounts(16, 4, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--learning-rate 0", "--learning-rate must be positive, got 0"),
+        ("--epochs 0", "--epochs must be positive, got 0"),
+        ("--side 20", "--side must be 16, 32, 64 or 128, got 20"),
+        ("--batch-size 1", "--batch-size must be at least 2, got 1"),
+        ("--batch-size 18", "--batch-size must be at most the 17 training pairs, got 18"),
+        ("--held-out 1", "--held-out must be from 0 to below 1, got 1"),
+        ("--held-out 0", "--held-out 0.0 of 24 kinds of pictures leaves less than 2"),
+        ("--word-dropout 1.5", "--word-dropout must be from 0 to below 1, got 1.5"),
+        ("--weight-decay -1", "--weight-decay must not be negative, got -1"),
+        ("--seed -1", "--seed must be from 0 to"),
+        ("--tower vgg", "vgg"),
+    ],
+)
+def test_bad_flags_are_one_line_and_leave_no_report(drawings, tmp_path, capsys, more, message):
+    folder = tmp_path / "run"
+    assert cli.main(flags(drawings, folder, *more.split())) == 2
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not (folder / "report.html").exists()
+
+
+@pytest.mark.download
+@pytest.mark.parametrize(("name", "pairs"), [("emoji", 1377), ("stamps", 785)])
+def test_the_packages_bring_what_is_expected(name, pairs, tmp_path):
+    try:
+        data = load_captioned(name, environ={"XDG_CACHE_HOME": str(tmp_path)})
+    except UsageError as error:
+        if "SHA-256" in str(error) or "lacks" in str(error):
+            raise
+        pytest.skip(str(error))
+    assert data.images.shape == (pairs, 128, 128, 3)
+    kinds = len(set(data.families.tolist()))
+    assert 0.6 * pairs < kinds < pairs
+    again = load_captioned(name, environ={"XDG_CACHE_HOME": str(tmp_path)})
+    np.testing.assert_array_equal(again.images, data.images)
+    assert again.captions == data.captions
