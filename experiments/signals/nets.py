@@ -1,0 +1,56 @@
+"""The nets that classify signals, and how each is trained on each data set."""
+
+from typing import Any, NamedTuple
+
+from experiments.data.signals import Signals
+from experiments.sequences import Classifier
+from jaxnets import models
+from jaxnets.types import Array, Key, Params
+
+MODELS = ("cnn", "gru", "lstm", "rnn")
+
+NAMES = {
+    "cnn": "1-D CNN",
+    "gru": "bidirectional GRU",
+    "lstm": "bidirectional LSTM",
+    "rnn": "bidirectional vanilla RNN",
+}
+
+
+class Recipe(NamedTuple):
+    """What suits a net on a data set, chosen on a fifth of its training signals."""
+
+    width: int
+    """Channels of each convolution, or features of each direction."""
+    learning_rate: float
+    batch_size: int
+    epochs: int
+
+
+def make_classifier(
+    model: str, signals: Signals, *, width: int, dropout: float
+) -> tuple[Classifier, Any]:
+    """The net called `model` for `signals`, and its config."""
+    channels, classes = signals.train.x.shape[-1], len(signals.classes)
+    # lengths that are all T need no masks
+    padded = bool((signals.train.lengths < signals.train.x.shape[1]).any())
+    if model == "cnn":
+        cnn = models.SignalCNNConfig(
+            channels, classes, (width, 2 * width, width), dropout_rate=dropout
+        )
+
+        def cnn_logits(params: Params, x: Array, lengths: Array, key: Key | None = None) -> Array:
+            return models.signal_cnn(params, cnn, x, lengths=lengths if padded else None, key=key)
+
+        return Classifier(
+            NAMES[model], lambda key: models.init_signal_cnn(key, cnn), cnn_logits
+        ), cnn
+    rnn = models.RNNConfig(
+        channels, classes, "vanilla" if model == "rnn" else model, (width,),
+        bidirectional=True, readout="mean", dropout_rate=dropout,
+    )  # fmt: skip
+
+    def rnn_logits(params: Params, x: Array, lengths: Array, key: Key | None = None) -> Array:
+        return models.rnn(params, rnn, x, lengths=lengths if padded else None, key=key)
+
+    return Classifier(NAMES[model], lambda key: models.init_rnn(key, rnn), rnn_logits), rnn
