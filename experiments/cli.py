@@ -44,6 +44,14 @@ REGISTRY: dict[str, Experiment] = {
         "experiments.private.experiment",
         "differential privacy: accuracy against epsilon, and an audit of the promise by canaries",
     ),
+    "sentiment": Experiment(
+        "experiments.sentiment.experiment",
+        "whether a film review praises or blames, and by which words",
+    ),
+    "signals": Experiment(
+        "experiments.signals.experiment",
+        "tell signals apart by a 1-D convolutional and a recurrent net",
+    ),
 }
 
 

@@ -1,0 +1,194 @@
+"""What the experiment shows: on the terminal, and in its report."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments import plots
+from experiments.data.signals import Signals, Split
+from experiments.report import (
+    Block,
+    Paragraph,
+    Report,
+    Section,
+    Table,
+    config_table,
+    render,
+    saved_picture,
+    versions_line,
+)
+from experiments.run import Run, read_config, write_text
+from experiments.sequences import Trained
+from experiments.signals import pictures
+from experiments.signals.nets import Recipe
+
+
+class Examined(NamedTuple):
+    """What the first seed's net makes of each signal that is tested on."""
+
+    predictions: NDArray[np.intp]
+    norms: NDArray[np.float32]
+    """`‖∇loss‖` of each alone."""
+
+
+class Results(NamedTuple):
+    """All that the experiment found."""
+
+    signals: Signals
+    tested: Split
+    """As they are stored."""
+    trained: Sequence[Trained]
+    examined: Sequence[Examined]
+
+
+def accuracy_line(trained: Trained) -> str:
+    """The mean accuracy of the seeds, and its range."""
+    found = 100 * trained.accuracy
+    if len(found) == 1:
+        return f"{found[0]:.2f} % (seed {trained.seeds[0]})"
+    return (
+        f"{found.mean():.2f} % (seeds {trained.seeds[0]} to {trained.seeds[-1]}: "
+        f"{', '.join(f'{value:.2f}' for value in found)})"
+    )
+
+
+def curve_lines(trained: Sequence[Trained], name: str, split: str) -> list[plots.Line]:
+    """The mean over seeds of what was recorded as `name`, by epoch."""
+    return [
+        plots.Line(
+            t.classifier.name,
+            np.arange(t.history[name].shape[-1]) + 1,
+            np.nanmean(t.history[name], 0),
+            split,
+        )
+        for t in trained
+    ]
+
+
+def accuracy_table(trained: Sequence[Trained], tested: str) -> Table:
+    """A row for each net and seed."""
+    rows = [
+        (t.classifier.name, seed, f"{100 * accuracy:.2f} %", f"{t.cpu_seconds / len(t.seeds):.0f}")
+        for t in trained
+        for seed, accuracy in zip(t.seeds, t.accuracy, strict=True)
+    ]
+    caption = "CPU seconds are of all threads, compilation included; seeds are trained at once."
+    return Table(("net", "seed", f"{tested} accuracy", "CPU seconds"), rows, caption)
+
+
+def tested_on(config: Any) -> str:
+    """What to call what is tested on."""
+    return "validation" if config.validate else "test"
+
+
+def print_results(results: Results, config: Any) -> None:
+    """The results on the terminal."""
+    for trained, examined in zip(results.trained, results.examined, strict=True):
+        print(
+            f"{trained.classifier.name}: {tested_on(config)} accuracy {accuracy_line(trained)}; "
+            f"{trained.cpu_seconds:.0f} CPU seconds for all seeds"
+        )
+        classes = results.signals.classes
+        for index in plots.hardest_first(examined.norms)[:3]:
+            label, said = results.tested.y[index], examined.predictions[index]
+            print(
+                f"  signal {index}: class {classes[label]}, read as {classes[said]}, "
+                f"gradient norm {examined.norms[index]:.3g}"
+            )
+
+
+def write_report(run: Run, config: Any, recipes: Mapping[str, Recipe], results: Results) -> Path:
+    """The pictures as PNG files and `report.html`; returns the report's path."""
+    described = read_config(run)
+    signals, tested = results.signals, tested_on(config)
+    summary = " ".join(
+        f"The {t.classifier.name} names the class of {accuracy_line(t)} of the "
+        f"{len(results.tested.y):,} {tested} signals rightly."
+        for t in results.trained
+    )
+    best = max(results.trained, key=lambda t: float(t.accuracy.mean()))
+    settings = {**described["config"], **{m: r._asdict() for m, r in recipes.items()}}
+    report = Report(
+        title=f"Classes of signals: {signals.name}",
+        summary=summary,
+        facts={
+            f"best mean {tested} accuracy": f"{100 * best.accuracy.mean():.2f} %",
+            "by": best.classifier.name,
+            "CPU seconds": f"{sum(t.cpu_seconds for t in results.trained):.0f}",
+        },
+        sections=[
+            Section("The signals", [_signals(run, signals)]),
+            Section("Training", _training(run, results, tested)),
+            *(
+                Section(f"The {t.classifier.name}", _net(run, model, t, examined, results, tested))
+                for model, t, examined in zip(
+                    recipes, results.trained, results.examined, strict=True
+                )
+            ),
+            Section("Settings", [config_table(settings)]),
+        ],
+        footer=[versions_line(described["environment"])],
+    )
+    return write_text(run, "report.html", render(report))
+
+
+def _signals(run: Run, signals: Signals) -> Block:
+    figure = pictures.examples(signals.train, signals.classes)
+    caption = "A row for each class: the first training signals of it, a line for each channel."
+    return saved_picture(run, "signals.png", figure, caption)
+
+
+def _training(run: Run, results: Results, tested: str) -> list[Block]:
+    loss = plots.loss_curves(
+        [
+            *curve_lines(results.trained, "loss", "train"),
+            *curve_lines(results.trained, "held_out_loss", tested),
+        ],
+        x_label="epoch",
+    )
+    accuracy = plots.accuracy_curves(
+        curve_lines(results.trained, "held_out_accuracy", tested), x_label="epoch"
+    )
+    return [
+        saved_picture(run, "loss.png", loss, "Cross-entropy by epoch, mean of the seeds."),
+        saved_picture(
+            run,
+            "accuracy.png",
+            accuracy,
+            f"Accuracy on the {tested} signals by epoch, mean of the seeds; nothing is chosen by "
+            "it.",
+        ),
+        accuracy_table(results.trained, tested),
+    ]
+
+
+def _net(
+    run: Run, model: str, trained: Trained, examined: Examined, results: Results, tested: str
+) -> list[Block]:
+    predictions, norms = examined
+    signals, classes = results.tested, results.signals.classes
+    hardest = pictures.hardest(signals, predictions, norms, classes)
+    spread = plots.gradient_norms(norms, signals.y, classes)
+    confusion = plots.confusion_matrix(signals.y, predictions, classes)
+    text = (
+        f"Of seed {trained.seeds[0]}. Each {tested} signal has a gradient of its own: how the net "
+        "would have to change for that signal alone. Its norm is large where the net is wrong or "
+        "unsure."
+    )
+    return [
+        Paragraph(text),
+        saved_picture(
+            run, f"confusion-{model}.png", confusion, "Every label against every reading."
+        ),
+        saved_picture(
+            run,
+            f"hardest-{model}.png",
+            hardest,
+            f"The {tested} signals of largest gradient norm: class → reading, norm; wrong readings "
+            "in red.",
+        ),
+        saved_picture(run, f"norms-{model}.png", spread, "Gradient norms by class."),
+    ]
