@@ -1,7 +1,5 @@
 """The nets that read reviews."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -20,8 +18,8 @@ NAMES = {
 
 def make_classifier(
     model: str, *, vocabulary: int, tokens: int, width: int, depth: int, dropout: float
-) -> tuple[Classifier, Any]:
-    """The net called `model` for texts of at most `tokens` words, and its config.
+) -> Classifier:
+    """The net called `model` for texts of at most `tokens` words.
 
     The parameters' `"embedding"` is the table of word vectors.
     """
@@ -39,10 +37,10 @@ def make_classifier(
     def logits(params: Params, x: Array, lengths: Array, key: Key | None = None) -> Array:
         return models.rnn(params, config, x, lengths=lengths, key=key)
 
-    return Classifier(NAMES[model], lambda key: models.init_rnn(key, config), logits), config
+    return Classifier(NAMES[model], lambda key: models.init_rnn(key, config), logits)
 
 
-def _transformer(config: models.TransformerConfig) -> tuple[Classifier, Any]:
+def _transformer(config: models.TransformerConfig) -> Classifier:
     """An encoder, the mean of what it makes of the words, and a linear readout."""
 
     def init(key: Key) -> Params:
@@ -55,4 +53,4 @@ def _transformer(config: models.TransformerConfig) -> tuple[Classifier, Any]:
         mean = mean_over_time(jnp.where(mask[..., None], features, 0), lengths)
         return nn.dense(params["head"], mean)
 
-    return Classifier(NAMES["transformer"], init, logits), config
+    return Classifier(NAMES["transformer"], init, logits)

@@ -163,7 +163,7 @@ def _describe(signals: Signals, data: Data) -> None:
 def _train(
     run: Run, config: Config, signals: Signals, data: Data, model: str, recipe: Recipe
 ) -> Trained:
-    classifier, _ = make_classifier(model, signals, width=recipe.width, dropout=config.dropout)
+    classifier = make_classifier(model, signals, width=recipe.width, dropout=config.dropout)
     training = Training(recipe.learning_rate, config.weight_decay, recipe.batch_size, recipe.epochs)
     parameters = jax.eval_shape(classifier.init, jax.random.key(0))
     print(f"{classifier.name}: {tree.size(parameters):,} parameters")

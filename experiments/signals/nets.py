@@ -1,6 +1,6 @@
 """The nets that classify signals, and how each is trained on each data set."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from experiments.data.signals import Signals
 from experiments.sequences import Classifier
@@ -44,10 +44,8 @@ def recipe_for(data: str, model: str, *, quick: bool) -> Recipe:
     return known.get("cnn" if model == "cnn" else "gru", OTHERS)
 
 
-def make_classifier(
-    model: str, signals: Signals, *, width: int, dropout: float
-) -> tuple[Classifier, Any]:
-    """The net called `model` for `signals`, and its config."""
+def make_classifier(model: str, signals: Signals, *, width: int, dropout: float) -> Classifier:
+    """The net called `model` for `signals`."""
     channels, classes = signals.train.x.shape[-1], len(signals.classes)
     # lengths that are all T need no masks
     padded = bool((signals.train.lengths < signals.train.x.shape[1]).any())
@@ -70,4 +68,4 @@ def make_classifier(
     def rnn_logits(params: Params, x: Array, lengths: Array, key: Key | None = None) -> Array:
         return models.rnn(params, rnn, x, lengths=lengths if padded else None, key=key)
 
-    return Classifier(NAMES[model], lambda key: models.init_rnn(key, rnn), rnn_logits), rnn
+    return Classifier(NAMES[model], lambda key: models.init_rnn(key, rnn), rnn_logits)
