@@ -58,6 +58,25 @@ class Trained(NamedTuple):
     """Of training all seeds, compilation and the evaluation of each epoch included."""
 
 
+def require_flags(config: Any, positive: Mapping[str, float], seeds: int) -> None:
+    """Check what the experiments' configs have in common.
+
+    Raises:
+      UsageError: naming the flag that is out of range.
+    """
+    for name, value in positive.items():
+        if not (value > 0 and np.isfinite(value)):
+            raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
+    if not 0 <= config.dropout <= 1:
+        raise UsageError(f"--dropout must be from 0 to 1, got {config.dropout}")
+    if not (config.weight_decay >= 0 and np.isfinite(config.weight_decay)):
+        raise UsageError(f"--weight-decay must not be negative, got {config.weight_decay}")
+    if not 0 <= config.seed < 2**31 - seeds:
+        raise UsageError(
+            f"--seed must be from 0 to {2**31 - 1 - seeds} (2³¹ - 1 - seeds), got {config.seed}"
+        )
+
+
 class Program(NamedTuple):
     """The compiled functions that a training calls; states have the seeds as their first axis."""
 

@@ -15,7 +15,15 @@ from experiments.sentiment import saliency
 from experiments.sentiment.nets import make_classifier
 from experiments.sentiment.report import Results, print_results, write_report
 from experiments.sentiment.words import encode, make_vocabulary, shortened, words_of
-from experiments.sequences import Batch, Trained, Training, of_seed, predict, train_seeds
+from experiments.sequences import (
+    Batch,
+    Trained,
+    Training,
+    of_seed,
+    predict,
+    require_flags,
+    train_seeds,
+)
 from jaxnets import tree
 
 EXPLAINED = 3
@@ -36,9 +44,9 @@ class Config:
     """the most frequent words of the training reviews that are known, at least 3"""
     tokens: int | None = None
     """words of a review that are read, a quarter from its beginning and the others from its end
-    (400; quick: 200)"""
+    (400; quick: 160)"""
     width: int | None = None
-    """size of word vectors and of each direction; the transformer's is twice it (128; quick: 64)"""
+    """size of word vectors and of each direction; the transformer's is twice it (128; quick: 48)"""
     depth: int | None = None
     """layers (recurrent: 1, transformer: 2)"""
     dropout: float = 0.3
@@ -48,7 +56,7 @@ class Config:
     """
     weight_decay: float = 0.01
     """of AdamW, not negative"""
-    batch_size: int = 128
+    batch_size: int = 64
     """reviews per step"""
     epochs: int | None = None
     """passes over the training reviews, at most (6; quick: 3)"""
@@ -87,24 +95,13 @@ def settle(config: Config) -> Amounts:
     depth, rate = (2, 1e-3) if config.model == "transformer" else (1, 3e-3)
     defaults = Amounts(400, 128, depth, rate, 6, 3)
     if config.quick:
-        defaults = defaults._replace(tokens=200, width=64, epochs=3, seeds=1)
+        defaults = defaults._replace(tokens=160, width=48, epochs=3, seeds=1)
     given = {name: getattr(config, name) for name in Amounts._fields}
     amounts = defaults._replace(**{k: v for k, v in given.items() if v is not None})
     positive = amounts._asdict() | {n: getattr(config, n) for n in ("batch_size", "patience")}
-    for name, value in positive.items():
-        if not (value > 0 and np.isfinite(value)):
-            raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
+    require_flags(config, positive, amounts.seeds)
     if config.vocabulary < 3:
         raise UsageError(f"--vocabulary must be at least 3, got {config.vocabulary}")
-    if not 0 <= config.dropout <= 1:
-        raise UsageError(f"--dropout must be from 0 to 1, got {config.dropout}")
-    if not (config.weight_decay >= 0 and np.isfinite(config.weight_decay)):
-        raise UsageError(f"--weight-decay must not be negative, got {config.weight_decay}")
-    if not 0 <= config.seed < 2**31 - amounts.seeds:
-        raise UsageError(
-            f"--seed must be from 0 to {2**31 - 1 - amounts.seeds} (2³¹ - 1 - seeds), "
-            f"got {config.seed}"
-        )
     return amounts
 
 

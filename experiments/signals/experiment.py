@@ -18,6 +18,7 @@ from experiments.sequences import (
     gradient_norms,
     of_seed,
     predict,
+    require_flags,
     train_seeds,
 )
 from experiments.signals.nets import Recipe, make_classifier, recipe_for
@@ -75,18 +76,7 @@ def settle(config: Config, model: str) -> Recipe:
     recipe = recipe_for(config.data, model, quick=config.quick)
     given = {name: getattr(config, name) for name in Recipe._fields}
     recipe = recipe._replace(**{k: v for k, v in given.items() if v is not None})
-    for name, value in {**recipe._asdict(), "seeds": config.seeds}.items():
-        if not (value > 0 and np.isfinite(value)):
-            raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
-    if not 0 <= config.dropout <= 1:
-        raise UsageError(f"--dropout must be from 0 to 1, got {config.dropout}")
-    if not (config.weight_decay >= 0 and np.isfinite(config.weight_decay)):
-        raise UsageError(f"--weight-decay must not be negative, got {config.weight_decay}")
-    if not 0 <= config.seed < 2**31 - config.seeds:
-        raise UsageError(
-            f"--seed must be from 0 to {2**31 - 1 - config.seeds} (2³¹ - 1 - seeds), "
-            f"got {config.seed}"
-        )
+    require_flags(config, {**recipe._asdict(), "seeds": config.seeds}, config.seeds)
     if len(set(config.model)) < max(1, len(config.model)):
         raise UsageError(f"--model must name one net or several, each once, got {config.model}")
     return recipe

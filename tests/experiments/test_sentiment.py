@@ -186,7 +186,7 @@ def test_a_run_leaves_its_config_metrics_pictures_and_report(small, tmp_path, ca
 def test_quick_leaves_other_flags_alone():
     assert settle(Config()) == Amounts(400, 128, 1, 3e-3, 6, 3)
     quick = settle(Config(model="transformer", quick=True, epochs=4, seeds=2))
-    assert quick == Amounts(200, 64, 2, 1e-3, 4, 2)
+    assert quick == Amounts(160, 48, 2, 1e-3, 4, 2)
 
 
 @pytest.mark.parametrize(
