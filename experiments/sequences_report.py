@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments import plots
-from experiments.report import Table
+from experiments.report import Block, Table, saved_picture
+from experiments.run import Run
 from experiments.sequences import Trained
 
 
@@ -42,3 +43,37 @@ def accuracy_table(trained: Sequence[Trained], tested: str) -> Table:
     ]
     caption = "CPU seconds are of all threads, compilation included; seeds are trained at once."
     return Table(("net", "seed", f"{tested} accuracy", "CPU seconds"), rows, caption)
+
+
+def training_blocks(
+    run: Run, trained: Sequence[Trained], watched: str, tested: str, note: str
+) -> list[Block]:
+    """Loss and accuracy by epoch, and a table of all seeds.
+
+    Args:
+      run: where the pictures go.
+      trained: all nets.
+      watched: what to call the data that are watched while training.
+      tested: what to call those that are tested on.
+      note: said beneath the accuracy.
+    """
+    losses = [
+        *curve_lines(trained, "loss", "train"),
+        *curve_lines(trained, "held_out_loss", watched),
+    ]
+    accuracies = curve_lines(trained, "held_out_accuracy", watched)
+    return [
+        saved_picture(
+            run,
+            "loss.png",
+            plots.loss_curves(losses, x_label="epoch"),
+            "Cross-entropy by epoch, mean of the seeds.",
+        ),
+        saved_picture(
+            run,
+            "accuracy.png",
+            plots.accuracy_curves(accuracies, x_label="epoch"),
+            f"Accuracy by epoch, mean of the seeds. {note}",
+        ),
+        accuracy_table(trained, tested),
+    ]

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments import files
 from experiments.data.weights import Weights, fetch_files
 from experiments.errors import UsageError, did_you_mean
 
@@ -100,12 +101,7 @@ def read_csv(path: Path) -> list[tuple[str, int, str]]:
     Raises:
       UsageError: naming the row that is not a review.
     """
-    try:
-        content = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not a text file") from None
+    content = files.read_text(path)
     try:
         header, *rows = csv.reader(io.StringIO(content, newline=""), strict=True)
     except (ValueError, csv.Error) as error:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments import files
 from experiments.data.weights import Weights, fetch_files
 from experiments.errors import UsageError, did_you_mean
 
@@ -186,13 +187,7 @@ def _padded(
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """The lines that are not empty, with their numbers."""
-    try:
-        content = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not a text file") from None
-    numbered = enumerate(content.splitlines(), start=1)
+    numbered = enumerate(files.read_text(path).splitlines(), start=1)
     return [(number, line.strip()) for number, line in numbered if line.strip()]
 
 

@@ -25,7 +25,7 @@ from experiments.run import Run, read_config, write_text
 from experiments.sentiment import pictures
 from experiments.sentiment.saliency import Explained
 from experiments.sequences import Trained
-from experiments.sequences_report import accuracy_line, accuracy_table, curve_lines
+from experiments.sequences_report import accuracy_line, training_blocks
 
 SHOWN = 10
 """Mistakes in the report."""
@@ -98,28 +98,10 @@ def write_report(run: Run, results: Results) -> Path:
 
 
 def _training(run: Run, results: Results) -> list[Block]:
-    trained, labels = [results.trained], results.reviews.test.labels
-    loss = plots.loss_curves(
-        [
-            *curve_lines(trained, "loss", "train"),
-            *curve_lines(trained, "held_out_loss", "held out"),
-        ],
-        x_label="epoch",
-    )
-    accuracy = plots.accuracy_curves(
-        curve_lines(trained, "held_out_accuracy", "held out"), x_label="epoch"
-    )
-    confusion = plots.confusion_matrix(labels, results.praise > 0.5, CLASSES)
+    note = "The parameters of the epoch of least loss on the reviews held out are kept, and tested."
+    confusion = plots.confusion_matrix(results.reviews.test.labels, results.praise > 0.5, CLASSES)
     return [
-        saved_picture(run, "loss.png", loss, "Cross-entropy by epoch, mean of the seeds."),
-        saved_picture(
-            run,
-            "accuracy.png",
-            accuracy,
-            "Accuracy on the reviews held out by epoch, mean of the seeds. The parameters of the "
-            "epoch of least loss there are kept, and tested.",
-        ),
-        accuracy_table(trained, "test"),
+        *training_blocks(run, [results.trained], "held out", "test", note),
         saved_picture(
             run,
             "confusion.png",

@@ -21,7 +21,7 @@ from experiments.report import (
 )
 from experiments.run import Run, read_config, write_text
 from experiments.sequences import Trained
-from experiments.sequences_report import accuracy_line, accuracy_table, curve_lines
+from experiments.sequences_report import accuracy_line, training_blocks
 from experiments.signals import pictures
 from experiments.signals.nets import Recipe
 
@@ -86,7 +86,16 @@ def write_report(run: Run, config: Any, recipes: Mapping[str, Recipe], results: 
         },
         sections=[
             Section("The signals", [_signals(run, signals)]),
-            Section("Training", _training(run, results, tested)),
+            Section(
+                "Training",
+                training_blocks(
+                    run,
+                    results.trained,
+                    tested,
+                    tested,
+                    f"Nothing is chosen by the {tested} signals.",
+                ),
+            ),
             *(
                 Section(f"The {t.classifier.name}", _net(run, model, t, examined, results, tested))
                 for model, t, examined in zip(
@@ -104,30 +113,6 @@ def _signals(run: Run, signals: Signals) -> Block:
     figure = pictures.examples(signals.train, signals.classes)
     caption = "A row for each class: the first training signals of it, a line for each channel."
     return saved_picture(run, "signals.png", figure, caption)
-
-
-def _training(run: Run, results: Results, tested: str) -> list[Block]:
-    loss = plots.loss_curves(
-        [
-            *curve_lines(results.trained, "loss", "train"),
-            *curve_lines(results.trained, "held_out_loss", tested),
-        ],
-        x_label="epoch",
-    )
-    accuracy = plots.accuracy_curves(
-        curve_lines(results.trained, "held_out_accuracy", tested), x_label="epoch"
-    )
-    return [
-        saved_picture(run, "loss.png", loss, "Cross-entropy by epoch, mean of the seeds."),
-        saved_picture(
-            run,
-            "accuracy.png",
-            accuracy,
-            f"Accuracy on the {tested} signals by epoch, mean of the seeds; nothing is chosen by "
-            "it.",
-        ),
-        accuracy_table(results.trained, tested),
-    ]
 
 
 def _net(
