@@ -73,7 +73,7 @@ def test_a_file_of_tabs(tmp_path):
         (".ts", "@data\n1,nan:1\n", "line 2: only finite values are accepted"),
         (".ts", "@data\n", "there are no signals in it"),
         (".tsv", "1\n", "line 1: there is no value after the class"),
-        (".tsv", "1\t\n", "line 1: could not convert string to float"),
+        (".tsv", "1\t\t2\n", "line 1: could not convert string to float"),
         (".tsv", "", "there are no signals in it"),
     ],
 )
