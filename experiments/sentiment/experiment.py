@@ -64,11 +64,10 @@ class Config:
     """stop after so many epochs without a better loss on the reviews held out, and keep the best"""
     seed: int = 0
     """of the first run's initial weights, batches and dropout"""
-    seeds: int | None = None
-    """how many runs, with seeds one after the other, trained at once (3; quick: 1)"""
+    seeds: int = 3
+    """how many runs, with seeds one after the other, in one program"""
     quick: bool = False
-    """a narrower net, fewer words and epochs, and one seed, for two CPU cores, unless other flags
-    say how many"""
+    """a narrower net, fewer words and epochs, for two CPU cores, unless other flags say how many"""
     runs: Path = Path("runs")
     """where a folder for this run is made"""
     folder: Path | None = None
@@ -83,7 +82,6 @@ class Amounts(NamedTuple):
     depth: int
     learning_rate: float
     epochs: int
-    seeds: int
 
 
 def settle(config: Config) -> Amounts:
@@ -93,13 +91,15 @@ def settle(config: Config) -> Amounts:
       UsageError: naming the flag that is out of range.
     """
     depth, rate = (2, 1e-3) if config.model == "transformer" else (1, 3e-3)
-    defaults = Amounts(400, 128, depth, rate, 6, 3)
+    defaults = Amounts(400, 128, depth, rate, 6)
     if config.quick:
-        defaults = defaults._replace(tokens=160, width=48, epochs=3, seeds=1)
+        defaults = defaults._replace(tokens=160, width=48, epochs=3)
     given = {name: getattr(config, name) for name in Amounts._fields}
     amounts = defaults._replace(**{k: v for k, v in given.items() if v is not None})
-    positive = amounts._asdict() | {n: getattr(config, n) for n in ("batch_size", "patience")}
-    require_flags(config, positive, amounts.seeds)
+    positive = amounts._asdict() | {
+        n: getattr(config, n) for n in ("batch_size", "patience", "seeds")
+    }
+    require_flags(config, positive)
     if config.vocabulary < 3:
         raise UsageError(f"--vocabulary must be at least 3, got {config.vocabulary}")
     return amounts
@@ -163,7 +163,7 @@ def _train(
         config.patience,
     )
     return train_seeds(
-        run, classifier, training, data, range(config.seed, config.seed + amounts.seeds)
+        run, classifier, training, data, range(config.seed, config.seed + config.seeds)
     )
 
 

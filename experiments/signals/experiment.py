@@ -58,7 +58,7 @@ class Config:
     seed: int = 0
     """of the first run's initial weights, batches and dropout"""
     seeds: int = 3
-    """how many runs of each net, with seeds one after the other, trained at once"""
+    """how many runs of each net, with seeds one after the other, in one program"""
     quick: bool = False
     """narrower nets and fewer epochs, for two CPU cores, unless other flags say how many"""
     runs: Path = Path("runs")
@@ -76,7 +76,7 @@ def settle(config: Config, model: str) -> Recipe:
     recipe = recipe_for(config.data, model, quick=config.quick)
     given = {name: getattr(config, name) for name in Recipe._fields}
     recipe = recipe._replace(**{k: v for k, v in given.items() if v is not None})
-    require_flags(config, {**recipe._asdict(), "seeds": config.seeds}, config.seeds)
+    require_flags(config, {**recipe._asdict(), "seeds": config.seeds})
     if len(set(config.model)) < max(1, len(config.model)):
         raise UsageError(f"--model must name one net or several, each once, got {config.model}")
     return recipe

@@ -18,7 +18,7 @@ NAMES = {
 
 
 class Recipe(NamedTuple):
-    """What suits a net on a data set, chosen on a fifth of its training signals."""
+    """How a net is trained on a data set."""
 
     width: int
     """Channels of each convolution, or features of each direction."""
@@ -28,12 +28,14 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
-    "JapaneseVowels": {"cnn": Recipe(64, 2e-3, 32, 60), "gru": Recipe(64, 3e-3, 32, 60)},
-    "ElectricDevices": {"cnn": Recipe(64, 2e-3, 64, 20), "gru": Recipe(64, 3e-3, 64, 20)},
+    "JapaneseVowels": {"cnn": Recipe(64, 3e-3, 32, 100), "gru": Recipe(64, 3e-3, 32, 100)},
+    "ElectricDevices": {"cnn": Recipe(64, 3e-3, 64, 20), "gru": Recipe(64, 3e-3, 64, 20)},
+    "FordA": {"cnn": Recipe(64, 1e-3, 32, 40), "gru": Recipe(64, 1e-3, 32, 40)},
 }
 QUICK = {
-    "JapaneseVowels": {"cnn": Recipe(32, 3e-3, 32, 60), "gru": Recipe(64, 3e-3, 32, 60)},
+    "JapaneseVowels": {"cnn": Recipe(32, 3e-3, 32, 100), "gru": Recipe(32, 3e-3, 32, 100)},
     "ElectricDevices": {"cnn": Recipe(32, 3e-3, 64, 8), "gru": Recipe(32, 3e-3, 64, 8)},
+    "FordA": {"cnn": Recipe(32, 3e-3, 64, 10), "gru": Recipe(32, 3e-3, 64, 10)},
 }
 OTHERS = Recipe(32, 3e-3, 16, 100)
 
