@@ -99,7 +99,9 @@ def write_report(run: Run, results: Results) -> Path:
 
 def _training(run: Run, results: Results) -> list[Block]:
     note = "The parameters of the epoch of least loss on the reviews held out are kept, and tested."
-    confusion = plots.confusion_matrix(results.reviews.test.labels, results.praise > 0.5, CLASSES)
+    confusion = plots.confusion_matrix(
+        results.reviews.test.labels, (results.praise > 0.5).astype(int), CLASSES
+    )
     return [
         *training_blocks(run, [results.trained], "held out", "test", note),
         saved_picture(
