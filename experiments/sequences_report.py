@@ -41,7 +41,7 @@ def accuracy_table(trained: Sequence[Trained], tested: str) -> Table:
         for t in trained
         for seed, accuracy in zip(t.seeds, t.accuracy, strict=True)
     ]
-    caption = "CPU seconds are of all threads, compilation included; seeds are trained at once."
+    caption = "CPU seconds are of all threads, compilation included, shared evenly by the seeds."
     return Table(("net", "seed", f"{tested} accuracy", "CPU seconds"), rows, caption)
 
 

@@ -126,20 +126,22 @@ def test_padding_changes_nothing_and_saliency_is_gradient_times_vector(model):
     classifier = make_classifier(model, vocabulary=9, tokens=6, width=4, depth=1, dropout=0.5)
     params = classifier.init(jax.random.key(0))
     ids, length = jnp.array([3, 5, 3, 0, 0, 0]), jnp.array(3)
-    alone = classifier.logits(params, ids[:3], length)
-    np.testing.assert_allclose(classifier.logits(params, ids, length), alone, rtol=1e-5)
-    other = classifier.logits(params, ids.at[4].set(7), length)
+    logits = jax.jit(classifier.logits)
+    alone = logits(params, ids[:3], length)
+    np.testing.assert_allclose(logits(params, ids, length), alone, rtol=1e-5)
+    other = logits(params, ids.at[4].set(7), length)
     np.testing.assert_allclose(other, alone, rtol=1e-5)
     (found,) = saliency.by_word(classifier, params, {"x": ids[None], "lengths": length[None]})
     assert found.shape == (3,)
 
     # by differences: the word vector at one position, scaled; 3 stands twice
+    @jax.jit
     def verdict(position, scale):
         table = params["embedding"]["embedding"]
         table = jnp.concatenate([table, scale * table[ids[position]][None]])
         own = {**params, "embedding": {"embedding": table}}
         logits = classifier.logits(own, ids.at[position].set(9), length)
-        return float(logits[1] - logits[0])
+        return logits[1] - logits[0]
 
     step = 1e-2
     want = [(verdict(t, 1 + step) - verdict(t, 1 - step)) / (2 * step) for t in range(3)]
