@@ -100,6 +100,8 @@ def settle(config: Config) -> Amounts:
         n: getattr(config, n) for n in ("batch_size", "patience", "seeds")
     }
     require_flags(config, positive)
+    if config.model == "transformer" and amounts.width % 2:
+        raise UsageError(f"--width must be even, for 4 heads of twice it, got {amounts.width}")
     if config.vocabulary < 3:
         raise UsageError(f"--vocabulary must be at least 3, got {config.vocabulary}")
     return amounts

@@ -74,28 +74,18 @@ def write_report(run: Run, config: Any, recipes: Mapping[str, Recipe], results: 
         f"{len(results.tested.y):,} {tested} signals rightly."
         for t in results.trained
     )
-    best = max(results.trained, key=lambda t: float(t.accuracy.mean()))
+    note = "" if config.validate else "Nothing is chosen by the test signals."
     settings = {**described["config"], **{m: r._asdict() for m, r in recipes.items()}}
     report = Report(
         title=f"Classes of signals: {signals.name}",
         summary=summary,
         facts={
-            f"best mean {tested} accuracy": f"{100 * best.accuracy.mean():.2f} %",
-            "by": best.classifier.name,
+            **{t.classifier.name: f"{100 * t.accuracy.mean():.2f} %" for t in results.trained},
             "CPU seconds": f"{sum(t.cpu_seconds for t in results.trained):.0f}",
         },
         sections=[
             Section("The signals", [_signals(run, signals)]),
-            Section(
-                "Training",
-                training_blocks(
-                    run,
-                    results.trained,
-                    tested,
-                    tested,
-                    f"Nothing is chosen by the {tested} signals.",
-                ),
-            ),
+            Section("Training", training_blocks(run, results.trained, tested, tested, note)),
             *(
                 Section(f"The {t.classifier.name}", _net(run, model, t, examined, results, tested))
                 for model, t, examined in zip(

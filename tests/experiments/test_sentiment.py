@@ -198,6 +198,7 @@ def test_quick_leaves_other_flags_alone():
         ("--patience 0", "--patience must be positive, got 0"),
         ("--learning-rate inf", "--learning-rate must be positive, got inf"),
         ("--vocabulary 2", "--vocabulary must be at least 3, got 2"),
+        ("--model transformer --width 3", "--width must be even, for 4 heads of twice it, got 3"),
         ("--dropout 2", "--dropout must be from 0 to 1, got 2"),
         ("--weight-decay -1", "--weight-decay must not be negative, got -1"),
         ("--seed -1", "--seed must be from 0 to 2147483644 (2³¹ - 1 - seeds), got -1"),
