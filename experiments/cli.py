@@ -52,6 +52,14 @@ REGISTRY: dict[str, Experiment] = {
         "experiments.retrieval.experiment",
         "pictures found by captions they were not trained on, and captions by pictures",
     ),
+    "sentiment": Experiment(
+        "experiments.sentiment.experiment",
+        "whether a film review praises or blames, and by which words",
+    ),
+    "signals": Experiment(
+        "experiments.signals.experiment",
+        "tell signals apart by a 1-D convolutional and a recurrent net",
+    ),
 }
 
 

@@ -63,6 +63,20 @@ def write_text(path: Path, text: str) -> Path:
     return write_bytes(path, text.encode())
 
 
+def read_text(path: Path) -> str:
+    """The text of a user's file, in UTF-8.
+
+    Raises:
+      UsageError: if it cannot be read, or is not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not a text file") from None
+
+
 def write_json(path: Path, value: Any) -> Path:
     """Write `plain(value)` to `path` as indented JSON, atomically. Returns `path`."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)

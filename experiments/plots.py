@@ -66,27 +66,27 @@ def new_figure(width: float, height: float) -> Iterator["Figure"]:
         yield Figure(figsize=(width, height))
 
 
-def loss_curves(lines: Sequence[Line]) -> "Figure":
+def loss_curves(lines: Sequence[Line], *, x_label: str = "step") -> "Figure":
     """The loss of several runs over their steps, on a logarithmic axis if any is positive."""
     with new_figure(7.2, 4.0) as figure:
         axes = figure.subplots()
-        _draw(axes, lines, "loss")
+        _draw(axes, lines, x_label, "loss")
         if any(np.any(np.asarray(line.values) > 0) for line in lines):
             axes.set_yscale("log")
     return figure
 
 
-def accuracy_curves(lines: Sequence[Line]) -> "Figure":
+def accuracy_curves(lines: Sequence[Line], *, x_label: str = "step") -> "Figure":
     """The accuracy (0 to 1) of several runs over their steps, in percent."""
     with new_figure(7.2, 4.0) as figure:
         axes = figure.subplots()
         percent = [line._replace(values=100 * np.asarray(line.values)) for line in lines]
-        _draw(axes, percent, "accuracy (%)")
+        _draw(axes, percent, x_label, "accuracy (%)")
         axes.set_ylim(top=100.5)
     return figure
 
 
-def _draw(axes: "Axes", lines: Sequence[Line], y_label: str) -> None:
+def _draw(axes: "Axes", lines: Sequence[Line], x_label: str, y_label: str) -> None:
     if not lines:
         raise ValueError(f"no lines to draw for {y_label}")
     runs = list(dict.fromkeys(line.run for line in lines))
@@ -105,7 +105,7 @@ def _draw(axes: "Axes", lines: Sequence[Line], y_label: str) -> None:
             marker="o" if test else None,
             markersize=5 if index < len(runs) - 1 else 3,
         )
-    axes.set_xlabel("step")
+    axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.legend()
 

@@ -622,6 +622,18 @@ def _rnn(name, config):
     )
 
 
+SIGNAL_CNN = models.SignalCNNConfig(3, 2, (4, 5), (4, 3))
+
+
+def _linen_signal_cnn(params, x):
+    for block, channels, window in zip(
+        params["blocks"], SIGNAL_CNN.channels, SIGNAL_CNN.windows, strict=True
+    ):
+        x = linen.Conv(channels, (window,)).apply({"params": block["conv"]}, x)
+        x = linen.relu(linen.LayerNorm().apply({"params": block["norm"]}, x))
+    return linen.Dense(SIGNAL_CNN.n_out).apply({"params": params["head"]}, x.mean(-2))
+
+
 GROUP_RESNET = models.ResNetConfig(2, 3, (1, 1), (4, 6), norm="group", groups=2, zero_init=False)
 BATCH_RESNET = models.ResNetConfig(2, 3, (1, 1), (3, 4), zero_init=False)
 BOTTLENECKS = models.ResNetConfig(
@@ -783,6 +795,13 @@ MODELS = [
     _cnn("cnn/without_batch_norm", PLAIN_CNN, {"moments": []}),
     _rnn("bidirectional", BIDIRECTIONAL),
     _rnn("language", LANGUAGE),
+    LayerCase(
+        "signal_cnn",
+        lambda k: random_biases(models.init_signal_cnn(k, SIGNAL_CNN)),
+        lambda p, x: models.signal_cnn(p, SIGNAL_CNN, x),
+        (6, 3),
+        _linen_signal_cnn,
+    ),
     LayerCase(
         "transformer",
         _without_key_bias(lambda k: models.init_transformer(k, GPT)),

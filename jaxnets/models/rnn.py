@@ -217,12 +217,15 @@ def _run(
         x = jnp.concatenate([output(last) for last in after[-1].values()], -1)
         x = dropout(x, config.dropout_rate, key=layer_key(key, len(after) - 1))
     if config.readout == "mean":
-        x = _mean(x, steps[0] if lengths is None else lengths)
+        x = mean_over_time(x, steps[0] if lengths is None else lengths)
     return dense(params["head"], x), after
 
 
-def _mean(x: Array, lengths: Any) -> Array:
-    """Over time, of outputs that are 0 in the padding; summed in float32 at least."""
+def mean_over_time(x: Array, lengths: Any) -> Array:
+    """`Σ_t x_t / lengths` of `x [..., T, n]` that is 0 in the padding; 0 of no step.
+
+    Summed in float32 at least.
+    """
     wide = jnp.promote_types(x.dtype, jnp.float32)
     total = jnp.sum(x, -2, dtype=wide)
     n = jnp.broadcast_to(jnp.maximum(jnp.asarray(lengths), 1)[..., None], total.shape)

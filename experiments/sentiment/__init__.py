@@ -1,0 +1,1 @@
+"""Sentiment: whether a film review praises or blames."""
