@@ -10,6 +10,7 @@ from jaxnets.pretrained.llama import (
     llama_of,
     load_llama,
 )
+from jaxnets.pretrained.lstm import LSTM_NAMES, join_biases, split_biases
 from jaxnets.pretrained.names import from_flax, from_state_dict, to_flax, to_state_dict
 from jaxnets.pretrained.pth import load_pth
 from jaxnets.pretrained.quantized import Quantized, dequantize
@@ -22,6 +23,7 @@ __all__ = [
     "GGUF",
     "GGUF_LLAMA_NAMES",
     "LLAMA_NAMES",
+    "LSTM_NAMES",
     "MINILM",
     "Quantized",
     "Tokens",
@@ -29,6 +31,7 @@ __all__ = [
     "from_flax",
     "from_state_dict",
     "gguf_tokenizer",
+    "join_biases",
     "llama_config",
     "llama_of",
     "load_bert",
@@ -41,6 +44,7 @@ __all__ = [
     "save_safetensors",
     "scale_pixels",
     "sentence_embedding",
+    "split_biases",
     "to_flax",
     "to_state_dict",
     "tokenize",
