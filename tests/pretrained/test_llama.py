@@ -16,6 +16,7 @@ from jaxnets.pretrained.gguf import GGUF
 from jaxnets.pretrained.quantized import Quantized
 from tests.catalogue import LLAMA
 from tests.numerics import assert_trees_equal, relative_error
+from tests.pretrained.fetched import fetched
 
 KEY = jax.random.key(0)
 NAMES = pretrained.GGUF_LLAMA_NAMES
@@ -136,13 +137,7 @@ def test_metadata_without_a_tokenizer(changes, message):
 @pytest.fixture(scope="module")
 def smollm2():
     """The file, its parameters and config, its tokenizer, and the reference's values."""
-    from experiments.data.weights import fetch_weights
-    from experiments.errors import UsageError
-
-    try:
-        (path,) = fetch_weights("smollm2-135m")
-    except UsageError as error:
-        pytest.skip(str(error))
+    (path,) = fetched("smollm2-135m")
     file = pretrained.load_gguf(path)
     params, config = pretrained.llama_of(file)
     stored = json.loads(Path(__file__).with_name("smollm2.json").read_text(encoding="utf-8"))
