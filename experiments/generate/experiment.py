@@ -87,9 +87,11 @@ def main(config: Config) -> int:
         f"{WEIGHTS}: {tree.size(language.params):,} parameters in {config.dtype}, on "
         f"{jax.devices()[0].device_kind}"
     )
-    choose = decode.greedy
-    if not config.greedy:
-        choose = decode.sampler(config.temperature, k=config.top_k, p=config.top_p)
+    choose = (
+        decode.greedy
+        if config.greedy
+        else decode.sampler(config.temperature, k=config.top_k, p=config.top_p)
+    )
     with open_run(config.runs, "generate", config, folder=config.folder) as run:
         generated = generate(
             language,

@@ -7,14 +7,14 @@ too. Layouts are those of ggml (https://github.com/ggml-org/ggml, `ggml-common.h
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-Bytes = NDArray[np.uint8]
-Values = NDArray[np.float32]
+Bytes: TypeAlias = NDArray[np.uint8]
+Values: TypeAlias = NDArray[np.float32]
 
 
 class Quantized(NamedTuple):
@@ -77,9 +77,9 @@ def _nibbles(packed: Bytes) -> Bytes:
 
 
 def _fifth_bits(packed: Bytes) -> Bytes:
-    """32 bits, the least first, each worth 16."""
+    """`[..., n]` to `[..., n, 8]`: each byte's bits, the least first, each worth 16."""
     bits = np.unpackbits(packed, axis=-1, bitorder="little")
-    return bits.reshape(-1, 2, 16) << 4
+    return np.uint8(16) * bits.reshape(*packed.shape, 8)
 
 
 def _simple(*, offset: bool, fifth: bool) -> Kind:
@@ -89,7 +89,7 @@ def _simple(*, offset: bool, fifth: bool) -> Kind:
     def values(b: Bytes) -> Values:
         q = _nibbles(b[:, scales + high :])
         if fifth:
-            q = q | _fifth_bits(b[:, scales : scales + high])
+            q = q | _fifth_bits(b[:, scales : scales + high]).reshape(q.shape)
         numbers = q.reshape(-1, 32).astype(np.float32)
         d = _half(b[:, :2])
         if offset:
@@ -121,7 +121,7 @@ def _nested(*, fifth: bool) -> Kind:
         m = (_half(b[:, 2:4]) * offsets.astype(np.float32))[..., None]
         q = _nibbles(b[:, 16 + high :].reshape(-1, 4, 32)).reshape(-1, 8, 32)
         if fifth:
-            q = q | (b[:, None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None] & 1) << 4
+            q = q | _fifth_bits(b[:, 16:48]).swapaxes(1, 2)
         return (d * q.astype(np.float32) - m).reshape(-1, 256)
 
     return Kind(256, 144 + high, values)

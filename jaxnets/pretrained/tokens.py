@@ -80,27 +80,33 @@ def gguf_tokenizer(metadata: Mapping[str, Any]) -> "Tokenizer":
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    given = {name: metadata.get(f"tokenizer.ggml.{name}") for name in ("model", "pre")}
-    if given["model"] != "gpt2" or given["pre"] not in _DIGITS_ALONE:
+    model, pre = (str(metadata.get(f"tokenizer.ggml.{name}")) for name in ("model", "pre"))
+    if model != "gpt2" or pre not in _DIGITS_ALONE:
         raise ValueError(
             "gguf_tokenizer: model and pre must be 'gpt2' and one of "
-            f"{', '.join(_DIGITS_ALONE)}, got {given['model']!r} and {given['pre']!r}"
+            f"{', '.join(_DIGITS_ALONE)}, got {model!r} and {pre!r}"
         )
-    names = ("tokens", "merges", "token_type")
-    tokens, merges, kinds = (metadata.get(f"tokenizer.ggml.{name}") for name in names)
-    strings = (isinstance(x, list) and all(isinstance(y, str) for y in x) for x in (tokens, merges))
-    if not all(strings) or len(set(tokens)) != len(tokens) or np.shape(kinds) != (len(tokens),):
-        raise ValueError("gguf_tokenizer: tokens must be different strings, each with its type")
-    pairs = [tuple(merge.split(" ")) for merge in merges]
+    tokens, merges = _strings(metadata, "tokens"), _strings(metadata, "merges")
+    kinds = np.asarray(metadata.get("tokenizer.ggml.token_type"))
+    if len(set(tokens)) != len(tokens) or kinds.shape != (len(tokens),):
+        raise ValueError("gguf_tokenizer: tokens must be different, and each have a type")
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
     try:
         bpe = models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs)
     except Exception as error:
         raise ValueError(f"gguf_tokenizer: its merges are not of its tokens: {error}") from None
     tokenizer = Tokenizer(bpe)
     bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    apart = [pre_tokenizers.Digits(individual_digits=True)] if _DIGITS_ALONE[given["pre"]] else []
+    apart = [pre_tokenizers.Digits(individual_digits=True)] if _DIGITS_ALONE[pre] else []
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*apart, bytewise])
     tokenizer.decoder = decoders.ByteLevel()
     special = [t for t, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL]
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
     return tokenizer
+
+
+def _strings(metadata: Mapping[str, Any], name: str) -> list[str]:
+    found = metadata.get(f"tokenizer.ggml.{name}")
+    if not isinstance(found, list) or not all(isinstance(x, str) for x in found):
+        raise ValueError(f"gguf_tokenizer: {name} must be strings")
+    return found
