@@ -109,5 +109,5 @@ def test_minilms_embeddings_are_the_references(minilm):
     # what half precision leaves of the stored values
     assert np.abs(got - want).max() < 2e-4
     # a paraphrase, and another subject
-    assert got[3] @ got[4] > 0.6
+    assert got[3] @ got[4] > 0.5
     assert abs(got[3] @ got[0]) < 0.15
