@@ -15,10 +15,9 @@ from jaxnets.models import decode
 from jaxnets.pretrained.gguf import GGUF
 from jaxnets.pretrained.quantized import Quantized
 from tests.catalogue import LLAMA
-from tests.numerics import assert_trees_equal, relative_error
+from tests.numerics import assert_trees_equal, drawn, relative_error
 from tests.pretrained.fetched import fetched
 
-KEY = jax.random.key(0)
 NAMES = pretrained.GGUF_LLAMA_NAMES
 
 
@@ -46,7 +45,7 @@ def tensors(params):
 
 
 def test_a_file_gives_the_config_and_the_parameters_that_it_was_made_of():
-    params = models.init_transformer(KEY, LLAMA)
+    params = drawn(models.init_transformer, LLAMA)
     got, config = pretrained.llama_of(GGUF(metadata(), tensors(params)))
     assert config == replace(LLAMA, head_dim=2)
     assert_trees_equal(got, params)
@@ -74,14 +73,13 @@ def test_a_file_gives_the_config_and_the_parameters_that_it_was_made_of():
 )
 def test_what_metadata_say_wrong_is_named(changes, message):
     given = {k: v for k, v in (metadata() | changes).items() if v is not None}
-    params = jax.eval_shape(lambda k: models.init_transformer(k, LLAMA), KEY)
-    shapes = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params)
+    params = drawn(models.init_transformer, LLAMA)
     with pytest.raises(ValueError, match=message):
-        pretrained.llama_config(GGUF(given, tensors(shapes)))
+        pretrained.llama_config(GGUF(given, tensors(params)))
 
 
 def test_tensors_that_do_not_fit_are_named():
-    whole = tensors(models.init_transformer(KEY, LLAMA))
+    whole = tensors(drawn(models.init_transformer, LLAMA))
     less = {name: x for name, x in whole.items() if name != "blk.1.ffn_norm.weight"}
     with pytest.raises(ValueError, match=r"missing 'blk\.1\.ffn_norm\.weight'"):
         pretrained.llama_of(GGUF(metadata(), less))

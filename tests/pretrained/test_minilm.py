@@ -11,7 +11,7 @@ import pytest
 
 from jaxnets import models, pretrained
 from tests.catalogue import BERT
-from tests.numerics import assert_trees_equal, relative_error
+from tests.numerics import assert_trees_equal, drawn, relative_error
 from tests.pretrained.fetched import fetched
 
 NAMES = pretrained.BERT_NAMES
@@ -19,7 +19,7 @@ KEY = jax.random.key(0)
 
 
 def test_there_and_back_bit_for_bit(tmp_path):
-    params = models.init_encoder(KEY, BERT)
+    params = drawn(models.init_encoder, BERT)
     state_dict = pretrained.to_state_dict(params, NAMES)
     assert state_dict["encoder.layer.1.attention.self.query.weight"].shape == (8, 8)
     assert state_dict["encoder.layer.0.intermediate.dense.weight"].shape == (32, 8)
@@ -35,16 +35,18 @@ def test_there_and_back_bit_for_bit(tmp_path):
 
 
 def test_an_embedding_is_the_mean_of_the_tokens_features_as_a_unit_vector():
-    params = models.init_encoder(KEY, BERT)
+    params = drawn(models.init_encoder, BERT)
     ids = jax.random.randint(KEY, (3, 5), 0, 11)
     mask = jnp.arange(5)[None] < jnp.array([[5], [2], [0]])
-    got = pretrained.sentence_embedding(params, BERT, ids, mask)
+    embed = jax.jit(pretrained.sentence_embedding, static_argnums=1)
+    got = embed(params, BERT, ids, mask)
+    encoder = jax.jit(models.encoder, static_argnums=1)
     for row, n in enumerate((5, 2)):
-        features = models.encoder(params, BERT, ids[row, :n])
+        features = encoder(params, BERT, ids[row, :n])
         mean = np.asarray(features, np.float64).mean(0)
         assert relative_error(got[row], mean / np.linalg.norm(mean)) < 2e-6
     np.testing.assert_array_equal(got[2], 0)
-    whole = pretrained.sentence_embedding(params, BERT, ids[0])
+    whole = embed(params, BERT, ids[0])
     assert relative_error(whole, got[0]) < 1e-6
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 
 from jaxnets import models, nn, pretrained
 from tests.catalogue import BERT, CNN, CNN_STATE, GPT, LLAMA, MLP, random_biases
-from tests.numerics import assert_trees_equal, relative_error
+from tests.numerics import assert_trees_equal, drawn, relative_error
 
 KEY = jax.random.key(0)
 VALUES = json.loads(Path(__file__).with_name("pytorch.json").read_text())
@@ -267,13 +267,11 @@ def test_a_flattened_images_kernel_moves_its_rows():
 
 
 def test_families_of_names_cover_their_models():
-    rng = np.random.default_rng(0)
     for config, init, rules in (
         (BERT, models.init_encoder, pretrained.BERT_NAMES),
         (LLAMA, models.init_transformer, pretrained.LLAMA_NAMES),
         (LLAMA, models.init_transformer, pretrained.GGUF_LLAMA_NAMES),
     ):
-        shapes = jax.eval_shape(lambda k, init=init, config=config: init(k, config), KEY)
-        params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
+        params = drawn(init, config)
         back = pretrained.from_state_dict(pretrained.to_state_dict(params, rules), params, rules)
         assert_trees_equal(back, params)
