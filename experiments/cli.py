@@ -32,6 +32,10 @@ REGISTRY: dict[str, Experiment] = {
         "experiments.digits",
         "train a convolutional net on handwritten digits, our Adam beside Optax's",
     ),
+    "generate": Experiment(
+        "experiments.generate.experiment",
+        "continue a text with SmolLM2, a pretrained language model, token by token",
+    ),
     "influence": Experiment(
         "experiments.influence.experiment",
         "find wrong labels and influential examples by each example's own gradient",

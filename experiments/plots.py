@@ -142,7 +142,7 @@ def gradient_norms(norms: ArrayLike, labels: ArrayLike, classes: Sequence[str]) 
                     annotation_clip=False,
                 )
         axes.set_xscale("log")
-        axes.set_yticks([-row + 0.1 for row in range(len(classes))], labels=_literal(classes))
+        axes.set_yticks([-row + 0.1 for row in range(len(classes))], labels=literal(classes))
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
         axes.set_ylim(-len(classes) + 0.8, 1.1)
@@ -179,7 +179,7 @@ def hardest_examples(
     x, of, said = np.asarray(images), np.asarray(labels), np.asarray(predictions)
     sizes = _require_examples(np.asarray(norms, np.float64), of)
     order = hardest_first(sizes)[:count]
-    names = _literal(classes)
+    names = literal(classes)
     columns = min(columns, len(order))
     rows = -(-len(order) // columns)
     # names that would run into their neighbours' take two lines
@@ -234,7 +234,7 @@ def hardest_first(norms: NDArray[Any]) -> NDArray[Any]:
     return np.argsort(-norms, kind="stable")
 
 
-def _literal(names: Sequence[str]) -> list[str]:
+def literal(names: Sequence[str]) -> list[str]:
     """For Matplotlib, to which dollars begin a formula."""
     return [name.replace("$", r"\$") for name in names]
 
@@ -260,12 +260,12 @@ def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: Sequenc
         turn = 45 if max(map(len, classes)) > 3 else 0
         axes.set_xticks(
             range(n),
-            labels=_literal(classes),
+            labels=literal(classes),
             rotation=turn,
             ha="right" if turn else "center",
             rotation_mode="anchor",
         )
-        axes.set_yticks(range(n), labels=_literal(classes))
+        axes.set_yticks(range(n), labels=literal(classes))
         axes.tick_params(length=0)
         axes.grid(visible=False)
         axes.set_xlabel("prediction")

@@ -705,7 +705,7 @@ def _efficientnet_state():
     )
 
 
-def _linen_efficientnet(params, x, *, state, train=False):
+def _linen_efficientnet(params, x, *, state):
     strides = iter([1, 2, 1])
 
     def unit(params, moments, x, stride=1, groups=1):
@@ -714,9 +714,8 @@ def _linen_efficientnet(params, x, *, state, train=False):
             n_out, window, stride, feature_group_count=groups, use_bias=False, padding="SAME"
         )
         x = module.apply({"params": params["conv"]}, x)
-        norm = linen.BatchNorm(use_running_average=not train, epsilon=1e-3, use_fast_variance=False)
-        variables = {"params": params["norm"], "batch_stats": moments}
-        return norm.apply(variables, x, mutable=["batch_stats"])[0]
+        norm = linen.BatchNorm(use_running_average=True, epsilon=1e-3)
+        return norm.apply({"params": params["norm"], "batch_stats": moments}, x)
 
     x = jax.nn.relu6(unit(params["stem"], state["stem"], x, 2))
     for block, moments in zip(params["blocks"], state["blocks"], strict=True):
@@ -731,17 +730,7 @@ def _linen_efficientnet(params, x, *, state, train=False):
     return linen.Dense(4).apply({"params": params["classifier"]}, x)
 
 
-def _efficientnet(name, *, train=False):
-    state = _efficientnet_state()
-    return LayerCase(
-        name,
-        lambda k: models.init_efficientnet(k, EFFICIENTNET)[0],
-        lambda p, x: models.efficientnet(p, EFFICIENTNET, x, state=state, train=train)[0],
-        (9, 8, 3),
-        partial(_linen_efficientnet, state=state, train=train),
-        mixes_examples=train,
-        heavy=True,
-    )
+EFFICIENTNET_STATE = _efficientnet_state()
 
 
 def _linen_text(config, params, ids, mask):
@@ -867,7 +856,14 @@ MODELS = [
     ),
     _unet("unet", UNET, None),
     _unet("unet/one_level", SMALL_UNET, 1),
-    _efficientnet("efficientnet/eval"),
+    LayerCase(
+        "efficientnet/eval",
+        lambda k: models.init_efficientnet(k, EFFICIENTNET)[0],
+        lambda p, x: models.efficientnet(p, EFFICIENTNET, x, state=EFFICIENTNET_STATE)[0],
+        (9, 8, 3),
+        partial(_linen_efficientnet, state=EFFICIENTNET_STATE),
+        heavy=True,
+    ),
     _two_tower(
         "two_tower",
         models.TwoTowerConfig(CNN, models.BagOfWordsConfig(4, 3)),

@@ -34,3 +34,10 @@ def assert_trees_equal(got, want):
     assert jax.tree.structure(got) == jax.tree.structure(want)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def drawn(init, *arguments):
+    """Random leaves of the shapes of `init(key, *arguments)`, of which nothing is compiled."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda key: init(key, *arguments), jax.random.key(0))
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)

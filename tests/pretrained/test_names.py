@@ -1,0 +1,277 @@
+"""The same function in PyTorch, Flax and here: names and layouts there and back, and parity."""
+
+import itertools
+import json
+from pathlib import Path
+
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxnets import models, nn, pretrained
+from tests.catalogue import BERT, CNN, CNN_STATE, GPT, LLAMA, MLP, random_biases
+from tests.numerics import assert_trees_equal, drawn, relative_error
+
+KEY = jax.random.key(0)
+VALUES = json.loads(Path(__file__).with_name("pytorch.json").read_text())
+
+
+def weights_and_biases(place, name):
+    return {rf"{place}/kernel": rf"{name}.weight", rf"{place}/bias": rf"{name}.bias"}
+
+
+MLP_TORCH = {
+    key: name
+    for i in range(3)
+    for key, name in weights_and_biases(f"layers/{i}", str(2 * i)).items()
+}
+CNN_TORCH = {
+    r"0/blocks/(\d+)/conv/kernel": r"convs.\1.weight",
+    r"0/blocks/(\d+)/norm/scale": r"norms.\1.weight",
+    r"0/blocks/(\d+)/norm/bias": r"norms.\1.bias",
+    r"1/moments/(\d+)/(mean|var)": r"norms.\1.running_\2",
+    **weights_and_biases("0/head/layers/0", "head.1"),
+    **weights_and_biases("0/head/layers/1", "head.3"),
+}
+LANGUAGE = models.RNNConfig(3, 7, "lstm", (4, 4), readout="each", vocabulary=7)
+LANGUAGE_TORCH = {
+    "embedding/embedding": "embedding.weight",
+    **{path: f"lstm.{name}" for path, name in pretrained.LSTM_NAMES.items()},
+    **weights_and_biases("head", "head"),
+}
+SMALL_BERT = models.TransformerConfig(
+    11, depth=2, features=8, heads=2, hidden=12, max_length=5, pre_norm=False, embedding_norm=True,
+    norm_eps=1e-12, token_types=2,
+)  # fmt: skip
+SMALL_LLAMA = models.TransformerConfig(
+    11, depth=2, features=8, heads=4, kv_heads=2, hidden=12, activation=nn.silu, gated=True,
+    norm="rms_norm", positions="rotary", theta=1e3, bias=False, tied=False,
+)  # fmt: skip
+
+
+def _cnn(pair, x):
+    params, state = pair
+    return models.cnn(params, CNN, jnp.moveaxis(x, 1, -1), state=state)[0]
+
+
+# of PyTorch's Llama the norms and rotations are in float32, whatever the rest is in
+NETS = {
+    "mlp": (MLP_TORCH, lambda k: models.init_mlp(k, MLP), lambda p, x: models.mlp(p, MLP, x)),
+    "cnn": (CNN_TORCH, lambda k: models.init_cnn(k, CNN), _cnn),
+    "lstm": (
+        LANGUAGE_TORCH,
+        lambda k: models.init_rnn(k, LANGUAGE),
+        lambda p, x: models.rnn(p, LANGUAGE, x),
+    ),
+    "bert": (
+        pretrained.BERT_NAMES,
+        lambda k: models.init_encoder(k, SMALL_BERT),
+        lambda p, x: models.encoder(p, SMALL_BERT, x),
+    ),
+    "llama": (
+        pretrained.LLAMA_NAMES,
+        lambda k: models.init_transformer(k, SMALL_LLAMA),
+        lambda p, x: models.transformer(p, SMALL_LLAMA, x),
+    ),
+}
+# what the first dense layer of the CNN sees: 2×1 pixels of 5 channels
+FLATTENED = {"cnn": {"0/head/layers/0/kernel": (2, 1, 5)}}
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_pytorchs_weights_give_pytorchs_outputs_and_come_back(name, dtype, x64):
+    rules, init, apply = NETS[name]
+    stored, flattened = VALUES[name], FLATTENED.get(name)
+    whole = {key: np.asarray(w, dtype) for key, w in stored["state dict"].items()}
+    state_dict = pretrained.join_biases(whole)
+    like = jax.tree.map(
+        lambda p: jax.ShapeDtypeStruct(p.shape, dtype), jax.eval_shape(init, jax.random.key(0))
+    )
+    params = pretrained.from_state_dict(state_dict, like, rules, flattened=flattened)
+    x = np.asarray(stored["x"])
+    x = x if x.dtype == int else x.astype(dtype)
+    got = jax.jit(apply)(params, x)
+    assert got.dtype == dtype
+    tolerance = 1e-6 if dtype == "float32" or name == "llama" else 1e-12
+    assert relative_error(got, np.array(stored["y"])) < tolerance
+
+    back = pretrained.to_state_dict(params, rules, flattened=flattened)
+    assert_trees_equal(back, state_dict)
+    split = pretrained.split_biases(back)
+    assert {key: x.shape for key, x in split.items()} == {k: x.shape for k, x in whole.items()}
+    assert_trees_equal(pretrained.join_biases(split), state_dict)
+
+
+def test_a_bias_without_a_partner_is_named():
+    with pytest.raises(ValueError, match="'bias_hh_l0' has no 'bias_ih_l0'"):
+        pretrained.join_biases({"bias_hh_l0": np.zeros(3)})
+
+
+class LinenMLP(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        for features in MLP.hidden:
+            x = linen.relu(linen.Dense(features)(x))
+        return linen.Dense(MLP.n_out)(x)
+
+
+class LinenCNN(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        for channels in CNN.channels:
+            x = linen.Conv(channels, (3, 3), use_bias=False)(x)
+            x = linen.BatchNorm(use_running_average=True)(x)
+            x = linen.max_pool(linen.relu(x), (2, 2), (2, 2))
+        x = linen.relu(linen.Dense(7)(x.reshape(len(x), -1)))
+        return linen.Dense(4)(x)
+
+
+class LinenGPT(linen.Module):
+    @linen.compact
+    def __call__(self, ids):
+        table = linen.Embed(GPT.vocabulary, GPT.features, name="tokens")
+        positions = linen.Embed(GPT.max_length, GPT.features, name="positions")
+        x = table(ids) + positions(jnp.broadcast_to(jnp.arange(ids.shape[-1]), ids.shape))
+        mask = linen.make_causal_mask(ids)
+
+        def norm(x):
+            return linen.LayerNorm(GPT.norm_eps)(x)
+
+        for _ in range(GPT.depth):
+            x += linen.MultiHeadDotProductAttention(GPT.heads)(norm(x), mask=mask)
+            hidden = linen.gelu(linen.Dense(4 * GPT.features)(norm(x)), approximate=False)
+            x += linen.Dense(GPT.features)(hidden)
+        return table.attend(norm(x))
+
+
+MLP_LINEN = {r"layers/(\d+)/(.*)": r"params/Dense_\1/\2"}
+CNN_LINEN = {
+    r"0/blocks/(\d+)/conv/kernel": r"params/Conv_\1/kernel",
+    r"0/blocks/(\d+)/norm/(.*)": r"params/BatchNorm_\1/\2",
+    r"1/moments/(\d+)/(.*)": r"batch_stats/BatchNorm_\1/\2",
+    r"0/head/layers/(\d+)/(.*)": r"params/Dense_\1/\2",
+}
+GPT_LINEN = {
+    "embedding/embedding": "params/tokens/embedding",
+    "positions/embedding": "params/positions/embedding",
+    r"blocks/(\d+)/attention/(.*)": r"params/MultiHeadDotProductAttention_\1/\2",
+    **{
+        rf"blocks/{i}/{ours}/(.*)": rf"params/{theirs}/\1"
+        for i in range(2)
+        for ours, theirs in {
+            "attention_norm": f"LayerNorm_{2 * i}",
+            "mlp_norm": f"LayerNorm_{2 * i + 1}",
+            "mlp/up": f"Dense_{2 * i}",
+            "mlp/down": f"Dense_{2 * i + 1}",
+        }.items()
+    },
+    "norm/(.*)": r"params/LayerNorm_4/\1",
+}
+IDS = np.arange(10).reshape(2, 5)
+LINEN = {
+    "mlp": (LinenMLP(), MLP_LINEN, *NETS["mlp"][1:], np.ones((3, 6), np.float32)),
+    "cnn": (
+        LinenCNN(),
+        CNN_LINEN,
+        lambda k: (models.init_cnn(k, CNN)[0], CNN_STATE),
+        lambda pair, x: models.cnn(pair[0], CNN, x, state=pair[1])[0],
+        np.linspace(-1, 1, 192, dtype=np.float32).reshape(2, *CNN.image),
+    ),
+    "transformer": (
+        LinenGPT(),
+        GPT_LINEN,
+        lambda k: models.init_transformer(k, GPT),
+        lambda p, ids: models.transformer(p, GPT, ids),
+        IDS,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp", "cnn", pytest.param("transformer", marks=pytest.mark.thorough)]
+)
+def test_linens_variables_give_linens_outputs_and_come_back(name):
+    module, rules, init, apply, x = LINEN[name]
+    ours = random_biases(init(KEY))
+    like = jax.eval_shape(module.init, KEY, x)
+    variables = pretrained.to_flax(ours, like, rules)
+    want = jax.jit(module.apply)(variables, x)
+    assert relative_error(jax.jit(apply)(ours, x), want) < 1e-6
+    assert_trees_equal(pretrained.from_flax(variables, jax.eval_shape(init, KEY), rules), ours)
+
+
+class NnxCNN(nnx.Module):
+    def __init__(self, rngs):
+        sizes = (CNN.image[-1], *CNN.channels)
+        self.convs = nnx.List(
+            nnx.Conv(n, m, (3, 3), use_bias=False, rngs=rngs) for n, m in itertools.pairwise(sizes)
+        )
+        self.norms = nnx.List(
+            nnx.BatchNorm(n, use_running_average=True, rngs=rngs) for n in CNN.channels
+        )
+        self.head = nnx.List([nnx.Linear(10, 7, rngs=rngs), nnx.Linear(7, 4, rngs=rngs)])
+
+    def __call__(self, x):
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = nnx.max_pool(nnx.relu(norm(conv(x))), (2, 2), (2, 2))
+        return self.head[1](nnx.relu(self.head[0](x.reshape(len(x), -1))))
+
+
+def test_nnxs_state_gives_nnxs_outputs_and_comes_back():
+    rules = {
+        r"0/blocks/(\d+)/conv/(.*)": r"convs/\1/\2",
+        r"(?:0/blocks|1/moments)/(\d+)/(?:norm/)?(.*)": r"norms/\1/\2",
+        "0/head/layers/(.*)": r"head/\1",
+    }
+    _, _, init, apply, x = LINEN["cnn"]
+    ours = random_biases(init(KEY))
+    module = NnxCNN(nnx.Rngs(0))
+    state = nnx.state(module)
+    pure = pretrained.to_flax(ours, nnx.to_pure_dict(state), rules)
+    nnx.replace_by_pure_dict(state, pure)
+    nnx.update(module, state)
+    assert relative_error(jax.jit(apply)(ours, x), module(x)) < 1e-6
+    pure = nnx.to_pure_dict(nnx.state(module))
+    assert_trees_equal(pretrained.from_flax(pure, ours, rules), ours)
+
+
+def test_what_differs_from_flax_is_named():
+    params = models.init_mlp(KEY, MLP)
+    like = LinenMLP().init(KEY, np.ones(6))
+    with pytest.raises(ValueError, match="no rule renames leaf 'layers/0/bias'"):
+        pretrained.to_flax(params, like, {})
+    with pytest.raises(ValueError, match="to_flax: two leaves get the name 'x'"):
+        pretrained.to_flax(params, like, {".*": "x"})
+    del like["params"]["Dense_1"]["bias"]
+    with pytest.raises(ValueError, match="to_flax: added 'params/Dense_1/bias'"):
+        pretrained.to_flax(params, like, MLP_LINEN)
+    with pytest.raises(ValueError, match="from_flax: missing 'layers/1/bias'"):
+        pretrained.from_flax(like, params, MLP_LINEN)
+    like["params"]["Dense_1"] |= {"bias": np.zeros(5, np.float32), "scale": np.zeros(5)}
+    with pytest.raises(ValueError, match="added 'params/Dense_1/scale'"):
+        pretrained.from_flax(like, params, MLP_LINEN)
+
+
+def test_a_flattened_images_kernel_moves_its_rows():
+    """Row `(h, w, c)` of ours is column `(c, h, w)` of theirs."""
+    params = {"kernel": np.arange(2 * 3 * 4, dtype=np.float32).reshape(6, 4)}
+    got = pretrained.to_state_dict(params, {"kernel": "w"}, flattened={"kernel": (1, 2, 3)})["w"]
+    want = params["kernel"].reshape(1, 2, 3, 4)
+    for w in range(2):
+        for c in range(3):
+            np.testing.assert_array_equal(got[:, 2 * c + w], want[0, w, c])
+
+
+def test_families_of_names_cover_their_models():
+    for config, init, rules in (
+        (BERT, models.init_encoder, pretrained.BERT_NAMES),
+        (LLAMA, models.init_transformer, pretrained.LLAMA_NAMES),
+        (LLAMA, models.init_transformer, pretrained.GGUF_LLAMA_NAMES),
+    ):
+        params = drawn(init, config)
+        back = pretrained.from_state_dict(pretrained.to_state_dict(params, rules), params, rules)
+        assert_trees_equal(back, params)
