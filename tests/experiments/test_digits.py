@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from experiments import cli, curves, digits, named_optimizers
-from experiments.classification import examine, example_loss, model_config
+from experiments.classification import examine, example_loss
 from experiments.data import load
 from experiments.digits_report import compare
 from experiments.errors import UsageError
+from experiments.nets import cnn_config
 from experiments.run import Run, open_run
 from jaxnets import models, optim, train
 from tests.numerics import assert_trees_equal
@@ -63,7 +64,7 @@ def untimed(folder):
 def fresh(small, name):
     """What a checkpoint of the optimizer `name` holds, before the first step."""
     images = load(str(small))
-    model = model_config(images, dropout=0.25, dtype="float32")
+    model = cnn_config(images, dropout=0.25, dtype="float32")
     data = curves.split(images, None, model.dtype)
     training = curves.Training(1e-3, "cosine", 16, 4, None, 2, resume=False)
     program = curves._program(training, model, name, 96)
@@ -274,7 +275,7 @@ def test_patience_holds_out_training_data_that_nothing_is_learned_from(small):
 
 def test_patience_keeps_the_best(small, tmp_path):
     images = load(str(small))
-    model = model_config(images, dropout=0.25, dtype="float32")
+    model = cnn_config(images, dropout=0.25, dtype="float32")
     data = curves.split(images, 1, model.dtype)
     training = curves.Training(0.05, "constant", 16, 12, 1, 12, resume=False)
     with open_run(tmp_path, "digits", digits.Config()) as run:
@@ -313,7 +314,7 @@ def test_our_adam_is_optaxs_over_the_whole_digits_run_in_float64(tmp_path, x64):
     """308 steps of the demo's net: parameters to 1e-9."""
     images = load("digits")
     training = curves.Training(1e-3, "cosine", 32, 7, None, 7, resume=False)
-    model = model_config(images, dropout=0.5, dtype="float64")
+    model = cnn_config(images, dropout=0.5, dtype="float64")
     data = curves.split(images, None, model.dtype)
     wanted = [("jaxnets:adam", 0), ("optax:adam", 0)]
     with open_run(tmp_path, "digits", digits.Config()) as run:
@@ -345,7 +346,7 @@ def test_every_optimizer_name_makes_an_optimizer():
 def test_the_same_seed_is_the_same_run(small, tmp_path):
     images = load(str(small))
     training = curves.Training(1e-3, "constant", 16, 2, None, 2, resume=False)
-    model = model_config(images, dropout=0.5, dtype="float32")
+    model = cnn_config(images, dropout=0.5, dtype="float32")
     data = curves.split(images, None, model.dtype)
 
     def trained(*seeds):
@@ -361,7 +362,7 @@ def test_the_same_seed_is_the_same_run(small, tmp_path):
 @pytest.mark.thorough
 def test_examining_in_chunks_is_examining_each_example(small):
     images = load(str(small))
-    model = model_config(images, dropout=0.5, dtype="float32")
+    model = cnn_config(images, dropout=0.5, dtype="float32")
     test = curves.split(images, None, model.dtype).test
     params, moments = models.init_cnn(jax.random.key(0), model)
     state = train.init_state(params, optim.sgd(0.1), jax.random.key(0), model_state=moments)
