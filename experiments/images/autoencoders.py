@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.images.task import SHOWN, Grid, Outcome, Samples, Task, fit_mean, many
+from experiments.images.task import SHOWN, Grid, Outcome, Samples, Task, clipped, fit_mean, many
 from jaxnets import losses, models, tree
 from jaxnets.models.autoencoder import Corrupt
 from jaxnets.types import Array, Key, Params
@@ -48,7 +48,7 @@ def _reconstructing(task: Task, name: str, corrupt: Corrupt) -> Outcome:
     fitted = fit_mean(name, task, loss, params, LEARNING_RATE)
     given = corrupt(noise_key, task.test)
     made = many(lambda x: models.autoencoder(fitted.state.params, config, x), given)
-    seen = np.clip(np.asarray(given), 0, 1)
+    seen = clipped(np.asarray(given))
     rows = {"test image": np.asarray(task.test)}
     if corrupt(noise_key, task.test) is not task.test:
         rows["with noise"] = seen

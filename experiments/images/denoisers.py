@@ -15,6 +15,7 @@ from experiments.images.task import (
     Outcome,
     Samples,
     Task,
+    clipped,
     fit_mean,
     from_signed,
     many,
@@ -161,7 +162,7 @@ def _denoising(paths: np.ndarray) -> Grid:
     # more of the end, where the image appears
     shown = np.unique(np.round(last * np.linspace(0, 1, SHOWN) ** 0.6).astype(int))
     return Grid(
-        np.clip(paths[:, shown], 0, 1),
+        clipped(paths[:, shown]),
         [""] * len(paths),
         f"Ancestral sampling on its way, from noise (t = {last}) to an image (t = 0).",
         [f"t = {last - i}" for i in shown],

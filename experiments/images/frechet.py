@@ -20,6 +20,7 @@ from experiments import nets
 from experiments.classification import batch_of, make_program
 from experiments.data import Dataset, standardizer
 from experiments.data.dataset import Images
+from experiments.images.task import clipped
 from experiments.progress import progress
 from jaxnets import models, optim, train
 from jaxnets.types import Array
@@ -95,7 +96,7 @@ def train_judge(data: Dataset, epochs: int, seed: int) -> Judge:
 def independent_pixels(data: Images, n: int, seed: int) -> Images:
     """Images of independent normal pixels with the means and deviations of `data`'s, in [0, 1]."""
     drawn = np.random.default_rng(seed).normal(data.mean(0), data.std(0), (n, *data.shape[1:]))
-    return np.clip(drawn, 0, 1).astype(np.float32)
+    return clipped(drawn)
 
 
 def correlated_pixels(data: Images, n: int, seed: int) -> Images:
@@ -104,4 +105,4 @@ def correlated_pixels(data: Images, n: int, seed: int) -> Images:
     values, vectors = np.linalg.eigh(np.cov(flat, rowvar=False))
     z = np.random.default_rng(seed).normal(size=(n, len(values)))
     drawn = flat.mean(0) + z * np.sqrt(np.maximum(values, 0)) @ vectors.T
-    return np.clip(drawn, 0, 1).reshape(n, *data.shape[1:]).astype(np.float32)
+    return clipped(drawn.reshape(n, *data.shape[1:]))

@@ -45,8 +45,9 @@ def images(grid: Grid) -> "Figure":
     cell = 0.62
     left = 2.3 if named else 0.1
     with new_figure(left + cell * columns, cell * height / width * rows + 0.3) as figure:
-        figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, hspace=0, wspace=0)
-        axes = figure.subplots(rows, columns, squeeze=False)
+        layout: Any = figure.get_layout_engine()
+        layout.set(w_pad=0.01, h_pad=0.01, hspace=0, wspace=0)
+        axes: Any = figure.subplots(rows, columns, squeeze=False)
         for row, column in np.ndindex(rows, columns):
             cell_axes = axes[row, column]
             picture = grid.images[row, column]

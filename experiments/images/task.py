@@ -163,7 +163,13 @@ def _first(task: Task) -> PyTree:
 def many(draw: Callable[[Any], Array], each: PyTree, *, batch_size: int = 128) -> Images:
     """`draw` of each element of the leaves, some at a time, compiled; clipped to [0, 1]."""
     found = jax.jit(lambda each: lax.map(draw, each, batch_size=batch_size))(each)
-    return np.clip(np.asarray(found, np.float32), 0, 1)
+    return clipped(np.asarray(found))
+
+
+def clipped(x: NDArray[Any]) -> Images:
+    """As images, in float32 and [0, 1]."""
+    images: Images = np.clip(x, 0, 1).astype(np.float32)
+    return images
 
 
 def to_signed(x: Array) -> Array:
