@@ -45,8 +45,8 @@ class Config:
     width: int = 2
     """what the ResNet's channels 16, 32, 64 are multiplied by"""
     augment: Augment | None = None
-    """what is done to each training image each time: shift (by 2 pixels at most), flip (mirror half
-    of them, and shift) or none (cnn: none; resnet: shift, on fashion-mnist flip)"""
+    """what is done to each training image each time: flip (mirrored as often as not), shift (by 2
+    pixels at most), both or none (cnn: none; resnet: shift, on fashion-mnist flip)"""
     label_smoothing: float = 0.0
     """how much of each label is spread over all classes, from 0 to 1"""
     optimizer: str = "jaxnets:adam"

@@ -14,7 +14,7 @@ from jaxnets.types import Array, Key, Params, PyTree
 
 NetConfig: TypeAlias = models.CNNConfig | models.ResNetConfig
 
-Augment: TypeAlias = Literal["none", "shift", "flip"]
+Augment: TypeAlias = Literal["none", "shift", "flip", "both"]
 
 LARGE = 16
 """From this height and width on, a ResNet sees 2x2 patches as the channels of one pixel."""
@@ -97,16 +97,16 @@ def fold_patches(x: Array, side: int) -> Array:
 
 
 def augmented(x: Array, key: Key, how: Augment) -> Array:
-    """Each image `[n, height, width, channels]` shifted, and with `"flip"` mirrored or not.
+    """Images `[n, height, width, channels]`, each mirrored or not, shifted, or both.
 
     What is shifted in repeats the edge.
     """
-    if how == "none":
-        return x
     shift_key, flip_key = jax.random.split(key)
-    if how == "flip":
+    if how in ("flip", "both"):
         mirrored = jax.random.bernoulli(flip_key, 0.5, (len(x), 1, 1, 1))
         x = jnp.where(mirrored, x[:, :, ::-1], x)
+    if how in ("none", "flip"):
+        return x
     edge = jnp.pad(x, ((0, 0), (REACH, REACH), (REACH, REACH), (0, 0)), mode="edge")
     starts = jax.random.randint(shift_key, (len(x), 2), 0, 2 * REACH + 1)
     return jax.vmap(
