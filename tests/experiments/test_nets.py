@@ -10,7 +10,6 @@ import pytest
 from experiments import nets
 from experiments.data import load
 from experiments.errors import UsageError
-from jaxnets import models
 
 KEY = jax.random.key(0)
 
@@ -61,15 +60,12 @@ def test_a_resnet_folds_large_images_only(small):
 
 def test_nets_are_called_alike(small):
     data = load(str(small))
-    x = jnp.asarray(data.test_x[:3])
-    for config, direct in (
-        (nets.resnet_config(data, depth=8, width=1, dtype="float32"), models.resnet),
-        (nets.cnn_config(data, dropout=0.5, dtype="float32"), models.cnn),
+    for config in (
+        nets.resnet_config(data, depth=8, width=1, dtype="float32"),
+        nets.cnn_config(data, dropout=0.5, dtype="float32"),
     ):
-        params, state = nets.init_net(KEY, config)
-        training = partial(nets.net, x=x, train=True, key=KEY)
-        shape, after = jax.eval_shape(training, params, config, state=state)
-        assert shape.shape == (3, 4)
+        params, state = jax.eval_shape(nets.init_net, KEY, config)
+        run = partial(nets.net, x=data.test_x[:3], train=True, key=KEY)
+        logits, after = jax.eval_shape(run, params, config, state=state)
+        assert logits.shape == (3, 4)
         assert jax.tree.structure(after) == jax.tree.structure(state)
-        got, want = (jax.jit(f)(params, config, x, state=state)[0] for f in (nets.net, direct))
-        np.testing.assert_array_equal(got, want)
