@@ -87,10 +87,10 @@ class Config:
 class Amounts(NamedTuple):
     """The config's fields with defaults that depend on others."""
 
-    augment: Augment
     batch_size: int
     epochs: int
     seeds: int
+    augment: Augment = "none"
 
 
 def settle(config: Config) -> Amounts:
@@ -101,10 +101,10 @@ def settle(config: Config) -> Amounts:
     """
     named_optimizers.require_known(config.optimizer)
     amounts = Amounts(
-        augment=_default(config.augment, _augment(config)),
         batch_size=_default(config.batch_size, BATCH_SIZE.get(config.data, 128)),
         epochs=_default(config.epochs, 3 if config.quick else EPOCHS.get(config.data, 10)),
         seeds=_default(config.seeds, 1 if config.quick else 5),
+        augment=_default(config.augment, _augment(config)),
     )
     positive = amounts._asdict() | {
         name: getattr(config, name)

@@ -1,5 +1,6 @@
 """The digits experiment, end to end, mostly on a small data set of its own."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -189,6 +190,9 @@ def one_line(capsys):
         (["--batch-size", "90", "--patience", "2"], "at most the 87 training images, got 90"),
         (["--resume"], "is not a run folder"),
         (["--dropout", "1.5"], "--dropout must be from 0 to 1"),
+        (["--label-smoothing", "-0.1"], "--label-smoothing must be from 0 to 1, got -0.1"),
+        (["--model", "resnet", "--width", "0"], "--width must be positive, got 0"),
+        (["--model", "resnet", "--depth", "9"], "--depth must be 8, 14, 20, … (6n + 2), got 9"),
         (["--data", "digits", "--data-folder", "x"], "digits come with scikit-learn"),
         (["--data", "imagenet"], "unknown data set 'imagenet'"),
         (["--data", "none.npz"], "none.npz"),
@@ -235,6 +239,28 @@ def test_quick_leaves_other_flags_alone():
     assert digits.settle(digits.Config(quick=True, epochs=7, seeds=2)) == digits.Amounts(32, 7, 2)
     assert digits.settle(digits.Config()) == digits.Amounts(32, 30, 5)
     assert digits.settle(digits.Config(data="fashion-mnist")) == digits.Amounts(128, 10, 5)
+
+
+def test_a_resnet_is_shown_shifted_images_and_on_fashion_mnist_mirrored_ones():
+    assert digits.settle(digits.Config(data="fashion-mnist")).augment == "none"
+    resnet = digits.Config(model="resnet")
+    assert digits.settle(resnet).augment == "shift"
+    assert digits.settle(dataclasses.replace(resnet, data="fashion-mnist")).augment == "flip"
+    assert digits.settle(dataclasses.replace(resnet, augment="both")).augment == "both"
+
+
+@pytest.mark.thorough
+def test_a_resnet_trains_on_augmented_images_and_is_examined(small, tmp_path, capsys):
+    more = "--model resnet --width 1 --augment both --label-smoothing 0.1 --no-compare --epochs 12"
+    folder = tmp_path / "run"
+    assert cli.main(flags(small, folder, *more.split())) == 0
+    html = (folder / "report.html").read_text()
+    assert "A residual net on bars" in html
+    assert html.count("data:image/png;base64,") == 5
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = [r["loss"] for r in records if "loss" in r]
+    assert np.mean(found[-6:]) < 0.7 * np.mean(found[:6])
+    assert "ResNet with 7" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
