@@ -41,26 +41,27 @@ def losses(found: Mapping[str, Mapping[str, NDArray[np.floating[Any]]]]) -> "Fig
 def images(grid: Grid) -> "Figure":
     """Images in rows under their columns' names and beside their rows', black on white if grey."""
     rows, columns, height, width, channels = grid.images.shape
-    named = any(grid.rows)
-    cell = 0.62
-    left = 2.3 if named else 0.1
-    with new_figure(left + cell * columns, cell * height / width * rows + 0.3) as figure:
-        layout: Any = figure.get_layout_engine()
-        layout.set(w_pad=0.01, h_pad=0.01, hspace=0, wspace=0)
-        axes: Any = figure.subplots(rows, columns, squeeze=False)
+    cell, gap, tall = 0.62, 0.06, height / width
+    left = 2.6 if any(grid.rows) else 0.2
+    with new_figure(left + cell * columns * (1 + gap), cell * (tall + gap) * rows + 0.4) as figure:
+        axes: Any = figure.subplots()
         for row, column in np.ndindex(rows, columns):
-            cell_axes = axes[row, column]
             picture = grid.images[row, column]
-            shown = picture[..., :3] if channels >= 3 else picture[..., 0]
-            cell_axes.imshow(shown, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
-            cell_axes.set(xticks=[], yticks=[])
-            cell_axes.grid(visible=False)
-            for spine in cell_axes.spines.values():
-                spine.set(visible=True, color="#bbbbbb", linewidth=0.5)
-            if row == 0 and grid.columns:
-                cell_axes.set_title(grid.columns[column].replace("$", r"\$"), fontsize=8, pad=2)
-            if column == 0 and named:
-                cell_axes.set_ylabel(
-                    grid.rows[row], rotation=0, ha="right", va="center", fontsize=8
-                )
+            x, y = column * (1 + gap), row * (tall + gap)
+            axes.imshow(
+                picture[..., :3] if channels >= 3 else picture[..., 0],
+                extent=(x, x + 1, y + tall, y),
+                cmap="gray_r", vmin=0, vmax=1, interpolation="nearest",
+            )  # fmt: skip
+        axes.set_facecolor("#cccccc")
+        axes.set_xlim(-gap, columns * (1 + gap))
+        axes.set_ylim(rows * (tall + gap), -gap)
+        axes.set_aspect("equal")
+        names = [name.replace("$", r"\$") for name in grid.columns]
+        axes.set_xticks([i * (1 + gap) + 0.5 for i in range(len(names))], labels=names, fontsize=8)
+        beside = [i * (tall + gap) + tall / 2 for i in range(rows)]
+        axes.set_yticks(beside, labels=grid.rows, fontsize=8)
+        axes.tick_params(length=0, labeltop=True, labelbottom=False)
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
     return figure

@@ -11,8 +11,9 @@ import scipy.linalg
 from experiments import cli
 from experiments.data import load
 from experiments.errors import UsageError
-from experiments.images import autoencoders, frechet, task
+from experiments.images import autoencoders, frechet, report, task
 from experiments.images.experiment import MODELS, Amounts, Config, epochs_of, in_unit_range, settle
+from experiments.run import open_run
 
 
 def flags(small, folder, *more):
@@ -25,23 +26,23 @@ def ends_of(folder):
     return records, {r["model"]: r for r in records if "frechet" in r}
 
 
+@pytest.mark.thorough
 def test_a_run_leaves_its_config_metrics_pictures_and_report(small, tmp_path, capsys):
     folder = tmp_path / "run"
-    assert cli.main(flags(small, folder, "--models", "vae", "--samples", "12")) == 0
+    assert cli.main(flags(small, folder, "--models", "denoising", "--samples", "12")) == 0
     config = json.loads((folder / "config.json").read_text())["config"]
     assert (config["width"], config["samples"], config["judge_epochs"]) == (8, 12, 1)
     records, ends = ends_of(folder)
     assert [r["step"] for r in records if "loss" in r] == [1, 2]
-    assert set(ends) == {"vae"}
-    assert set(ends["vae"]["frechet"]) == {"samples"}
+    assert set(ends) == {"denoising"}
+    assert set(ends["denoising"]["frechet"]) == {"reconstructions"}
     pictures = {path.stem for path in folder.glob("*.png")}
-    own = {f"vae_{name}" for name in ("reconstructions", "interpolation", "traversal")}
-    assert pictures == {"samples", "losses", *own}
+    assert pictures == {"samples", "losses", "denoising_reconstructions"}
     html = (folder / "report.html").read_text()
     assert html.count("data:image/png;base64,") == len(pictures)
     assert not re.search(r'(src|href)="(?!data:)', html)
     assert "The Fréchet distance to the 96 training images of bars" in html
-    assert "Variational autoencoder, samples" in capsys.readouterr().out
+    assert "Denoising autoencoder, reconstructions" in capsys.readouterr().out
 
 
 @pytest.mark.thorough
@@ -54,7 +55,41 @@ def test_every_model_runs(small, tmp_path):
     assert len(ends["flow"]["frechet"]) == 4
     assert np.isfinite([d for end in ends.values() for d in end["frechet"].values()]).all()
     names = {path.stem for path in folder.glob("*.png")}
-    assert {"diffusion_denoising", "diffusion_guidance", "flow_guidance"} < names
+    of_vae = {f"vae_{name}" for name in ("reconstructions", "interpolation", "traversal")}
+    assert {"diffusion_denoising", "diffusion_guidance", "flow_guidance", *of_vae} < names
+
+
+def test_the_report_shows_every_model_beside_the_floor(small, tmp_path):
+    data, rng = load(str(small)), np.random.default_rng(0)
+    labels = np.arange(32) % 4
+
+    def outcome(**samples):
+        images = data.test_x[:20].reshape(2, 10, 8, 8, 1)
+        rows = task.Grid(images, ("one", ""), "Some rows.", "0" * 10)
+        losses = {"loss": rng.uniform(1, 2, 300)}
+        return task.Outcome(losses, samples, {"rows": rows}, {"squared error": 0.25}, 1.5, 7)
+
+    made, asked = task.Samples(data.train_x[:32]), task.Samples(data.train_x[32:64], labels)
+    outcomes = {
+        "vae": outcome(reconstructions=made, samples=made),
+        "flow": outcome(**{"Heun, 10 steps": asked}),
+    }
+    floor = [report.Score("", name, d, None) for name, d in (("test", 2.0), ("pixels", 90.0))]
+    found = [
+        report.Score("vae", "reconstructions", 1.0, None),
+        report.Score("vae", "samples", 8.0, None),
+        report.Score("flow", "Heun, 10 steps", 5.0, 0.75),
+    ]
+    results = report.Results(0.9, data.test_x, [*floor, *found], outcomes)
+    with open_run(tmp_path, "images", Config(), folder=tmp_path / "run") as run:
+        html = report.write_report(run, data, results).read_text()
+    names = {path.stem for path in (tmp_path / "run").glob("*.png")}
+    assert names == {"samples", "losses", "vae_rows", "flow_rows"}
+    assert html.count("data:image/png;base64,") == 4
+    assert "is 2 for 32 test images and 90 for independent normal pixels" in html
+    # reconstructions are nearer, but made by looking
+    assert "The nearest samples have 5 (Flow matching, Heun, 10 steps)" in html
+    assert "75.0 %" in html
 
 
 def test_frechet_distance_is_that_of_normal_distributions():
@@ -90,9 +125,10 @@ def test_baselines_have_the_moments_that_they_claim():
     assert np.abs(off).max() < 0.04 * variance.max() < np.abs(want[~np.eye(12, dtype=bool)]).max()
 
 
+@pytest.mark.thorough
 def test_the_judge_learns_and_its_features_give_its_readings(small):
     data = load(str(small))
-    judge = frechet.train_judge(data, 6, 0)
+    judge = frechet.train_judge(data, 40, 0)
     features, read = judge.look(data.test_x)
     assert features.shape == (32, 128)
     assert features.min() == 0 < features.max()
