@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.data import Dataset
-from experiments.errors import UsageError
+from experiments.nets import Augment, NetConfig, augmented, init_net, net
 from experiments.progress import Handle, report_progress
-from jaxnets import gradients, losses, models, optim, train
+from jaxnets import gradients, losses, optim, train
 from jaxnets.types import Array, Key, PyTree
 
 Batch = dict[str, Array]
@@ -30,31 +29,6 @@ class Program(NamedTuple):
     """`evaluate(state, data)`: mean loss and accuracy."""
 
 
-def model_config(data: Dataset, *, dropout: float, dtype: str) -> models.CNNConfig:
-    """Two convolutions and one hidden layer, for the images of `data`.
-
-    Raises:
-      UsageError: if the images are too small for it.
-    """
-    channels, pool = (32, 64), 2
-    height, width, _ = data.train_x.shape[1:]
-    if min(height, width) < (smallest := pool ** len(channels)):
-        raise UsageError(
-            f"{data.name}: the net takes images of {smallest}×{smallest} or larger, "
-            f"got {height}×{width}"
-        )
-    return models.CNNConfig(
-        image=data.train_x.shape[1:],
-        n_out=len(data.classes),
-        channels=channels,
-        pool=pool,
-        hidden=(128,),
-        dropout_rate=dropout,
-        dtype=jnp.dtype(dtype),
-        param_dtype=jnp.promote_types(dtype, jnp.float32),
-    )
-
-
 def batch_of(x: np.ndarray, y: np.ndarray, dtype: Any) -> Batch:
     """Images and labels on the device."""
     return {"x": jnp.asarray(x, dtype), "y": jnp.asarray(y)}
@@ -66,23 +40,28 @@ def example_loss(logits: Array, labels: Array) -> Array:
 
 
 def make_program(
-    model: models.CNNConfig,
+    model: NetConfig,
     optimizer: optim.GradientTransformation,
     *,
     batch_size: int,
     steps_per_epoch: int,
     patience: int | None,
+    augment: Augment = "none",
+    smoothing: float = 0.0,
 ) -> Program:
     """Training, each epoch followed by an evaluation; compiled on first use."""
 
     def loss(params: PyTree, moments: PyTree, batch: Batch, key: Key) -> Any:
-        logits, moments = models.cnn(params, model, batch["x"], state=moments, train=True, key=key)
+        x = augmented(batch["x"], jax.random.fold_in(key, 0), augment)
+        logits, moments = net(params, model, x, state=moments, train=True, key=key)
         correct = jnp.argmax(logits, -1) == batch["y"]
-        value = jnp.mean(example_loss(logits, batch["y"]))
-        return value, (moments, {"accuracy": jnp.mean(correct)})
+        value = losses.softmax_cross_entropy_with_integer_labels(
+            logits, batch["y"], label_smoothing=smoothing
+        )
+        return jnp.mean(value), (moments, {"accuracy": jnp.mean(correct)})
 
     def measure(params: PyTree, moments: PyTree, batch: Batch) -> dict[str, Array]:
-        logits, _ = models.cnn(params, model, batch["x"], state=moments)
+        logits, _ = net(params, model, batch["x"], state=moments)
         correct = jnp.argmax(logits, -1) == batch["y"]
         return {"loss": example_loss(logits, batch["y"]), "accuracy": correct}
 
@@ -92,7 +71,7 @@ def make_program(
 
     def init(seed: Array) -> tuple[train.TrainState, train.Stopping]:
         init_key, run_key = jax.random.split(jax.random.key(seed))
-        params, moments = models.init_cnn(init_key, model)
+        params, moments = init_net(init_key, model)
         state = train.init_state(params, optimizer, run_key, model_state=moments)
         return state, train.init_stopping(state)
 
@@ -124,15 +103,13 @@ class Examples(NamedTuple):
     """`‖∇loss‖` of each example alone, batch norm by its running moments."""
 
 
-def examine(
-    state: train.TrainState, model: models.CNNConfig, data: Batch, *, chunk: int = 64
-) -> Examples:
+def examine(state: train.TrainState, model: NetConfig, data: Batch, *, chunk: int = 64) -> Examples:
     """Predictions and per-example gradient norms, a chunk of examples at a time."""
 
     @jax.jit
     def of_chunk(params: PyTree, moments: PyTree, batch: Batch) -> tuple[Array, Array]:
         def one(params: PyTree, x: Array, y: Array) -> tuple[Array, Array]:
-            logits, _ = models.cnn(params, model, x, state=moments)
+            logits, _ = net(params, model, x, state=moments)
             return example_loss(logits, y), jnp.argmax(logits)
 
         per_example = gradients.per_example_grad(one, has_aux=True)

@@ -30,7 +30,11 @@ class Experiment(NamedTuple):
 REGISTRY: dict[str, Experiment] = {
     "digits": Experiment(
         "experiments.digits",
-        "train a convolutional net on handwritten digits, our Adam beside Optax's",
+        "train a convolutional or residual net on images, our Adam beside Optax's",
+    ),
+    "images": Experiment(
+        "experiments.images.experiment",
+        "images made by autoencoders, a GAN, diffusion and flow, and how far off they are",
     ),
     "generate": Experiment(
         "experiments.generate.experiment",

@@ -16,9 +16,10 @@ from experiments import named_optimizers
 from experiments.classification import Batch, Program, batch_of, make_program
 from experiments.data import Dataset, standardizer
 from experiments.errors import UsageError
+from experiments.nets import Augment, NetConfig
 from experiments.progress import progress
 from experiments.run import Run, append_metrics, read_metrics, rewind
-from jaxnets import models, optim, train
+from jaxnets import optim, train
 
 
 class Training(NamedTuple):
@@ -31,6 +32,8 @@ class Training(NamedTuple):
     patience: int | None
     checkpoint_every: int
     resume: bool
+    augment: Augment = "none"
+    smoothing: float = 0.0
 
 
 class Curve(NamedTuple):
@@ -99,7 +102,7 @@ def train_curves(
     config: Any,
     training: Training,
     data: Data,
-    model: models.CNNConfig,
+    model: NetConfig,
     wanted: Sequence[tuple[str, int]],
 ) -> list[Curve]:
     """A curve for each `(optimizer, seed)` of `wanted`; those of one optimizer share a program.
@@ -153,7 +156,7 @@ def _folder(run: Run, label: str) -> Path:
     return run.folder / "checkpoints" / re.sub(r"\W+", "-", label)
 
 
-def _program(training: Training, model: models.CNNConfig, name: str, examples: int) -> Program:
+def _program(training: Training, model: NetConfig, name: str, examples: int) -> Program:
     per_epoch = train.steps_per_epoch(examples, training.batch_size)
     rate: Any = training.learning_rate
     if training.schedule == "cosine":
@@ -164,6 +167,8 @@ def _program(training: Training, model: models.CNNConfig, name: str, examples: i
         batch_size=training.batch_size,
         steps_per_epoch=per_epoch,
         patience=training.patience,
+        augment=training.augment,
+        smoothing=training.smoothing,
     )
 
 

@@ -1,4 +1,4 @@
-"""A convolutional net on handwritten digits: our optimizer beside Optax's on the same run.
+"""A convolutional or residual net on handwritten digits: our optimizer beside Optax's on one run.
 
 The same code trains on MNIST and Fashion-MNIST (`--data`).
 """
@@ -6,19 +6,22 @@ The same code trains on MNIST and Fashion-MNIST (`--data`).
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from experiments import named_optimizers
-from experiments.classification import examine, model_config
+from experiments.classification import examine
 from experiments.curves import Training, split, train_curves
 from experiments.data import Dataset, fingerprint, load
 from experiments.digits_report import Results, print_results, write_report
 from experiments.errors import UsageError
+from experiments.nets import Augment, NetConfig, cnn_config, init_net, resnet_config
 from experiments.run import open_run
-from jaxnets import models, tree
+from jaxnets import tree
+
+T = TypeVar("T")
 
 BATCH_SIZE = {"digits": 32}
 """By data set; others take 128."""
@@ -29,12 +32,23 @@ EPOCHS = {"digits": 30, "mnist": 5}
 
 @dataclass(frozen=True)
 class Config:
-    """Train a convolutional net on images and compare two libraries' optimizers on the same run."""
+    """Train a net on images and compare two libraries' optimizers on the same run."""
 
     data: str = "digits"
     """digits, mnist, fashion-mnist, or the path of an .npz file"""
     data_folder: Path | None = None
     """where the data set's files are, if not found by themselves"""
+    model: Literal["cnn", "resnet"] = "cnn"
+    """two convolutions and a hidden layer, or a residual net with batch norm"""
+    depth: int = 8
+    """of the ResNet: 8, 14, 20, … (6n + 2)"""
+    width: int = 2
+    """what the ResNet's channels 16, 32, 64 are multiplied by"""
+    augment: Augment | None = None
+    """what is done to each training image each time: flip (mirrored as often as not), shift (by 2
+    pixels at most), both or none (cnn: none; resnet: shift, on fashion-mnist flip)"""
+    label_smoothing: float = 0.0
+    """how much of each label is spread over all classes, from 0 to 1"""
     optimizer: str = "jaxnets:adam"
     """jaxnets: or optax:, then sgd, momentum, adagrad, rmsprop, adam or adamw"""
     compare: bool = True
@@ -48,7 +62,7 @@ class Config:
     epochs: int | None = None
     """passes over the training data (digits: 30, mnist: 5, others: 10)"""
     dropout: float = 0.25
-    """rate after the hidden layer, from 0 to 1"""
+    """rate after the CNN's hidden layer, from 0 to 1"""
     patience: int | None = None
     """stop after so many epochs without a better loss on a tenth of the training data held out for
     this, and keep the best parameters; by default nothing is held out and the last are kept"""
@@ -76,6 +90,7 @@ class Amounts(NamedTuple):
     batch_size: int
     epochs: int
     seeds: int
+    augment: Augment = "none"
 
 
 def settle(config: Config) -> Amounts:
@@ -89,15 +104,19 @@ def settle(config: Config) -> Amounts:
         batch_size=_default(config.batch_size, BATCH_SIZE.get(config.data, 128)),
         epochs=_default(config.epochs, 3 if config.quick else EPOCHS.get(config.data, 10)),
         seeds=_default(config.seeds, 1 if config.quick else 5),
+        augment=_default(config.augment, _augment(config)),
     )
     positive = amounts._asdict() | {
-        name: getattr(config, name) for name in ("learning_rate", "patience", "checkpoint_every")
+        name: getattr(config, name)
+        for name in ("learning_rate", "patience", "checkpoint_every", "width")
     }
+    del positive["augment"]
     for name, value in positive.items():
         if value is not None and not (value > 0 and np.isfinite(value)):
             raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
-    if not 0 <= config.dropout <= 1:
-        raise UsageError(f"--dropout must be from 0 to 1, got {config.dropout}")
+    for name in ("dropout", "label_smoothing"):
+        if not 0 <= (share := getattr(config, name)) <= 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be from 0 to 1, got {share}")
     if not 0 <= config.seed < 2**31 - amounts.seeds:
         raise UsageError(
             f"--seed must be from 0 to {2**31 - 1 - amounts.seeds} (2³¹ - 1 - seeds), "
@@ -106,8 +125,14 @@ def settle(config: Config) -> Amounts:
     return amounts
 
 
-def _default(value: int | None, default: int) -> int:
+def _default(value: T | None, default: T) -> T:
     return default if value is None else value
+
+
+def _augment(config: Config) -> Augment:
+    if config.model == "cnn":
+        return "none"
+    return "flip" if config.data == "fashion-mnist" else "shift"
 
 
 def main(config: Config) -> int:
@@ -120,7 +145,7 @@ def main(config: Config) -> int:
 
 def _main(config: Config, amounts: Amounts) -> int:
     images = load(config.data, config.data_folder)
-    model = model_config(images, dropout=config.dropout, dtype=config.dtype)
+    model = _model(config, images)
     data = split(images, config.patience, model.dtype)
     kept = len(data.train["y"])
     if amounts.batch_size > kept:
@@ -136,6 +161,8 @@ def _main(config: Config, amounts: Amounts) -> int:
         patience=config.patience,
         checkpoint_every=config.checkpoint_every,
         resume=config.resume,
+        augment=amounts.augment,
+        smoothing=config.label_smoothing,
     )
     wanted = [(config.optimizer, config.seed + i) for i in range(amounts.seeds)]
     if config.compare:
@@ -161,11 +188,18 @@ def _main(config: Config, amounts: Amounts) -> int:
     return 0
 
 
-def _describe(images: Dataset, model: models.CNNConfig) -> None:
-    params, _ = jax.eval_shape(lambda key: models.init_cnn(key, model), jax.random.key(0))
-    height, width, _ = model.image
+def _model(config: Config, images: Dataset) -> NetConfig:
+    if config.model == "cnn":
+        return cnn_config(images, dropout=config.dropout, dtype=config.dtype)
+    return resnet_config(images, depth=config.depth, width=config.width, dtype=config.dtype)
+
+
+def _describe(images: Dataset, model: NetConfig) -> None:
+    params, _ = jax.eval_shape(lambda key: init_net(key, model), jax.random.key(0))
+    height, width, _ = images.train_x.shape[1:]
+    kind = type(model).__name__.removesuffix("Config")
     print(
         f"{images.name}: {len(images.train_y):,} training and {len(images.test_y):,} test images "
-        f"of {height}×{width}, {model.n_out} classes; CNN with {tree.size(params):,} parameters, "
-        f"on {jax.devices()[0].device_kind}"
+        f"of {height}×{width}, {model.n_out} classes; {kind} with "
+        f"{tree.size(params):,} parameters, on {jax.devices()[0].device_kind}"
     )

@@ -11,6 +11,7 @@ from experiments import plots
 from experiments.classification import Examples
 from experiments.curves import Curve
 from experiments.data import Dataset
+from experiments.nets import NetConfig, net
 from experiments.report import (
     Block,
     Code,
@@ -26,6 +27,8 @@ from experiments.report import (
 )
 from experiments.run import Run, read_config, write_text
 from jaxnets import models
+
+NAMES = {models.CNNConfig: "A convolutional net", models.ResNetConfig: "A residual net"}
 
 
 class Results(NamedTuple):
@@ -121,9 +124,7 @@ def print_results(results: Results, data: Dataset) -> None:
         print(f"  image {index}: {label}, {verdict}, gradient norm {examples.norms[index]:.3g}")
 
 
-def write_report(
-    run: Run, config: Any, data: Dataset, model: models.CNNConfig, results: Results
-) -> Path:
+def write_report(run: Run, config: Any, data: Dataset, model: NetConfig, results: Results) -> Path:
     """The plots as PNG files and `report.html`; returns the report's path."""
     described = read_config(run)
     # without patience, the test images themselves are watched, and nothing is chosen by them
@@ -133,7 +134,7 @@ def write_report(
     sections = [
         Section("Training", _training(run, results, curves, held_out)),
         Section("The hardest images", _examples(run, data, results.examples)),
-        Section("The net", [Code(_summary(first, model))]),
+        Section("The net", [Code(_summary(first, model, data.test_x.shape[1:]))]),
         Section("Settings", [config_table(described["config"])]),
     ]
     facts = {
@@ -145,7 +146,7 @@ def write_report(
         loss = compare(first, other).loss
         facts["largest loss difference"] = f"{loss:.1e}" if loss else "0"
     report = Report(
-        title=f"A convolutional net on {data.name}",
+        title=f"{NAMES[type(model)]} on {data.name}",
         summary=_headline(results, data),
         sections=sections,
         facts=facts,
@@ -234,9 +235,9 @@ def _examples(run: Run, data: Dataset, examples: Examples) -> list[Block]:
     ]
 
 
-def _summary(curve: Curve, model: models.CNNConfig) -> str:
+def _summary(curve: Curve, model: NetConfig, shape: tuple[int, ...]) -> str:
     def forward(params: Any, x: Any) -> Any:
-        return models.cnn(params, model, x, state=curve.state.model_state)[0]
+        return net(params, model, x, state=curve.state.model_state)[0]
 
-    image = jax.ShapeDtypeStruct(model.image, model.dtype or np.float32)
+    image = jax.ShapeDtypeStruct(shape, model.dtype or np.float32)
     return models.summary(curve.state.params, forward, image)

@@ -8,13 +8,14 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.classification import batch_of, examine, model_config
+from experiments.classification import batch_of, examine
 from experiments.data import Dataset, fingerprint, load, standardizer
 from experiments.errors import UsageError
 from experiments.influence import cost, scores
 from experiments.influence.labels import Labels, flip
 from experiments.influence.report import OneRun, Results, print_results, write_report
 from experiments.influence.training import Trained, Training, make_loss, make_program, run
+from experiments.nets import cnn_config
 from experiments.plots import hardest_first
 from experiments.run import Run, append_metrics, open_run
 from jaxnets import models, tree
@@ -106,7 +107,7 @@ def main(config: Config) -> int:
         )
     # a norm over the batch would leave no example a gradient of its own
     model = replace(
-        model_config(data, dropout=0.0, dtype="float32"),
+        cnn_config(data, dropout=0.0, dtype="float32"),
         batch_norm=False,
         channels=(16, 32),
         hidden=(64,),

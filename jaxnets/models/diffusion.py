@@ -172,6 +172,7 @@ def ancestral_sample(
     prediction: Prediction = "epsilon",
     times: Sequence[int] | None = None,
     clip: float | None = None,
+    path: bool = False,
 ) -> Array:
     """One example, from noise by the reverse process: each step draws from `q(x_s | x_t, x̂_0)`.
 
@@ -183,9 +184,11 @@ def ancestral_sample(
       prediction: what `predict` puts out.
       times: the steps to visit, from T down to 0 (`spaced_steps`); all of them by default.
       clip: if given, the predicted `x̂_0` is clipped to `[-clip, clip]`.
+      path: whether to return x at every time visited, the first noise included.
 
     Returns:
-      x, in the schedule's dtype; many at once by `vmap` over keys.
+      x, in the schedule's dtype, or with `path` `[times, *shape]`; many at once by `vmap` over
+      keys.
 
     Raises:
       ValueError: if `times` does not fall from T to 0, or for another prediction.
@@ -195,7 +198,9 @@ def ancestral_sample(
         mean, variance = posterior_step(noise, clean, x, t, s)
         return mean + jnp.sqrt(variance) * z
 
-    return _sample("ancestral_sample", step, predict, noise, key, shape, prediction, times, clip)
+    return _sample(
+        "ancestral_sample", step, predict, noise, key, shape, prediction, times, clip, path
+    )
 
 
 def ddim_sample(
@@ -208,6 +213,7 @@ def ddim_sample(
     prediction: Prediction = "epsilon",
     times: Sequence[int] | None = None,
     clip: float | None = None,
+    path: bool = False,
 ) -> Array:
     """One example by `x_s = α_s x̂_0 + √(σ_s² - η² w) ε̂ + η √w z` (Song et al., "DDIM", 2021).
 
@@ -222,7 +228,7 @@ def ddim_sample(
         left = jnp.sqrt(jnp.maximum(jnp.square(noise_s) - variance, 0))
         return signal_s * clean + left * epsilon + jnp.sqrt(variance) * z
 
-    return _sample("ddim_sample", step, predict, noise, key, shape, prediction, times, clip)
+    return _sample("ddim_sample", step, predict, noise, key, shape, prediction, times, clip, path)
 
 
 def _sample(
@@ -235,6 +241,7 @@ def _sample(
     prediction: Prediction,
     times: Sequence[int] | None,
     clip: float | None,
+    path: bool,
 ) -> Array:
     """`x ← step(x, x̂_0, ε̂, t, s, z)` over neighbouring times t > s, as one scan."""
     last = len(noise) - 1
@@ -243,7 +250,7 @@ def _sample(
         raise ValueError(f"{function}: times must fall from {last} to 0, got {times}")
     first_key, key = jax.random.split(key)
 
-    def turn(x: Array, given: tuple[Array, Array]) -> tuple[Array, None]:
+    def turn(x: Array, given: tuple[Array, Array]) -> tuple[Array, Array | None]:
         t, s = given
         output = predict(x, t)
         if output.shape != x.shape:
@@ -257,8 +264,9 @@ def _sample(
             clean = jnp.clip(clean, -clip, clip)
             epsilon = (x - signal * clean) / sigma
         z = jax.random.normal(jax.random.fold_in(key, s), shape, noise.dtype)
-        return step(x, clean, epsilon, t, s, z), None
+        x = step(x, clean, epsilon, t, s, z)
+        return x, x if path else None
 
-    x = jax.random.normal(first_key, shape, noise.dtype)
-    x, _ = lax.scan(turn, x, (jnp.asarray(visited[:-1]), jnp.asarray(visited[1:])))
-    return x
+    first = jax.random.normal(first_key, shape, noise.dtype)
+    x, passed = lax.scan(turn, first, (jnp.asarray(visited[:-1]), jnp.asarray(visited[1:])))
+    return x if passed is None else jnp.concatenate([first[None], passed])

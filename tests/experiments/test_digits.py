@@ -1,5 +1,6 @@
 """The digits experiment, end to end, mostly on a small data set of its own."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 
 from experiments import cli, curves, digits, named_optimizers
-from experiments.classification import examine, example_loss, model_config
+from experiments.classification import examine, example_loss
 from experiments.data import load
 from experiments.digits_report import compare
 from experiments.errors import UsageError
+from experiments.nets import cnn_config
 from experiments.run import Run, open_run
 from jaxnets import models, optim, train
 from tests.numerics import assert_trees_equal
@@ -63,7 +65,7 @@ def untimed(folder):
 def fresh(small, name):
     """What a checkpoint of the optimizer `name` holds, before the first step."""
     images = load(str(small))
-    model = model_config(images, dropout=0.25, dtype="float32")
+    model = cnn_config(images, dropout=0.25, dtype="float32")
     data = curves.split(images, None, model.dtype)
     training = curves.Training(1e-3, "cosine", 16, 4, None, 2, resume=False)
     program = curves._program(training, model, name, 96)
@@ -188,6 +190,9 @@ def one_line(capsys):
         (["--batch-size", "90", "--patience", "2"], "at most the 87 training images, got 90"),
         (["--resume"], "is not a run folder"),
         (["--dropout", "1.5"], "--dropout must be from 0 to 1"),
+        (["--label-smoothing", "-0.1"], "--label-smoothing must be from 0 to 1, got -0.1"),
+        (["--model", "resnet", "--width", "0"], "--width must be positive, got 0"),
+        (["--model", "resnet", "--depth", "9"], "--depth must be 8, 14, 20, … (6n + 2), got 9"),
         (["--data", "digits", "--data-folder", "x"], "digits come with scikit-learn"),
         (["--data", "imagenet"], "unknown data set 'imagenet'"),
         (["--data", "none.npz"], "none.npz"),
@@ -236,6 +241,28 @@ def test_quick_leaves_other_flags_alone():
     assert digits.settle(digits.Config(data="fashion-mnist")) == digits.Amounts(128, 10, 5)
 
 
+def test_a_resnet_is_shown_shifted_images_and_on_fashion_mnist_mirrored_ones():
+    assert digits.settle(digits.Config(data="fashion-mnist")).augment == "none"
+    resnet = digits.Config(model="resnet")
+    assert digits.settle(resnet).augment == "shift"
+    assert digits.settle(dataclasses.replace(resnet, data="fashion-mnist")).augment == "flip"
+    assert digits.settle(dataclasses.replace(resnet, augment="both")).augment == "both"
+
+
+@pytest.mark.thorough
+def test_a_resnet_trains_on_augmented_images_and_is_examined(small, tmp_path, capsys):
+    more = "--model resnet --width 1 --augment both --label-smoothing 0.1 --no-compare --epochs 12"
+    folder = tmp_path / "run"
+    assert cli.main(flags(small, folder, *more.split())) == 0
+    html = (folder / "report.html").read_text()
+    assert "A residual net on bars" in html
+    assert html.count("data:image/png;base64,") == 5
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = [r["loss"] for r in records if "loss" in r]
+    assert np.mean(found[-6:]) < 0.7 * np.mean(found[:6])
+    assert "ResNet with 7" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -274,7 +301,7 @@ def test_patience_holds_out_training_data_that_nothing_is_learned_from(small):
 
 def test_patience_keeps_the_best(small, tmp_path):
     images = load(str(small))
-    model = model_config(images, dropout=0.25, dtype="float32")
+    model = cnn_config(images, dropout=0.25, dtype="float32")
     data = curves.split(images, 1, model.dtype)
     training = curves.Training(0.05, "constant", 16, 12, 1, 12, resume=False)
     with open_run(tmp_path, "digits", digits.Config()) as run:
@@ -313,7 +340,7 @@ def test_our_adam_is_optaxs_over_the_whole_digits_run_in_float64(tmp_path, x64):
     """308 steps of the demo's net: parameters to 1e-9."""
     images = load("digits")
     training = curves.Training(1e-3, "cosine", 32, 7, None, 7, resume=False)
-    model = model_config(images, dropout=0.5, dtype="float64")
+    model = cnn_config(images, dropout=0.5, dtype="float64")
     data = curves.split(images, None, model.dtype)
     wanted = [("jaxnets:adam", 0), ("optax:adam", 0)]
     with open_run(tmp_path, "digits", digits.Config()) as run:
@@ -345,7 +372,7 @@ def test_every_optimizer_name_makes_an_optimizer():
 def test_the_same_seed_is_the_same_run(small, tmp_path):
     images = load(str(small))
     training = curves.Training(1e-3, "constant", 16, 2, None, 2, resume=False)
-    model = model_config(images, dropout=0.5, dtype="float32")
+    model = cnn_config(images, dropout=0.5, dtype="float32")
     data = curves.split(images, None, model.dtype)
 
     def trained(*seeds):
@@ -361,7 +388,7 @@ def test_the_same_seed_is_the_same_run(small, tmp_path):
 @pytest.mark.thorough
 def test_examining_in_chunks_is_examining_each_example(small):
     images = load(str(small))
-    model = model_config(images, dropout=0.5, dtype="float32")
+    model = cnn_config(images, dropout=0.5, dtype="float32")
     test = curves.split(images, None, model.dtype).test
     params, moments = models.init_cnn(jax.random.key(0), model)
     state = train.init_state(params, optim.sgd(0.1), jax.random.key(0), model_state=moments)

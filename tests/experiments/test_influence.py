@@ -11,13 +11,14 @@ import pytest
 
 from experiments import cli
 from experiments.benchmarks import timing
-from experiments.classification import batch_of, model_config
+from experiments.classification import batch_of
 from experiments.data import load
 from experiments.errors import UsageError
 from experiments.influence import scores, training
 from experiments.influence.experiment import Amounts, Config, settle
 from experiments.influence.labels import flip
 from experiments.influence.scores import RANKINGS
+from experiments.nets import cnn_config
 from jaxnets import gradients, models, optim, train
 from tests.numerics import assert_trees_close, relative_error
 
@@ -92,7 +93,7 @@ def net(small):
     """A tiny net, its loss, and data."""
     images = load(str(small))
     model = dataclasses.replace(
-        model_config(images, dropout=0.0, dtype="float32"),
+        cnn_config(images, dropout=0.0, dtype="float32"),
         batch_norm=False, channels=(2, 3), hidden=(4,),
     )  # fmt: skip
     return model, batch_of(images.train_x, images.train_y, np.float32)

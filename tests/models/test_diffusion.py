@@ -207,6 +207,23 @@ def test_ddim_with_eta_1_is_ancestral(noise, clip):
         assert jnp.max(jnp.abs(ancestral)) <= clip * (1 + 1e-5)
 
 
+@pytest.mark.parametrize("sample", [models.ddim_sample, models.ancestral_sample])
+def test_the_path_is_what_shorter_ways_leave(sample):
+    noise, times = models.linear_noise(4), (4, 3, 1, 0)
+    path = sample(lambda x, t: jnp.tanh(x), noise, KEY, (3,), times=times, path=True)
+    assert path.shape == (4, 3)
+    np.testing.assert_array_equal(path[0], jax.random.normal(jax.random.split(KEY)[0], (3,)))
+    np.testing.assert_array_equal(
+        path[-1], sample(lambda x, t: jnp.tanh(x), noise, KEY, (3,), times=times)
+    )
+    if sample is models.ddim_sample:
+        for i in range(3):
+            t, s = times[i : i + 2]
+            clean, epsilon = models.clean_and_noise(noise, "epsilon", jnp.tanh(path[i]), path[i], t)
+            signal, sigma = models.signal_and_noise(noise, s)
+            np.testing.assert_allclose(path[i + 1], signal * clean + sigma * epsilon, rtol=1e-4)
+
+
 def test_a_scan_visits_every_step_by_default():
     seen = []
 

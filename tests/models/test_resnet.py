@@ -54,6 +54,26 @@ def test_moments_move_as_linens(config, x64):
     assert_trees_close(got, jax.tree.map(lambda leaf: leaf, want), 1e-6)
 
 
+@pytest.mark.thorough
+def test_gradients_through_bottlenecks_and_the_batchs_own_moments_are_linens(x64):
+    """By parameters, images and the whole batch's moments, in training mode, in float64."""
+    params, state = models.init_resnet(KEY, BOTTLENECKS)
+    x_key, weights_key = jax.random.split(KEY)
+    x = jax.random.normal(x_key, (4, 14, 9, 2))
+    weights = jax.random.normal(weights_key, (4, BOTTLENECKS.n_out))
+
+    def gradients(resnet):
+        def weighed(params, x):
+            logits, _ = resnet(params, BOTTLENECKS, x, state=state, train=True)
+            return jnp.vdot(logits, weights)
+
+        return jax.jit(jax.grad(weighed, argnums=(0, 1)))(params, x)
+
+    got = gradients(models.resnet)
+    assert_trees_close(got, gradients(linen_images.resnet), 1e-12)
+    assert all(jnp.max(jnp.abs(leaf)) > 1e-6 for leaf in jax.tree.leaves(got))
+
+
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_blocks_start_as_their_shortcuts(norm):
     """Where a block has no projection it is then the identity of what has passed an activation."""
