@@ -44,6 +44,10 @@ REGISTRY: dict[str, Experiment] = {
         "experiments.private.experiment",
         "differential privacy: accuracy against epsilon, and an audit of the promise by canaries",
     ),
+    "translate": Experiment(
+        "experiments.translation.experiment",
+        "English to Portuguese, by a transformer or an LSTM with attention",
+    ),
 }
 
 

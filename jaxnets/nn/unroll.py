@@ -147,21 +147,24 @@ def _recurrence_jvp(
     return (last, h), (dlast, dh)
 
 
-def _valid(lengths: Array, x: Array) -> Array:
-    """Whether each position of `x [..., T, n]` is below its length: `[..., T]`."""
+def within_lengths(function: str, lengths: Array, shape: Shape) -> Array:
+    """Whether each step of `shape`, `[..., T]`, is below its sequence's length.
+
+    Raises:
+      ValueError: if `lengths` are not integers `[...]`, or concrete and outside `[0, T]`.
+    """
     values = concrete(lengths)
     lengths = jnp.asarray(lengths)
-    if not jnp.issubdtype(lengths.dtype, jnp.integer) or lengths.shape != x.shape[:-2]:
+    if not jnp.issubdtype(lengths.dtype, jnp.integer) or lengths.shape != shape[:-1]:
         raise ValueError(
-            f"unroll: lengths must be integers {list(x.shape[:-2])} for x {list(x.shape)}, got "
+            f"{function}: lengths must be integers {list(shape[:-1])} for steps {list(shape)}, got "
             f"{lengths.dtype}{list(lengths.shape)}"
         )
-    if values is not None and values.size and not 0 <= values.min() <= values.max() <= x.shape[-2]:
+    if values is not None and values.size and not 0 <= values.min() <= values.max() <= shape[-1]:
         raise ValueError(
-            f"unroll: lengths must be in [0, {x.shape[-2]}], got {values.min()} to {values.max()}"
+            f"{function}: lengths must be in [0, {shape[-1]}], got {values.min()} to {values.max()}"
         )
-    positions = lax.broadcasted_iota(lengths.dtype, x.shape[:-1], x.ndim - 2)
-    return positions < lengths[..., None]
+    return lax.broadcasted_iota(lengths.dtype, shape, len(shape) - 1) < lengths[..., None]
 
 
 def unroll(
@@ -205,7 +208,7 @@ def unroll(
         raise ValueError(f"unroll: window must be positive, got {window}")
     valid, fresh = None, None
     if lengths is not None:
-        valid = _valid(lengths, x)[..., None]
+        valid = within_lengths("unroll", lengths, x.shape[:-1])[..., None]
         # what padding holds would reach the gradients as 0 · nan
         x = jnp.where(valid, x, 0)
         valid = jnp.moveaxis(valid, -2, 0)
