@@ -19,7 +19,7 @@ from experiments.translation.training import Trained, Training, fit, steps_of
 from experiments.translation.vocabulary import BEGIN, Vocabulary, until_end
 from jaxnets.types import Params
 
-BUCKETS = 3
+BUCKETS = 4
 MAPS = 2
 """Attention maps in the report."""
 
@@ -75,7 +75,9 @@ class Config:
     runs: Path = Path("runs")
     """where a folder for this run is made"""
     folder: Path | None = None
-    """the run's folder itself, new or empty"""
+    """the run's folder itself, new or empty (or to be resumed)"""
+    resume: bool = False
+    """go on with the run in --folder, from the end of its last epoch"""
 
 
 class Amounts(NamedTuple):
@@ -143,7 +145,7 @@ def main(config: Config) -> int:
     )  # fmt: skip
     if len(parts.train) < BUCKETS * config.batch_size:
         raise UsageError(
-            f"--batch-size must be at most a third of the {len(parts.train)} training pairs, got "
+            f"--batch-size must be at most a quarter of the {len(parts.train)} training pairs, got "
             f"{config.batch_size}"
         )
     vocab = vocabulary.learn(parts.train, amounts.vocabulary)
@@ -167,11 +169,14 @@ def main(config: Config) -> int:
         config.batch_size, amounts.epochs,
     )  # fmt: skip
     opened = open_run(
-        config.runs, "translate", config, data=fingerprint(pairs), folder=config.folder
-    )
+        config.runs, "translate", config, data=fingerprint(pairs), folder=config.folder,
+        resume=config.resume, may_differ={"folder", "resume", "runs", "data_folder"},
+    )  # fmt: skip
     with opened as folder:
-        trained = fit(net, training, data, rows["validation"], config.seed)
-        append_metrics(folder, [epoch._asdict() for epoch in trained.epochs])
+        trained = fit(
+            folder, config, net, training, data, rows["validation"],
+            seed=config.seed, resume=config.resume,
+        )  # fmt: skip
         results = _results(config, parts, vocab, net, trained, rows["test"])
         scores = {name: score._asdict() for name, score in results.scores.items()}
         append_metrics(folder, [{"step": trained.epochs[-1].step, "test": scores}])

@@ -12,6 +12,7 @@ from jax import lax
 from experiments.classification import REPORTS_PER_EPOCH
 from experiments.errors import UsageError
 from experiments.progress import Handle, progress, report_progress
+from experiments.run import Run, append_metrics, read_metrics, rewind
 from experiments.translation.nets import Net
 from experiments.translation.vocabulary import PADDING, Rows
 from jaxnets import losses, optim, train
@@ -19,6 +20,8 @@ from jaxnets.train.run import Step
 from jaxnets.train.shuffle import permutation
 from jaxnets.train.step import data_key
 from jaxnets.types import Array, Key, Params, PyTree
+
+CHECKPOINTS = "checkpoints"
 
 
 class Training(NamedTuple):
@@ -41,6 +44,9 @@ class Epoch(NamedTuple):
     """In training: smoothed, with dropout."""
     held_out: float
     """Nats a token of the validation pairs."""
+    seconds: float
+    """Compilation included."""
+    cpu_seconds: float
 
 
 class Trained(NamedTuple):
@@ -49,9 +55,22 @@ class Trained(NamedTuple):
     params: Params
     """Of the epoch that is best on the validation pairs."""
     epochs: list[Epoch]
-    best: int
-    seconds: float
-    cpu_seconds: float
+
+    @property
+    def best(self) -> int:
+        """Which epoch that is."""
+        # of equal ones the last
+        return min(range(len(self.epochs)), key=lambda i: (self.epochs[i].held_out, -i))
+
+    @property
+    def seconds(self) -> float:
+        """Of all epochs."""
+        return sum(epoch.seconds for epoch in self.epochs)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of all epochs, over all cores."""
+        return sum(epoch.cpu_seconds for epoch in self.epochs)
 
 
 def costs(net: Net, params: Params, batch: Rows, key: Key | None, smoothing: float) -> Any:
@@ -106,11 +125,43 @@ def bucketed_epoch(
     return run_epoch
 
 
-def fit(net: Net, training: Training, data: Sequence[Rows], validation: Rows, seed: int) -> Trained:
-    """Train from `seed`, and keep what is best on the validation pairs.
+class _Saved(NamedTuple):
+    """All that a checkpoint holds."""
+
+    state: train.TrainState
+    best: Params
+    """The parameters of the epoch that was best so far."""
+
+
+def _restored(run: Run, config: Any, start: _Saved) -> tuple[_Saved, list[Epoch]]:
+    """Where a run was left, and the epochs until then; `start` if no epoch was saved."""
+    folder = run.folder / CHECKPOINTS
+    saved = start
+    if train.latest_checkpoint(folder) is not None:
+        try:
+            saved = train.restore_checkpoint(folder, start)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    rewind(run, {"": int(saved.state.step)}, config)
+    seen = [record for record in read_metrics(run) if "held_out" in record]
+    return saved, [Epoch(**record) for record in seen]
+
+
+def fit(
+    run: Run,
+    config: Any,
+    net: Net,
+    training: Training,
+    data: Sequence[Rows],
+    validation: Rows,
+    *,
+    seed: int,
+    resume: bool,
+) -> Trained:
+    """Train from `seed`, and keep what is best on the validation pairs; saved after each epoch.
 
     Raises:
-      UsageError: if training diverges.
+      UsageError: if training diverges, or (resuming) a checkpoint is corrupt.
     """
     per_epoch = sum(steps_of(data, training.batch_size))
     total = per_epoch * training.epochs
@@ -144,24 +195,36 @@ def fit(net: Net, training: Training, data: Sequence[Rows], validation: Rows, se
 
         return bucketed_epoch(step, training.batch_size, show)(state, data)
 
-    run = jax.jit(one_epoch, donate_argnums=0)
+    program = jax.jit(one_epoch, donate_argnums=0)
     evaluate = jax.jit(train.evaluate(measure, batch_size=training.batch_size))
-    state, seen = init(jnp.asarray(seed)), []
-    best, best_params = 0, state.params
-    started, cpu_started = time.perf_counter(), time.process_time()
-    with progress(total, batch_size=training.batch_size, steps_per_epoch=per_epoch) as bar:
-        for epoch in range(training.epochs):
-            state, metrics = run(state, data, bar)
+    state = init(jnp.asarray(seed))
+    saved, seen = _Saved(state, jax.tree.map(jnp.copy, state.params)), []
+    if resume:
+        saved, seen = _restored(run, config, saved)
+    state, best = saved
+    with progress(
+        total, batch_size=training.batch_size, steps_per_epoch=per_epoch, start=int(state.step)
+    ) as bar:
+        while len(seen) < training.epochs:
+            started, cpu_started = time.perf_counter(), time.process_time()
+            state, metrics = program(state, data, bar)
             found = evaluate(state, validation)
-            held_out = float(found["cost"] / found["tokens"])
-            seen.append(Epoch(int(state.step), float(metrics["loss"].mean()), held_out))
-            if not np.isfinite([seen[-1].loss, held_out]).all():
+            epoch = Epoch(
+                step=int(state.step),
+                loss=float(metrics["loss"].mean()),
+                held_out=float(found["cost"] / found["tokens"]),
+                seconds=time.perf_counter() - started,
+                cpu_seconds=time.process_time() - cpu_started,
+            )
+            if not np.isfinite([epoch.loss, epoch.held_out]).all():
                 raise UsageError(
-                    f"training diverged: loss {seen[-1].loss} in epoch {epoch + 1}, and "
-                    f"{held_out} on validation pairs; try a lower --learning-rate"
+                    f"training diverged: loss {epoch.loss} in epoch {len(seen) + 1}, and "
+                    f"{epoch.held_out} on validation pairs; try a lower --learning-rate"
                 )
-            if held_out <= seen[best].held_out:
+            if epoch.held_out <= min((e.held_out for e in seen), default=np.inf):
                 # a copy: the program gives up the state that it is handed
-                best, best_params = epoch, jax.tree.map(jnp.copy, state.params)
-    seconds = time.perf_counter() - started, time.process_time() - cpu_started
-    return Trained(best_params, seen, best, *seconds)
+                best = jax.tree.map(jnp.copy, state.params)
+            seen.append(epoch)
+            append_metrics(run, [epoch._asdict()])
+            train.save_checkpoint(run.folder / CHECKPOINTS, epoch.step, _Saved(state, best), keep=1)
+    return Trained(best, seen)
