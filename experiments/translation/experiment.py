@@ -32,8 +32,8 @@ class Config:
     """bible, or the path of a .tsv file with a sentence, a tab and its translation in each line"""
     data_folder: Path | None = None
     """where the data set's files are, if not found by themselves"""
-    model: Kind = "transformer"
-    """transformer, or lstm (with attention)"""
+    model: Kind | None = None
+    """transformer, or lstm (with attention) (quick: lstm, otherwise transformer)"""
     words: int = 20
     """of the longer side, at most, in held-out pairs"""
     train_words: int | None = None
@@ -43,11 +43,11 @@ class Config:
     test: int = 1000
     """held-out pairs that are translated at the end"""
     vocabulary: int | None = None
-    """tokens of the byte-pair encoding of both languages (quick: 3000, otherwise 8000)"""
+    """tokens of the byte-pair encoding of both languages (quick: 2000, otherwise 8000)"""
     features: int | None = None
-    """size of the vectors (quick: 128 or, for the LSTM, 256; otherwise 512)"""
+    """size of the vectors (quick: 192, of the transformer 128; otherwise 512)"""
     depth: int | None = None
-    """blocks or layers, of each of the two (transformer: quick 3, otherwise 6; lstm: 1 and 2)"""
+    """blocks or layers, of each of the two (transformer: quick 2, otherwise 6; lstm: 1 and 2)"""
     heads: int | None = None
     """of the transformer (quick: 4, otherwise 8)"""
     dropout: float | None = None
@@ -55,15 +55,15 @@ class Config:
     label_smoothing: float = 0.1
     """the share of each label that is spread over all tokens, from 0 to below 1"""
     learning_rate: float | None = None
-    """at its highest (transformer: quick 2e-3, otherwise 7e-4; lstm: 3e-3 and 1e-3)"""
+    """at its highest (quick: 2e-3; otherwise 7e-4, of the lstm 1e-3)"""
     warmup: float = 0.1
     """the share of all steps in which the rate grows; then it falls to 0 as a cosine"""
     weight_decay: float = 0.01
     """of AdamW, from 0"""
-    batch_size: int = 64
-    """pairs per step"""
+    batch_size: int | None = None
+    """pairs per step (quick: 32, otherwise 64)"""
     epochs: int | None = None
-    """passes over the training pairs (quick: 10, otherwise 40)"""
+    """passes over the training pairs (quick: 7, otherwise 40)"""
     beams: int = 4
     """of the beam search, beside greedy decoding"""
     length_penalty: float = 1.0
@@ -83,6 +83,7 @@ class Config:
 class Amounts(NamedTuple):
     """The config's fields with defaults that depend on others."""
 
+    model: Kind
     train_words: int
     vocabulary: int
     features: int
@@ -90,15 +91,19 @@ class Amounts(NamedTuple):
     heads: int
     dropout: float
     learning_rate: float
+    batch_size: int
     epochs: int
 
 
-FORMS = {
-    ("transformer", True): Amounts(20, 3000, 128, 3, 4, 0.1, 2e-3, 10),
-    ("transformer", False): Amounts(40, 8000, 512, 6, 8, 0.3, 7e-4, 40),
-    ("lstm", True): Amounts(20, 3000, 256, 1, 1, 0.2, 3e-3, 10),
-    ("lstm", False): Amounts(40, 8000, 512, 2, 1, 0.3, 1e-3, 40),
+QUICK = {
+    "lstm": Amounts("lstm", 20, 2000, 192, 1, 1, 0.1, 2e-3, 32, 7),
+    "transformer": Amounts("transformer", 20, 2000, 128, 2, 4, 0.1, 2e-3, 32, 7),
 }
+FULL = {
+    "transformer": Amounts("transformer", 40, 8000, 512, 6, 8, 0.3, 7e-4, 64, 40),
+    "lstm": Amounts("lstm", 40, 8000, 512, 2, 1, 0.3, 1e-3, 64, 40),
+}
+"""By model, the default first."""
 
 
 def settle(config: Config) -> Amounts:
@@ -108,11 +113,12 @@ def settle(config: Config) -> Amounts:
       UsageError: naming the flag that is out of range.
     """
     given = {name: getattr(config, name) for name in Amounts._fields}
-    form = FORMS[config.model, config.quick]
+    forms = QUICK if config.quick else FULL
+    form = forms[config.model or next(iter(forms))]
     amounts = form._replace(**{k: v for k, v in given.items() if v is not None})
-    counts = ("words", "validation", "test", "batch_size", "beams")
+    counts = ("words", "validation", "test", "beams")
     positive = amounts._asdict() | {name: getattr(config, name) for name in counts}
-    del positive["dropout"]
+    del positive["dropout"], positive["model"]
     for name, value in positive.items():
         if not (value > 0 and np.isfinite(value)):
             raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
@@ -125,9 +131,9 @@ def settle(config: Config) -> Amounts:
             raise UsageError(
                 f"--{name.replace('_', '-')} must be from 0, got {getattr(config, name)}"
             )
-    if config.model == "transformer" and amounts.features % amounts.heads:
+    if amounts.model == "transformer" and amounts.features % amounts.heads:
         raise UsageError(f"--heads must divide {amounts.features} features, got {amounts.heads}")
-    if config.model == "lstm" and amounts.features % 2:
+    if amounts.model == "lstm" and amounts.features % 2:
         raise UsageError(f"--features must be even for the lstm, got {amounts.features}")
     if not 0 <= config.seed < 2**31:
         raise UsageError(f"--seed must be from 0 to {2**31 - 1}, got {config.seed}")
@@ -143,30 +149,29 @@ def main(config: Config) -> int:
         pairs, words_at_most=config.words, train_words_at_most=amounts.train_words,
         validation=config.validation, test=config.test, seed=config.seed,
     )  # fmt: skip
-    if len(parts.train) < BUCKETS * config.batch_size:
+    if len(parts.train) < BUCKETS * amounts.batch_size:
         raise UsageError(
             f"--batch-size must be at most a quarter of the {len(parts.train)} training pairs, got "
-            f"{config.batch_size}"
+            f"{amounts.batch_size}"
         )
     vocab = vocabulary.learn(parts.train, amounts.vocabulary)
     rows = {name: vocabulary.rows(vocab, part) for name, part in parts._asdict().items()}
-    longest = max(max(leaf.shape[-1] for n, leaf in r.items() if n != "length")
-                  for r in rows.values())  # fmt: skip
+    longest = max(part[side].shape[1] for part in rows.values() for side in ("source", "target"))
     net = nets.make(
-        config.model, vocabulary=vocab.size, features=amounts.features, depth=amounts.depth,
+        amounts.model, vocabulary=vocab.size, features=amounts.features, depth=amounts.depth,
         heads=amounts.heads, dropout=amounts.dropout, longest=longest,
     )  # fmt: skip
     data = vocabulary.buckets(rows["train"], BUCKETS)
     shapes = " + ".join(f"{r['source'].shape[1]}/{r['target'].shape[1]}" for r in data)
     print(
         f"{config.data}: {len(parts.train):,} pairs to train on, {vocab.size:,} tokens, at most "
-        f"{shapes} a pair; {config.model} with {nets.size(net):,} parameters, "
-        f"{sum(steps_of(data, config.batch_size))} steps an epoch, on "
+        f"{shapes} a pair; {amounts.model} with {nets.size(net):,} parameters, "
+        f"{sum(steps_of(data, amounts.batch_size))} steps an epoch, on "
         f"{jax.devices()[0].device_kind}"
     )
     training = Training(
         amounts.learning_rate, config.warmup, config.weight_decay, config.label_smoothing,
-        config.batch_size, amounts.epochs,
+        amounts.batch_size, amounts.epochs,
     )  # fmt: skip
     opened = open_run(
         config.runs, "translate", config, data=fingerprint(pairs), folder=config.folder,
@@ -177,7 +182,9 @@ def main(config: Config) -> int:
             folder, config, net, training, data, rows["validation"],
             seed=config.seed, resume=config.resume,
         )  # fmt: skip
-        results = _results(config, parts, vocab, net, trained, rows["test"])
+        # no translation is longer than those that were learned from
+        steps = data[-1]["target"].shape[1] - 1
+        results = _results(config, parts, vocab, net, trained, rows["test"], steps)
         scores = {name: score._asdict() for name, score in results.scores.items()}
         append_metrics(folder, [{"step": trained.epochs[-1].step, "test": scores}])
         print_results(results)
@@ -192,9 +199,8 @@ def _results(
     net: Net,
     trained: Trained,
     rows: vocabulary.Rows,
+    steps: int,
 ) -> Results:
-    # as long as twice a source's own tokens never is
-    steps = rows["target"].shape[1] + 8
     ways = {"greedy decoding": 1, f"beam search, {config.beams} beams": config.beams}
     if config.beams == 1:
         ways = {"greedy decoding": 1}

@@ -46,7 +46,7 @@ def net(name):
     """`(params, forward, begin, step, look)` of either family, alike."""
     config = CONFIGS[name]
     if name in TRANSFORMERS:
-        params = models.init_seq2seq(KEY, config)
+        params = jax.jit(models.init_seq2seq)(KEY, config)
 
         def begin(source, lengths):
             memory = models.seq2seq_memory(params, config, source, lengths=lengths)
@@ -57,7 +57,7 @@ def net(name):
             return models.continue_seq2seq(params, config, ids, caches, start, memory)
 
         return params, config, models.seq2seq, begin, step
-    params = models.init_recurrent_seq2seq(KEY, config)
+    params = jax.jit(models.init_recurrent_seq2seq)(KEY, config)
 
     def begin(source, lengths):
         return models.recurrent_memory(params, config, source, lengths=lengths)[::-1]
@@ -73,7 +73,7 @@ def each(core, names):
     return pytest.mark.parametrize("name", thorough_beyond(core, {name: (name,) for name in names}))
 
 
-@each({"seq2seq", "recurrent_seq2seq", "recurrent_seq2seq/bahdanau"}, ROWS)
+@each({"seq2seq"}, ROWS)
 def test_float64_outputs_and_all_gradients_are_linens(name, x64):
     case = ROWS[name]
     params = jax.tree.map(lambda p: p.astype(float), case.init(KEY))
@@ -93,7 +93,7 @@ def test_float64_outputs_and_all_gradients_are_linens(name, x64):
     assert_trees_close(gradient, theirs, 1e-12)
 
 
-@each({"listed", "luong", "bahdanau"}, CONFIGS)
+@each({"bahdanau"}, CONFIGS)
 def test_cached_steps_are_the_full_pass(name):
     params, config, forward, begin, step = net(name)
     want = jax.jit(forward)(params, config, SOURCE, TARGET, lengths=LENGTHS)
@@ -114,7 +114,7 @@ def test_cached_steps_are_the_full_pass(name):
     assert relative_error(by_steps(SOURCE, TARGET, LENGTHS), want) < 2e-6
 
 
-@each({"bahdanau"}, ["listed", "luong", "bahdanau"])
+@each(set(), ["listed", "luong", "bahdanau"])
 def test_decoding_in_one_scan_is_that_by_full_passes(name):
     params, config, forward, begin, step = net(name)
 
@@ -145,7 +145,7 @@ def test_decoding_in_one_scan_is_that_by_full_passes(name):
     np.testing.assert_allclose(found.log_probabilities[:, 0], want, rtol=1e-5)
 
 
-@each({"listed", "bahdanau"}, CONFIGS)
+@each(set(), CONFIGS)
 def test_padding_changes_nothing(name):
     """Neither results nor gradients, whatever it holds and however much there is of it."""
     params, config, forward, _, _ = net(name)
@@ -166,7 +166,7 @@ def test_padding_changes_nothing(name):
     assert relative_error(got[0][1][1], alone) < 2e-6
 
 
-@each({"listed", "luong"}, CONFIGS)
+@each(set(), CONFIGS)
 def test_attention_maps_are_distributions_over_what_is_there(name):
     params, config, *_ = net(name)
     look = models.cross_attention if name in TRANSFORMERS else models.recurrent_attention
@@ -178,10 +178,11 @@ def test_attention_maps_are_distributions_over_what_is_there(name):
     assert np.any(weights[1, ..., :2] != 0.5)
 
 
+@pytest.mark.thorough
 def test_a_memory_looked_at_in_one_place_is_what_the_map_says():
     """The context of cross-attention is the map's mean of the values."""
     config = SEQ2SEQ
-    params = models.init_seq2seq(KEY, config)
+    params = jax.jit(models.init_seq2seq)(KEY, config)
     weights = models.cross_attention(params, config, SOURCE, TARGET)
     memory = models.seq2seq_memory(params, config, SOURCE)
     # at the first block the query is made of the target alone
@@ -239,8 +240,12 @@ def test_half_precision_and_dropout(name):
     assert jnp.any(forward(params, halved, SOURCE, TARGET, key=KEY) != y)
 
 
+def shapes(init, config):
+    return jax.eval_shape(init, KEY, config)
+
+
 def test_paths_are_those_of_the_design():
-    paths = set(tree.flatten_with_paths(models.init_recurrent_seq2seq(KEY, BAHDANAU)))
+    paths = set(tree.flatten_with_paths(shapes(models.init_recurrent_seq2seq, BAHDANAU)))
     cells = ("encoder/0/forward", "encoder/0/backward", "decoder/0")
     cell = {"input/kernel", "input/bias", "hidden/kernel", "hidden/bias"}
     assert paths == {f"{c}/{path}" for c in cells for path in cell} | {
@@ -248,7 +253,7 @@ def test_paths_are_those_of_the_design():
         "attention/query/kernel", "attention/query/bias", "attention/key/kernel",
         "attention/score/kernel",
     }  # fmt: skip
-    shared = models.init_seq2seq(KEY, SHARED_SEQ2SEQ)
+    shared = shapes(models.init_seq2seq, SHARED_SEQ2SEQ)
     assert "embedding" not in shared["decoder"]
     parts = ("attention", "cross_attention", "mlp")
     assert set(shared["decoder"]["blocks"][0]) == {*parts, *(f"{part}_norm" for part in parts)}
@@ -266,9 +271,17 @@ def test_errors_say_what_is_wanted():
         models.RecurrentSeq2SeqConfig(11, 11, attention="none")
     with pytest.raises(ValueError, match="vocabularies must be equal"):
         models.RecurrentSeq2SeqConfig(11, 12, shared=True)
-    for name in ("listed", "luong"):
-        params, config, forward, _, _ = net(name)
+    families = (
+        (models.init_seq2seq, models.seq2seq, SEQ2SEQ),
+        (models.init_recurrent_seq2seq, models.recurrent_seq2seq, LUONG),
+    )
+    for init, forward, config in families:
+
+        def run(params, lengths, forward=forward, config=config):
+            return forward(params, config, SOURCE, TARGET, lengths=lengths)
+
+        params = shapes(init, config)
         with pytest.raises(ValueError, match=r"lengths must be integers \[3\] for steps \[3, 5\]"):
-            forward(params, config, SOURCE, TARGET, lengths=LENGTHS[:2])
+            jax.eval_shape(lambda p, run=run: run(p, LENGTHS[:2]), params)
         with pytest.raises(ValueError, match=r"lengths must be in \[0, 5\], got 2 to 6"):
-            forward(params, config, SOURCE, TARGET, lengths=LENGTHS + jnp.array([1, 0, 0]))
+            jax.eval_shape(lambda p, run=run: run(p, np.array([6, 2, 4])), params)
