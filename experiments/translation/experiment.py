@@ -95,11 +95,11 @@ class Amounts(NamedTuple):
     epochs: int
 
 
-QUICK = {
+QUICK: dict[Kind, Amounts] = {
     "lstm": Amounts("lstm", 20, 2000, 192, 1, 1, 0.1, 2e-3, 32, 7),
     "transformer": Amounts("transformer", 20, 2000, 128, 2, 4, 0.1, 2e-3, 32, 7),
 }
-FULL = {
+FULL: dict[Kind, Amounts] = {
     "transformer": Amounts("transformer", 40, 8000, 512, 6, 8, 0.3, 7e-4, 64, 40),
     "lstm": Amounts("lstm", 40, 8000, 512, 2, 1, 0.3, 1e-3, 64, 40),
 }
@@ -114,7 +114,7 @@ def settle(config: Config) -> Amounts:
     """
     given = {name: getattr(config, name) for name in Amounts._fields}
     forms = QUICK if config.quick else FULL
-    form = forms[config.model or next(iter(forms))]
+    form = forms[config.model] if config.model else next(iter(forms.values()))
     amounts = form._replace(**{k: v for k, v in given.items() if v is not None})
     counts = ("words", "validation", "test", "beams")
     positive = amounts._asdict() | {name: getattr(config, name) for name in counts}

@@ -198,7 +198,8 @@ def fit(
     program = jax.jit(one_epoch, donate_argnums=0)
     evaluate = jax.jit(train.evaluate(measure, batch_size=training.batch_size))
     state = init(jnp.asarray(seed))
-    saved, seen = _Saved(state, jax.tree.map(jnp.copy, state.params)), []
+    saved = _Saved(state, jax.tree.map(jnp.copy, state.params))
+    seen: list[Epoch] = []
     if resume:
         saved, seen = _restored(run, config, saved)
     state, best = saved
