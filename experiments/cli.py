@@ -68,6 +68,10 @@ REGISTRY: dict[str, Experiment] = {
         "experiments.signals.experiment",
         "tell signals apart by a 1-D convolutional and a recurrent net",
     ),
+    "translate": Experiment(
+        "experiments.translation.experiment",
+        "English to Portuguese, by a transformer or an LSTM with attention",
+    ),
 }
 
 

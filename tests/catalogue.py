@@ -18,7 +18,7 @@ import pytest
 
 from jaxnets import losses, models, nn, tree
 from tests.losses import references
-from tests.models import linen_images
+from tests.models import linen_images, linen_seq2seq
 from tests.optim.cases import (
     adam,
     adaptive_rates,
@@ -771,7 +771,64 @@ def _two_tower(name, config, shape, state, linen_image):
     )
 
 
+def _source_and_target(ids):
+    """Of one row of ids: a source, how much of it is there, and a target."""
+    source, target = ids[..., :4], ids[..., 4:]
+    return source, target, 1 + source[..., 0] % 4
+
+
+def _seq2seq(name, config):
+    def ours(params, ids):
+        source, target, lengths = _source_and_target(ids)
+        return models.seq2seq(params, config, source, target, lengths=lengths)
+
+    return LayerCase(
+        name,
+        _without_key_bias(lambda k: random_biases(models.init_seq2seq(k, config))),
+        ours,
+        (7,),
+        lambda p, ids: linen_seq2seq.transformer(p, config, *_source_and_target(ids)),
+        ids=11,
+        heavy=True,
+    )
+
+
+def _recurrent_seq2seq(name, config):
+    def ours(params, ids):
+        source, target, lengths = _source_and_target(ids)
+        return models.recurrent_seq2seq(params, config, source, target, lengths=lengths)
+
+    return LayerCase(
+        name,
+        lambda k: random_biases(models.init_recurrent_seq2seq(k, config)),
+        ours,
+        (7,),
+        lambda p, ids: linen_seq2seq.recurrent(p, config, *_source_and_target(ids)),
+        ids=11,
+        heavy=True,
+    )
+
+
+def _small_transformer(**changes):
+    return models.TransformerConfig(11, depth=1, features=8, heads=2, max_length=5, **changes)
+
+
+SEQ2SEQ = models.Seq2SeqConfig(
+    models.TransformerConfig(11, depth=1, features=6, heads=3, max_length=5),
+    _small_transformer(tied=False),
+)
+SHARED_SEQ2SEQ = models.Seq2SeqConfig(
+    _small_transformer(pre_norm=False), _small_transformer(pre_norm=False), shared=True
+)
+LUONG = models.RecurrentSeq2SeqConfig(11, 11, 5, 4, layers=2, shared=True)
+BAHDANAU = models.RecurrentSeq2SeqConfig(11, 11, 3, 4, cell="gru", attention="bahdanau", tied=False)
+
+
 MODELS = [
+    _seq2seq("seq2seq", SEQ2SEQ),
+    _seq2seq("seq2seq/shared", SHARED_SEQ2SEQ),
+    _recurrent_seq2seq("recurrent_seq2seq", LUONG),
+    _recurrent_seq2seq("recurrent_seq2seq/bahdanau", BAHDANAU),
     LayerCase(
         "mlp",
         lambda k: models.init_mlp(k, MLP),

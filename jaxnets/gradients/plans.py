@@ -156,8 +156,7 @@ def ways(found: Sequence[Used], parameter: Any) -> list[Plan]:
         each = [choose([used], parameter) for used in found]
         return [Plan("parts", sum(p.flops for p in each), sum(p.bytes for p in each))]
     if len(found) > 1:
-        gathers = sum(used.use.site.kind == "gather" for used in found)
-        if gathers > 1 or not all(_matrix(used, parameter.shape) for used in found):
+        if not all(_matrix(used, parameter.shape) for used in found):
             return [local]
         t = sum(_length(used) for used in found)
         cost = 2.0 * examples * t * t * sum(parameter.shape), 8.0 * examples * t * t

@@ -108,18 +108,19 @@ def _oriented(used: Used) -> Outer:
 def _tied(found: Sequence[Used]) -> Array:
     """Over the pairs of all uses; a row of an embedding is the product with a unit vector."""
     products = [_oriented(used) for used in found if used.use.site.kind == "dot"]
+    lookups = [_wide_products(used) for used in found if used.use.site.kind == "gather"]
+    right = _inner(jnp.concatenate([error for _, error in (*products, *lookups)], 2))
+    if not lookups:
+        return _sum_of_pairs(_inner(jnp.concatenate([x for x, _ in products], 2)), right)
+    rows = jnp.concatenate([rows for rows, _ in lookups], 2)
+    same = _same_rows(rows, rows).astype(right.dtype)
+    if not products:
+        return _sum_of_pairs(same, right)
     left = jnp.concatenate([x for x, _ in products], 2)
-    right = jnp.concatenate([error for _, error in products], 2)
-    inputs = _inner(left)
-    for used in found:
-        if used.use.site.kind == "gather":
-            rows, error = _wide_products(used)
-            met = jnp.take_along_axis(left, rows[:, :, None, :], axis=3)
-            same = _same_rows(rows, rows).astype(inputs.dtype)
-            above = jnp.concatenate([inputs, met], 3)
-            inputs = jnp.concatenate([above, jnp.concatenate([met.swapaxes(2, 3), same], 3)], 2)
-            right = jnp.concatenate([right, error], 2)
-    return _sum_of_pairs(inputs, _inner(right))
+    met = jnp.take_along_axis(left, rows[:, :, None, :], axis=3)
+    above = jnp.concatenate([_inner(left), met], 3)
+    below = jnp.concatenate([met.swapaxes(2, 3), same], 3)
+    return _sum_of_pairs(jnp.concatenate([above, below], 2), right)
 
 
 OWN = ("direct", "local", "sum")

@@ -42,6 +42,14 @@ from jaxnets.models.gan import (
 )
 from jaxnets.models.guidance import drop_label, guided
 from jaxnets.models.mlp import MLPConfig, init_mlp, mlp
+from jaxnets.models.recurrent_seq2seq import (
+    RecurrentSeq2SeqConfig,
+    continue_recurrent_seq2seq,
+    init_recurrent_seq2seq,
+    recurrent_attention,
+    recurrent_memory,
+    recurrent_seq2seq,
+)
 from jaxnets.models.resnet import (
     ResNetConfig,
     cifar_resnet,
@@ -50,6 +58,15 @@ from jaxnets.models.resnet import (
     resnet,
 )
 from jaxnets.models.rnn import RNNConfig, init_rnn, rnn, rnn_with_carry, zero_rnn_carry
+from jaxnets.models.seq2seq import (
+    Seq2SeqConfig,
+    continue_seq2seq,
+    cross_attention,
+    init_seq2seq,
+    seq2seq,
+    seq2seq_caches,
+    seq2seq_memory,
+)
 from jaxnets.models.signal_cnn import SignalCNNConfig, init_signal_cnn, signal_cnn
 from jaxnets.models.summary import flops, summary
 from jaxnets.models.transformer import (
@@ -90,7 +107,9 @@ __all__ = [
     "Gaussian",
     "MLPConfig",
     "RNNConfig",
+    "RecurrentSeq2SeqConfig",
     "ResNetConfig",
+    "Seq2SeqConfig",
     "SignalCNNConfig",
     "Stage",
     "TransformerConfig",
@@ -102,8 +121,11 @@ __all__ = [
     "cifar_resnet",
     "clean_and_noise",
     "cnn",
+    "continue_recurrent_seq2seq",
+    "continue_seq2seq",
     "continue_transformer",
     "cosine_noise",
+    "cross_attention",
     "ddim_sample",
     "decode",
     "decode_image",
@@ -132,8 +154,10 @@ __all__ = [
     "init_encoder",
     "init_generator",
     "init_mlp",
+    "init_recurrent_seq2seq",
     "init_resnet",
     "init_rnn",
+    "init_seq2seq",
     "init_signal_cnn",
     "init_transformer",
     "init_two_tower",
@@ -145,11 +169,17 @@ __all__ = [
     "negative_elbo",
     "posterior",
     "posterior_step",
+    "recurrent_attention",
+    "recurrent_memory",
+    "recurrent_seq2seq",
     "reparameterize",
     "resnet",
     "rnn",
     "rnn_with_carry",
     "sample_vae",
+    "seq2seq",
+    "seq2seq_caches",
+    "seq2seq_memory",
     "signal_and_noise",
     "signal_cnn",
     "spaced_steps",

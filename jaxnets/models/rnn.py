@@ -27,7 +27,7 @@ from jaxnets.nn.initializers import lecun_normal
 from jaxnets.nn.recurrent import Carry, Cell, output
 from jaxnets.types import Array, DTypeLike, Initializer, Key, Params, PyTree, Shape
 
-_CELLS: dict[str, tuple[Callable[..., Params], Cell]] = {
+CELLS: dict[str, tuple[Callable[..., Params], Cell]] = {
     "vanilla": (init_rnn_cell, rnn_cell),
     "lstm": (init_lstm_cell, lstm_cell),
     "gru": (init_gru_cell, gru_cell),
@@ -74,8 +74,8 @@ class RNNConfig:
             raise ValueError(
                 f"RNNConfig: there must be a layer, and every size be positive, got {self}"
             )
-        if self.cell not in _CELLS:
-            raise ValueError(f"RNNConfig: cell must be one of {list(_CELLS)}, got {self.cell!r}")
+        if self.cell not in CELLS:
+            raise ValueError(f"RNNConfig: cell must be one of {list(CELLS)}, got {self.cell!r}")
         if self.readout not in ("last", "mean", "each"):
             raise ValueError(
                 f"RNNConfig: readout must be 'last', 'mean' or 'each', got {self.readout!r}"
@@ -91,7 +91,7 @@ def init_rnn(key: Key, config: RNNConfig) -> Params:
 
     `"embedding"` with a vocabulary, `"backward"` with `bidirectional` only.
     """
-    init_cell, _ = _CELLS[config.cell]
+    init_cell, _ = CELLS[config.cell]
     directions, dtype = _directions(config), config.param_dtype
     table_key, head_key, *keys = jax.random.split(key, len(config.hidden) + 2)
     layers, n_in = [], config.n_in
@@ -123,7 +123,7 @@ def zero_rnn_carry(params: Params, config: RNNConfig, shape: Shape = ()) -> PyTr
       shape: the leading axes of the inputs, as `(batch,)`.
     """
     dtype = config.param_dtype if config.dtype is None else config.dtype
-    _, cell = _CELLS[config.cell]
+    _, cell = CELLS[config.cell]
     return [
         {name: zero_carry(cell, p, shape, dtype) for name, p in layer.items()}
         for layer in params["layers"]
@@ -197,7 +197,7 @@ def _run(
 ) -> tuple[Array, PyTree]:
     x = embedding(params["embedding"], x) if config.vocabulary else jnp.asarray(x)
     x = x if config.dtype is None else x.astype(config.dtype)
-    _, cell = _CELLS[config.cell]
+    _, cell = CELLS[config.cell]
     steps, after = x.shape[-2:-1], []
     for index, layer in enumerate(params["layers"]):
         outputs: list[Array] = []

@@ -107,9 +107,12 @@ def position_options(config: TransformerConfig, x: Array, start: ArrayLike = 0) 
     return {}
 
 
-def init_transformer(key: Key, config: TransformerConfig) -> Params:
-    """`{"embedding", ("positions"), "blocks", ("norm"), ("head")}`; no head where it is tied."""
-    params = init_body(key, config)
+def init_transformer(key: Key, config: TransformerConfig, cross: int | None = None) -> Params:
+    """`{"embedding", ("positions"), "blocks", ("norm"), ("head")}`; no head where it is tied.
+
+    With `cross`, the blocks attend to a context of so many features too.
+    """
+    params = init_body(key, config, cross)
     if not config.tied:
         params["head"] = init_dense(
             jax.random.fold_in(key, 1), config.features, config.vocabulary, bias=False,
@@ -123,6 +126,26 @@ def logits_of(params: Params, config: TransformerConfig, x: Array) -> Array:
     if config.pre_norm:
         x = normalize(params["norm"], config, x)
     return attend(params["embedding"], x) if config.tied else dense(params["head"], x)
+
+
+def run_decoder(
+    params: Params,
+    config: TransformerConfig,
+    ids: Array,
+    *,
+    caches: Params | None = None,
+    start: ArrayLike = 0,
+    key: Key | None = None,
+    **memory: Any,
+) -> tuple[Array, Params | None]:
+    """Logits, and the caches; `memory` is what the blocks attend to besides, for `run_blocks`."""
+    x = embed(params, config, ids, start=start, key=key)
+    options = position_options(config, x, start)
+    x, caches = run_blocks(
+        params["blocks"], config, x,
+        caches=caches, start=start, causal=True, key=key, **options, **memory,
+    )  # fmt: skip
+    return logits_of(params, config, x), caches
 
 
 def transformer(
@@ -142,10 +165,7 @@ def transformer(
     Raises:
       ValueError: if there are more positions than were learned.
     """
-    x = embed(params, config, ids, key=key)
-    options = position_options(config, x)
-    x, _ = run_blocks(params["blocks"], config, x, causal=True, key=key, **options)
-    return logits_of(params, config, x)
+    return run_decoder(params, config, ids, key=key)[0]
 
 
 def transformer_caches(config: TransformerConfig, length: int, *, lead: Shape = ()) -> Params:
@@ -185,12 +205,7 @@ def continue_transformer(
       ValueError: if a known position is outside of the caches or of what was learned. A traced one
         behind what was learned gives NaN.
     """
-    x = embed(params, config, ids, start=start)
-    options = position_options(config, x, start)
-    x, caches = run_blocks(
-        params["blocks"], config, x, caches=caches, start=start, causal=True, **options
-    )
-    return logits_of(params, config, x), caches
+    return run_decoder(params, config, ids, caches=caches, start=start)
 
 
 def init_encoder(key: Key, config: TransformerConfig) -> Params:

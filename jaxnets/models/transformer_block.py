@@ -205,7 +205,7 @@ def block(
     """One block.
 
     Args:
-      params: from `init_block`.
+      params: from `init_block`; without `"mlp"`, the block ends before it.
       config: the same as there.
       x: `[..., T, features]`.
       cache: of earlier positions' keys and values; then x starts at position `start`.
@@ -249,7 +249,9 @@ def block(
     x = residual("attention", x, attend, 0)
     if context is not None:
         x = residual("cross_attention", x, cross_attend, 1)
-    return residual("mlp", x, mlp, 2), cache
+    if "mlp" in params:
+        x = residual("mlp", x, mlp, 2)
+    return x, cache
 
 
 def init_blocks(key: Key, config: TransformerConfig, cross: int | None = None) -> Params:

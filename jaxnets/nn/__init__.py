@@ -8,6 +8,7 @@ from jaxnets.nn.dense import attend, dense, embedding, init_dense, init_embeddin
 from jaxnets.nn.dropout import dropout, spatial_dropout
 from jaxnets.nn.multi_head import (
     attend_to,
+    attention_weights,
     cached_attention,
     init_attention,
     init_cache,
@@ -43,6 +44,7 @@ __all__ = [
     "attend",
     "attend_to",
     "attention",
+    "attention_weights",
     "avg_pool",
     "batch_norm",
     "bidirectional",

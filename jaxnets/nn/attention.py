@@ -152,7 +152,7 @@ def attention(
     logits = logits.reshape(grouped) * scale
     if logits_bias is not None:
         logits += logits_bias.astype(wide)
-    weights = _softmax(logits, seen).astype(value.dtype)
+    weights = masked_softmax(logits, seen).astype(value.dtype)
     y = weights.reshape(*lead, kv_heads, -1, s) @ v
     return jnp.moveaxis(y.reshape(*lead, heads, t, -1), -2, -3)
 
@@ -206,7 +206,8 @@ def _over_heads(name: str, x: Array, grouped: Shape) -> Array:
         ) from None
 
 
-def _softmax(logits: Array, seen: Array | None) -> Array:
+def masked_softmax(logits: Array, seen: Array | None) -> Array:
+    """Over the last axis, of what is seen; where nothing is, 0."""
     if seen is None:
         return jax.nn.softmax(logits, -1)
     # finite, so that where nothing is seen neither value nor derivative is NaN

@@ -128,6 +128,21 @@ def attend_to(
     return _merge(params["out"], attention(query, memory["key"], memory["value"], **options))
 
 
+def attention_weights(
+    params: Params, x: Array, memory: Params, *, rotate: Rotate | None = None, **options: Any
+) -> Array:
+    """`[..., heads, T, S]`: what `attend_to` weighs the values by, to be looked at.
+
+    They are what comes out where the value of each position is its own unit vector.
+    """
+    query = _project(params["query"], x)
+    query = query if rotate is None else rotate(query)
+    key = memory["key"]
+    s = key.shape[-3]
+    units = jnp.broadcast_to(jnp.eye(s, dtype=key.dtype)[:, None], (*key.shape[:-1], s))
+    return jnp.moveaxis(attention(query, key, units, **options), -2, -3)
+
+
 def multi_head_attention(
     params: Params,
     x: Array,

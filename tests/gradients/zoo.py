@@ -247,7 +247,15 @@ CASES = [
         (3,),
         lambda p, i: _square(p["w"][i] @ p["w"].T) + _square(p["w"][i[:1]]),
         ids=30,
-        way="local",
+        way="tied",
+    ),
+    Case(
+        "one embedding for two languages",
+        {"w": (30, 20)},
+        (5,),
+        lambda p, i: _square(p["w"][i[:2]].sum(0) * p["w"][i[2:]].sum(0)),
+        ids=30,
+        way="tied",
     ),
     Case(
         "twice the same way",

@@ -96,9 +96,9 @@ def test_every_layer_and_model_has_a_row():
         "zero_carry",
         *nn.activations.__all__,
     }
-    # of positions alone, and the two halves of multi-head attention
+    # of positions alone, and parts of multi-head attention
     not_layers |= {"alibi", "alibi_slopes", "rotary_angles", "sinusoidal"}
-    not_layers |= {"attend_to", "keys_and_values"}
+    not_layers |= {"attend_to", "attention_weights", "keys_and_values"}
     layers = {n for n in nn.__all__ if not n.startswith("init_")} - not_layers
     assert layers <= rows
     functions = {n.removeprefix("init_") for n in models.__all__ if n.startswith("init_")}

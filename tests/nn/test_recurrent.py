@@ -206,7 +206,7 @@ def test_bad_input_is_named():
     run = partial(nn.unroll, nn.lstm_cell, params)
     with pytest.raises(ValueError, match=r"unroll: x must be \[..., T, n_in\], got \[3\]"):
         run(x[0, 0])
-    with pytest.raises(ValueError, match=r"lengths must be integers \[3\] for x \[3, 5, 3\]"):
+    with pytest.raises(ValueError, match=r"lengths must be integers \[3\] for steps \[3, 5\]"):
         run(x, lengths=jnp.ones(3))
     with pytest.raises(ValueError, match=r"lengths must be in \[0, 5\], got 1 to 6"):
         run(x, lengths=jnp.asarray([1, 6, 2]))
