@@ -63,14 +63,15 @@ def test_layers_prints_a_row_for_each_library(capsys):
     assert [row.split()[0] for row in rows[-2:]] == ["Optax", "jaxnets"]
 
 
-def test_attention_functions_are_the_same(x64):
+def test_attention_functions_are_the_same():
+    """In float32: JAX's own takes the softmax in float32 even for float64."""
     config = attention.Config(positions=12, heads=2, head_dim=4)
-    qkv = [x.astype("float64") for x in attention.operands(config, 6)]
+    qkv = attention.operands(config, 6)
     want, *others = (
         attention.value_and_gradients(function)(*qkv) for function in attention.FUNCTIONS.values()
     )
     for got in others:
-        assert_trees_close(got, want, 1e-12)
+        assert_trees_close(got, want, 1e-5)
 
 
 def test_attention_prints_a_row_for_each_function_and_the_memory(capsys):

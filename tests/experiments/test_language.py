@@ -12,6 +12,7 @@ from experiments import cli
 from experiments.language import looks, nets, training
 from experiments.language.experiment import Config, settle
 from experiments.language.sizes import FULL, QUICK
+from experiments.progress import Handle
 from jaxnets import losses, optim, tree
 from tests.numerics import relative_error
 
@@ -80,6 +81,19 @@ def test_bits_per_byte_count_the_late_half_of_each_window_once():
         p = np.asarray(jax.nn.softmax(jax.jit(net.logits)(params, window[:-1])))
         want += [-np.log2(p[t, window[t + 1]]) for t in range(8, 16)]
     assert relative_error(got, np.mean(want)) < 1e-6
+
+
+@pytest.mark.parametrize("name", nets.MAKE)
+def test_the_full_forms_steps_have_the_shapes_they_should(name):
+    """Traced only: it is made for an accelerator."""
+    net = nets.MAKE[name](FULL)
+    state = jax.eval_shape(lambda: training.initial(net, FULL, jnp.asarray(0)))
+    text = jax.ShapeDtypeStruct((10_000,), np.uint8)
+    chunk = training.make_chunk(net, FULL, 3)
+    after, metrics = jax.eval_shape(chunk, state, text, Handle(np.int32(1), np.int32(3)))
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    assert metrics["loss"].shape == (3,)
+    assert {leaf.dtype for leaf in jax.tree.leaves(after.params)} == {np.dtype(np.float32)}
 
 
 @pytest.mark.parametrize("name", nets.MAKE)
