@@ -58,10 +58,10 @@ class Config:
     """of AdamW"""
     word_dropout: float = 0.1
     """share of the words that are taken for unknown ones while training"""
-    batch_size: int = 128
+    batch_size: int = 64
     """pairs per step, each the others' negatives"""
     epochs: int | None = None
-    """passes over the training pairs (100, with --quick 40)"""
+    """passes over the training pairs (100, with --quick 60)"""
     seed: int = 0
     """of the first run's split, initial weights and batches"""
     seeds: int | None = None
@@ -89,7 +89,7 @@ def settle(config: Config) -> Amounts:
     Raises:
       UsageError: naming the flag that is out of range.
     """
-    defaults = Amounts(16, 40, 1, 2) if config.quick else Amounts(32, 100, 3, 8)
+    defaults = Amounts(16, 60, 1, 2) if config.quick else Amounts(32, 100, 3, 8)
     given = {name: getattr(config, name) for name in Amounts._fields}
     amounts = defaults._replace(**{k: v for k, v in given.items() if v is not None})
     positive = amounts._asdict() | {

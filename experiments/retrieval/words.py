@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.data.captioned import words_of
+from experiments.data.caption_origins import words_of
 
 UNKNOWN = 0
 """The id of a word that no training caption has."""

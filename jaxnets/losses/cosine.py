@@ -28,7 +28,8 @@ def unit(x: Array, smallest: Array, axis: Axis) -> Array:
     squares = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
     norm = jnp.sqrt(jnp.where(squares == 0, 1.0, squares))  # the root has no gradient at 0
     divisor = jnp.maximum(jnp.where(squares == 0, 0.0, norm), smallest / scale)
-    return jnp.where(undefined, 0.0, x / jnp.where(undefined, 1.0, divisor))
+    # 0 · x, not 0: compiled maxima of wide vectors leave NaN out, and it must not become 0
+    return jnp.where(undefined, 0.0 * x, x / jnp.where(undefined, 1.0, divisor))
 
 
 def cosine_similarity(

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from experiments import cli
-from experiments.data import captioned
-from experiments.data.captioned import Pair, load_captioned, near_duplicates, words_of
+from experiments.data import caption_origins as origins
+from experiments.data.captioned import load_captioned, near_duplicates
 from experiments.errors import UsageError
 from experiments.retrieval import images, measure, report, training, words
 from experiments.retrieval.experiment import Amounts, Config, settle
@@ -153,12 +153,12 @@ def test_near_duplicates_are_by_name_by_looks_and_in_chains():
 
 
 def test_variants_of_one_drawing_have_one_name():
-    drawing = captioned._drawing
+    drawing = origins._drawing
     assert drawing("woman running") == drawing("person running") == drawing("man running")
     assert drawing("one thirty") == drawing("twelve o’clock") == "clock"
     assert drawing("red heart") != drawing("blue heart")
-    assert words_of(":AB_button_(blood_type):") == ["ab", "button", "blood", "type"]
-    assert words_of("Grandma’s old T-Rex.") == ["grandma’s", "old", "t", "rex"]
+    assert origins.words_of(":AB_button_(blood_type):") == ["ab", "button", "blood", "type"]
+    assert origins.words_of("Grandma’s old T-Rex.") == ["grandma’s", "old", "t", "rex"]
 
 
 def test_words_and_their_pieces():
@@ -219,14 +219,14 @@ def shelf(tmp_path, monkeypatch):
     def read(folder):
         image = Image.new("RGBA", (200, 100), (0, 0, 0, 0))
         image.paste((255, 0, 0, 255), (0, 0, 100, 100))
-        return [Pair(image, ((folder / "names").read_text(),), "x")]
+        return [origins.Pair(image, ((folder / "names").read_text(),), "x")]
 
     def fetch(folder):
         raise RuntimeError("there is no apt-get here")
 
     digest = "21e721c35a5823fdb452fa2f9f0a612c74fb952e06927489c6b27a43b817bed4"
-    origin = captioned.Origin("Debian's shelf", {"names": digest}, fetch, read)
-    monkeypatch.setitem(captioned.ORIGINS, "shelf", origin)
+    origin = origins.Origin("Debian's shelf", {"names": digest}, fetch, read)
+    monkeypatch.setitem(origins.ORIGINS, "shelf", origin)
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "names").write_text("abcde")
     return tmp_path
@@ -273,7 +273,7 @@ def test_unsound_files_are_named(tmp_path):
 
 def test_quick_leaves_other_flags_alone():
     assert settle(Config()) == Amounts(32, 100, 3, 8)
-    assert settle(Config(quick=True)) == Amounts(16, 40, 1, 2)
+    assert settle(Config(quick=True)) == Amounts(16, 60, 1, 2)
     assert settle(Config(quick=True, epochs=4, seeds=2)) == Amounts(16, 4, 2, 2)
 
 

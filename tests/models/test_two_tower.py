@@ -96,6 +96,18 @@ def test_a_text_without_words_has_no_direction_and_a_finite_gradient():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.parametrize("features", [4, 128])
+def test_nan_is_not_hidden_by_the_normalization(features):
+    """As of an id that is out of range, or of training that diverged."""
+    config = models.TwoTowerConfig(models.MLPConfig(5, features, ()), BAG)
+    params, _ = models.init_two_tower(KEY, config)
+    embed = jax.jit(lambda params, ids: models.embed_texts(params, config, ids, MASK))
+    assert np.isnan(embed(params, IDS.at[0, 0].set(7))[0]).all()
+    assert np.isnan(embed(jax.tree.map(lambda x: x * jnp.nan, params), IDS)).all()
+    vectors = jnp.full((2, features), jnp.nan)
+    assert np.isnan(jax.jit(losses.cosine_similarity)(vectors, jnp.ones_like(vectors))).all()
+
+
 def test_dropout_acts_with_a_key_only():
     text = models.BagOfWordsConfig(7, 64, dropout_rate=0.5)
     config = models.TwoTowerConfig(MLP, text)
