@@ -49,9 +49,14 @@ def records_of(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_leaves_its_config_metrics_pictures_and_report(file, tmp_path, capsys, monkeypatch):
-    # one program to compile, not four
+@pytest.fixture
+def one_bucket(monkeypatch):
+    """One program to compile, not four."""
     monkeypatch.setattr(experiment, "BUCKETS", 1)
+
+
+@pytest.mark.usefixtures("one_bucket")
+def test_a_run_leaves_its_config_metrics_pictures_and_report(file, tmp_path, capsys):
     folder = tmp_path / "run"
     assert cli.main(flags(file, folder)) == 0
     found = records_of(folder)
@@ -89,6 +94,7 @@ def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(file, tmp_path, monkey
 
 
 @pytest.mark.thorough
+@pytest.mark.usefixtures("one_bucket")
 @pytest.mark.parametrize("model", ["lstm", "transformer"])
 def test_numbers_are_learned(tmp_path, model):
     """Word by word, from 900 examples: nearly all of the others are right."""
