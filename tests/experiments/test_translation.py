@@ -93,21 +93,6 @@ def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(file, tmp_path, monkey
     assert timeless[0] == timeless[1]
 
 
-@pytest.mark.thorough
-@pytest.mark.usefixtures("one_bucket")
-@pytest.mark.parametrize("model", ["lstm", "transformer"])
-def test_numbers_are_learned(tmp_path, model):
-    """Word by word, from 900 examples: nearly all of the others are right."""
-    file = tmp_path / "numbers.tsv"
-    file.write_text("".join(f"{a}\t{b}\n" for a, b in numbers(1000)), encoding="utf-8")
-    folder = tmp_path / "run"
-    more = f"--model {model} --features 32 --epochs 12 --test 50 --validation 50 --beams 3"
-    assert cli.main(flags(file, folder, *more.split(), "--learning-rate", "1e-2")) == 0
-    scores = records_of(folder)[-1]["test"]
-    assert set(scores) == {"greedy decoding", "beam search, 3 beams"}
-    assert min(score["bleu"] for score in scores.values()) > 80
-
-
 def test_held_out_pairs_are_short_and_share_no_sentence_with_others():
     given = numbers(300)
     long = Pair("one " * 9 + "two.", "um.")
