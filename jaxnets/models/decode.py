@@ -6,7 +6,10 @@ gives the logits behind each of n ids at positions from `start` on, as
     advance = lambda ids, caches, start: continue_transformer(params, config, ids, caches, start)
 
 Each function decodes one prompt; `jax.vmap` over prompts (and keys) is the batch. A prompt may be
-padded at its end: with its true `length`, what comes next is written over the padding.
+padded at its end: with its true `length`, what comes next is written over the padding. For an
+encoder-decoder, `advance` closes over the memory of its source, which no beam then copies, and the
+prompt is the token that begins a target. States of recurrent nets are caches too, without
+positions; their prompts must not be padded.
 """
 
 from collections.abc import Callable

@@ -294,20 +294,7 @@ def recurrent_seq2seq(
 ) -> Array:
     """Logits of the next token of the target at each position, given those up to it: all at once.
 
-    Args:
-      params: from `init_recurrent_seq2seq`.
-      config: the same as there.
-      source: integers `[..., S]`.
-      target: integers `[..., T]`, from a token that stands for its beginning on. Padding at the end
-        changes nothing before it.
-      lengths: of the sources without padding, see `recurrent_memory`.
-      key: randomness for dropout; `None` is evaluation.
-
-    Returns:
-      `[..., T, target_vocabulary]`, in the dtype of the computation.
-
-    Raises:
-      ValueError: as `recurrent_memory`.
+    Arguments, result and errors are those of `seq2seq`, for this config and its parameters.
     """
     there, back = (None, None) if key is None else jax.random.split(key)
     memory, states = recurrent_memory(params, config, source, lengths=lengths, key=there)

@@ -49,9 +49,14 @@ def records_of(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_leaves_its_config_metrics_pictures_and_report(file, tmp_path, capsys, monkeypatch):
-    # one program to compile, not four
+@pytest.fixture
+def one_bucket(monkeypatch):
+    """One program to compile, not four."""
     monkeypatch.setattr(experiment, "BUCKETS", 1)
+
+
+@pytest.mark.usefixtures("one_bucket")
+def test_a_run_leaves_its_config_metrics_pictures_and_report(file, tmp_path, capsys):
     folder = tmp_path / "run"
     assert cli.main(flags(file, folder)) == 0
     found = records_of(folder)
@@ -86,20 +91,6 @@ def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(file, tmp_path, monkey
         for folder in (whole, cut)
     ]
     assert timeless[0] == timeless[1]
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("model", ["lstm", "transformer"])
-def test_numbers_are_learned(tmp_path, model):
-    """Word by word, from 900 examples: nearly all of the others are right."""
-    file = tmp_path / "numbers.tsv"
-    file.write_text("".join(f"{a}\t{b}\n" for a, b in numbers(1000)), encoding="utf-8")
-    folder = tmp_path / "run"
-    more = f"--model {model} --features 32 --epochs 12 --test 50 --validation 50 --beams 3"
-    assert cli.main(flags(file, folder, *more.split(), "--learning-rate", "1e-2")) == 0
-    scores = records_of(folder)[-1]["test"]
-    assert set(scores) == {"greedy decoding", "beam search, 3 beams"}
-    assert min(score["bleu"] for score in scores.values()) > 80
 
 
 def test_held_out_pairs_are_short_and_share_no_sentence_with_others():
