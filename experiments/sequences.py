@@ -126,8 +126,11 @@ def make_program(classifier: Classifier, training: Training, examples: int) -> P
         number: Array,
         bar: Handle,
     ) -> tuple[train.TrainState, train.Stopping, train.History]:
-        found = over_seeds(lambda *one: run(*one, data, held_out))(states, stopping)
-        history = found[2]
+        def one_seed(state: train.TrainState, stopping: train.Stopping) -> Any:
+            return run(state, stopping, data, held_out)
+
+        history: train.History
+        states, stopping, history = over_seeds(one_seed)(states, stopping)
         report_progress(
             bar,
             number,
@@ -135,7 +138,7 @@ def make_program(classifier: Classifier, training: Training, examples: int) -> P
             loss=jnp.nanmean(history.train["loss"]),
             held_out_accuracy=jnp.nanmean(history.held_out["accuracy"]),
         )
-        return found
+        return states, stopping, history
 
     return Program(
         jax.jit(jax.vmap(init)),

@@ -48,7 +48,8 @@ def mistakes(results: Results) -> NDArray[np.intp]:
     """Test reviews that are misread, the surest first."""
     wrong = (results.praise > 0.5) != (results.reviews.test.labels == 1)
     order = np.argsort(-np.abs(results.praise - 0.5), kind="stable")
-    return order[wrong[order]]
+    misread: NDArray[np.intp] = order[wrong[order]]
+    return misread
 
 
 def _verdict(results: Results, index: int) -> str:

@@ -15,7 +15,8 @@ from jaxnets.types import Array, Params
 class Explained(NamedTuple):
     """A review of the test part."""
 
-    index: int
+    review: int
+    """Its number there."""
     words: Sequence[str]
     """Those that the net reads."""
     saliency: NDArray[np.float32]

@@ -93,7 +93,7 @@ class Data(NamedTuple):
 
 def main(config: Config) -> int:
     """Train, examine, report; returns the exit code."""
-    recipes = {model: settle(config, model) for model in config.model}
+    recipes: dict[str, Recipe] = {model: settle(config, model) for model in config.model}
     signals = load_signals(config.data, config.data_folder)
     data = split(signals, validate=config.validate)
     for recipe in recipes.values():

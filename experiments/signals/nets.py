@@ -1,6 +1,6 @@
 """The nets that classify signals, and how each is trained on each data set."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from experiments.data.signals import Signals
 from experiments.sequences import Classifier
@@ -8,6 +8,12 @@ from jaxnets import models
 from jaxnets.types import Array, Key, Params
 
 MODELS = ("cnn", "gru", "lstm", "rnn")
+
+CELLS: dict[str, Literal["gru", "lstm", "vanilla"]] = {
+    "gru": "gru",
+    "lstm": "lstm",
+    "rnn": "vanilla",
+}
 
 NAMES = {
     "cnn": "1-D CNN",
@@ -50,7 +56,8 @@ def make_classifier(model: str, signals: Signals, *, width: int, dropout: float)
     """The net called `model` for `signals`."""
     channels, classes = signals.train.x.shape[-1], len(signals.classes)
     # lengths that are all T need no masks
-    padded = bool((signals.train.lengths < signals.train.x.shape[1]).any())
+    steps = signals.train.x.shape[1]
+    padded = any((part.lengths < steps).any() for part in (signals.train, signals.test))
     if model == "cnn":
         cnn = models.SignalCNNConfig(
             channels, classes, (width, 2 * width, width), dropout_rate=dropout
@@ -59,11 +66,9 @@ def make_classifier(model: str, signals: Signals, *, width: int, dropout: float)
         def cnn_logits(params: Params, x: Array, lengths: Array, key: Key | None = None) -> Array:
             return models.signal_cnn(params, cnn, x, lengths=lengths if padded else None, key=key)
 
-        return Classifier(
-            NAMES[model], lambda key: models.init_signal_cnn(key, cnn), cnn_logits
-        ), cnn
+        return Classifier(NAMES[model], lambda key: models.init_signal_cnn(key, cnn), cnn_logits)
     rnn = models.RNNConfig(
-        channels, classes, "vanilla" if model == "rnn" else model, (width,),
+        channels, classes, CELLS[model], (width,),
         bidirectional=True, readout="mean", dropout_rate=dropout,
     )  # fmt: skip
 

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cli
+from experiments import cli, sequences
 from experiments.data import reviews as data
 from experiments.data.reviews import load_reviews, read_csv
 from experiments.errors import UsageError
-from experiments.sentiment import saliency
+from experiments.run import open_run
+from experiments.sentiment import report, saliency
 from experiments.sentiment.experiment import Amounts, Config, settle
 from experiments.sentiment.nets import make_classifier
 from experiments.sentiment.pictures import lines_of
@@ -163,6 +164,32 @@ def test_words_are_set_in_lines():
 def flags(small, folder, *more):
     base = f"--data {small} --folder {folder} --quick --epochs 2 --width 4 --tokens 8"
     return ["sentiment", *base.split(), "--batch-size", "8", *more]
+
+
+def test_the_report_shows_the_surest_mistakes_and_the_words(small, tmp_path, capsys):
+    found = load_reviews(str(small))
+    trained = sequences.Trained(
+        sequences.Classifier("bidirectional GRU", None, None), [0, 1], None,
+        {name: np.full((2, 3), 0.5) for name in ("loss", "held_out_loss", "held_out_accuracy")},
+        np.array([0.75, 0.5]), 7.0,
+    )  # fmt: skip
+    praise = np.array([0.1, 0.9, 0.4, 0.6, 0.8, 0.2, 0.7, 0.99])
+    explained = [
+        saliency.Explained(7, ["a", "great", "film", "$"], np.float32([0, 1, 0.5, -1])),
+        saliency.Explained(1, [], np.float32([])),
+    ]
+    results = report.Results(found, trained, praise, explained)
+    assert report.mistakes(results).tolist() == [1, 5, 3]
+    with open_run(tmp_path, "sentiment", Config()) as run:
+        report.print_results(results)
+        html = report.write_report(run, results).read_text()
+    assert "test accuracy 62.50 % (seeds 0 to 1: 75.00, 50.00)" in capsys.readouterr().out
+    pictures = {path.stem for path in run.folder.glob("*.png")}
+    assert pictures == {"loss", "accuracy", "confusion", "words-0"}
+    assert html.count("data:image/png;base64,") == len(pictures)
+    assert not re.search(r'(src|href)="(?!data:)', html)
+    assert "of the 8 long reviews it is tested on" in html
+    assert "Review 7: positive; probability of praise 0.990." in html
 
 
 @pytest.mark.thorough

@@ -13,7 +13,8 @@ from experiments import cli, sequences
 from experiments.data import signals as data
 from experiments.data.signals import Split, fingerprint, load_signals, parse_ts, parse_tsv
 from experiments.errors import UsageError
-from experiments.run import Run
+from experiments.run import Run, open_run
+from experiments.signals import report
 from experiments.signals.experiment import Config, settle, split
 from experiments.signals.nets import Recipe, make_classifier
 
@@ -155,6 +156,29 @@ def flags(waves, folder, *more):
     return ["signals", *base.split(), *more]
 
 
+def test_the_report_shows_every_net(waves, tmp_path, capsys):
+    found = load_signals(str(waves))
+    config, recipe = Config(data=str(waves), model=("cnn",)), Recipe(3, 1e-3, 8, 3)
+    trained = sequences.Trained(
+        sequences.Classifier("1-D CNN", None, None), [0, 1], None,
+        {name: np.full((2, 3), 0.5) for name in ("loss", "held_out_loss", "held_out_accuracy")},
+        np.array([0.75, 0.5]), 7.0,
+    )  # fmt: skip
+    examined = report.Examined(1 - found.test.y, np.arange(10, dtype=np.float32))
+    results = report.Results(found, found.test, [trained], [examined])
+    with open_run(tmp_path, "signals", config) as run:
+        report.print_results(results, config)
+        html = report.write_report(run, config, {"cnn": recipe}, results).read_text()
+    printed = capsys.readouterr().out
+    assert "1-D CNN: test accuracy 62.50 % (seeds 0 to 1: 75.00, 50.00)" in printed
+    assert "signal 9: class high, read as low, gradient norm 9" in printed
+    pictures = {path.stem for path in run.folder.glob("*.png")}
+    assert pictures == {"signals", "loss", "accuracy", "confusion-cnn", "hardest-cnn", "norms-cnn"}
+    assert html.count("data:image/png;base64,") == len(pictures)
+    assert not re.search(r'(src|href)="(?!data:)', html)
+    assert "of the 10 test signals rightly" in html
+
+
 @pytest.mark.thorough
 def test_a_run_leaves_its_config_metrics_pictures_and_report(waves, tmp_path, capsys):
     folder = tmp_path / "run"
@@ -183,6 +207,7 @@ def net(waves):
     return classifier, sequences.Training(1e-2, 0.01, 8, 2), batches
 
 
+@pytest.mark.thorough
 def test_seeds_trained_at_once_are_those_trained_alone(net, tmp_path):
     classifier, training, batches = net
     both = sequences.train_seeds(Run(tmp_path), classifier, training, batches, [3, 4])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jaxnets import gradients, models
-from tests.catalogue import SIGNAL_CNN
 from tests.numerics import assert_trees_close, relative_error
 
+SIGNAL_CNN = models.SignalCNNConfig(3, 2, (4, 5), (4, 3))
 PARAMS = jax.jit(lambda key: models.init_signal_cnn(key, SIGNAL_CNN))(jax.random.key(0))
 X = jax.random.normal(jax.random.key(1), (4, 9, 3))
 LENGTHS = jnp.array([9, 5, 5, 0])
