@@ -715,6 +715,8 @@ def _linen_efficientnet(params, x, *, state):
         )
         x = module.apply({"params": params["conv"]}, x)
         norm = linen.BatchNorm(use_running_average=True, epsilon=1e-3)
+        # Linen computes with them in their own dtype, which may be narrower than x's
+        moments = jax.tree.map(lambda m: m.astype(jnp.promote_types(x.dtype, m.dtype)), moments)
         return norm.apply({"params": params["norm"], "batch_stats": moments}, x)
 
     x = jax.nn.relu6(unit(params["stem"], state["stem"], x, 2))

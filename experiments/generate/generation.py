@@ -69,6 +69,8 @@ class Scores(NamedTuple):
 def load_language(path: Path, dtype: str) -> Language:
     """From a GGUF file of LLaMA's architecture; parameters and computation in `dtype`.
 
+    The blocks are stacked, so that compiling takes seconds.
+
     Raises:
       UsageError: if the file cannot be read, or is of another kind.
     """
@@ -78,8 +80,9 @@ def load_language(path: Path, dtype: str) -> Language:
         tokenizer = pretrained.gguf_tokenizer(file.metadata)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    params |= {"blocks": jax.tree.map(lambda *p: jnp.stack(p), *params["blocks"])}
     params = jax.tree.map(lambda p: p.astype(dtype), params)
-    config = replace(config, param_dtype=jnp.dtype(dtype))
+    config = replace(config, scan=True, param_dtype=jnp.dtype(dtype))
     stop = file.metadata.get("tokenizer.ggml.eos_token_id")
     return Language(params, config, tokenizer, stop if isinstance(stop, int) else None)
 

@@ -44,8 +44,12 @@ def tensors(params):
     }
 
 
-def test_a_file_gives_the_config_and_the_parameters_that_it_was_made_of():
-    params = drawn(models.init_transformer, LLAMA)
+@pytest.fixture(scope="module")
+def params():
+    return drawn(models.init_transformer, LLAMA)
+
+
+def test_a_file_gives_the_config_and_the_parameters_that_it_was_made_of(params):
     got, config = pretrained.llama_of(GGUF(metadata(), tensors(params)))
     assert config == replace(LLAMA, head_dim=2)
     assert_trees_equal(got, params)
@@ -71,15 +75,14 @@ def test_a_file_gives_the_config_and_the_parameters_that_it_was_made_of():
         ({"llama.expert_count": 8}, "expert_count is 8, which is not had here"),
     ],
 )
-def test_what_metadata_say_wrong_is_named(changes, message):
+def test_what_metadata_say_wrong_is_named(changes, message, params):
     given = {k: v for k, v in (metadata() | changes).items() if v is not None}
-    params = drawn(models.init_transformer, LLAMA)
     with pytest.raises(ValueError, match=message):
         pretrained.llama_config(GGUF(given, tensors(params)))
 
 
-def test_tensors_that_do_not_fit_are_named():
-    whole = tensors(drawn(models.init_transformer, LLAMA))
+def test_tensors_that_do_not_fit_are_named(params):
+    whole = tensors(params)
     less = {name: x for name, x in whole.items() if name != "blk.1.ffn_norm.weight"}
     with pytest.raises(ValueError, match=r"missing 'blk\.1\.ffn_norm\.weight'"):
         pretrained.llama_of(GGUF(metadata(), less))
