@@ -136,6 +136,7 @@ def vae(task: Task) -> Outcome:
 
 def _between(mean: Array, rows: int = 4) -> Array:
     """`[rows, SHOWN, latent]`: lines between the means of neighbouring test images."""
+    rows = min(rows, len(mean) // 2)
     share = jnp.linspace(0, 1, SHOWN)[None, :, None]
     start, end = mean[: 2 * rows : 2, None], mean[1 : 2 * rows : 2, None]
     return (1 - share) * start + share * end

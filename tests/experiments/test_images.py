@@ -233,6 +233,7 @@ def test_lines_between_and_along_latents():
     between = autoencoders._between(mean)
     np.testing.assert_allclose(between[:, 0], mean[::2])
     np.testing.assert_allclose(between[:, -1], mean[1::2], rtol=1e-6)
+    assert autoencoders._between(mean[:3]).shape == (1, task.SHOWN, 3)
     kl = jnp.tile(jnp.array([0.1, 3.0, 2.0]), (8, 1))
     along, order = autoencoders._along(mean, kl, rows=2)
     assert order == [1, 2]
