@@ -20,7 +20,7 @@ SPAN = 2.5
 
 def nets(task: Task) -> models.AutoencoderConfig:
     """Two convolutions and a hidden layer down to 8 numbers, or 16 for larger images."""
-    latent = 8 if min(task.image) < 16 and task.image[0] < 16 else 16
+    latent = 8 if max(task.image[:2]) < 16 else 16
     width = task.width
     return models.AutoencoderConfig(
         task.image, latent, channels=(width, 2 * width), hidden=(4 * width,)
@@ -29,7 +29,7 @@ def nets(task: Task) -> models.AutoencoderConfig:
 
 def autoencoder(task: Task) -> Outcome:
     """Squared error through a vector of few numbers."""
-    return _reconstructing(task, "autoencoder", lambda key, x: x)
+    return _reconstructing(task, "autoencoder", None)
 
 
 def denoising(task: Task) -> Outcome:
@@ -37,25 +37,25 @@ def denoising(task: Task) -> Outcome:
     return _reconstructing(task, "denoising autoencoder", models.gaussian_noise(NOISE))
 
 
-def _reconstructing(task: Task, name: str, corrupt: Corrupt) -> Outcome:
+def _reconstructing(task: Task, name: str, corrupt: Corrupt | None) -> Outcome:
     config = nets(task)
     init_key, noise_key = jax.random.split(task.key)
 
     def loss(params: Params, example: dict[str, Array], key: Key) -> Array:
-        return models.denoising_loss(params, config, example["x"], key, corrupt)
+        return models.denoising_loss(
+            params, config, example["x"], key, corrupt or (lambda key, x: x)
+        )
 
     params = models.init_autoencoder(init_key, config)
     fitted = fit_mean(name, task, loss, params, LEARNING_RATE)
-    given = corrupt(noise_key, task.test)
+    given = task.test if corrupt is None else corrupt(noise_key, task.test)
     made = many(lambda x: models.autoencoder(fitted.state.params, config, x), given)
-    seen = clipped(np.asarray(given))
     rows = {"test image": np.asarray(task.test)}
-    if corrupt(noise_key, task.test) is not task.test:
-        rows["with noise"] = seen
-    rows["reconstruction"] = made
     facts = {"squared error of a reconstruction": _squared_error(made, task.test)}
-    if "with noise" in rows:
-        facts["squared error before"] = _squared_error(given, task.test)
+    if corrupt is not None:
+        rows["with noise"] = clipped(np.asarray(given))
+        facts["squared error of the noise"] = _squared_error(given, task.test)
+    rows["reconstruction"] = made
     caption = f"The {name}: test images through {config.latent} numbers."
     return Outcome(
         losses=fitted.losses,
@@ -136,6 +136,7 @@ def vae(task: Task) -> Outcome:
 
 def _between(mean: Array, rows: int = 4) -> Array:
     """`[rows, SHOWN, latent]`: lines between the means of neighbouring test images."""
+    rows = min(rows, len(mean) // 2)
     share = jnp.linspace(0, 1, SHOWN)[None, :, None]
     start, end = mean[: 2 * rows : 2, None], mean[1 : 2 * rows : 2, None]
     return (1 - share) * start + share * end

@@ -130,16 +130,11 @@ def _samples(run: Run, results: Results) -> Section:
         if made:
             how, first = next(iter(made.items()))
             shown[TITLES[name] if how == "samples" else f"{TITLES[name]},\n{how}"] = first.images
+    columns = min(SHOWN, len(results.test) // 2)
     grid = Grid(
-        np.stack(
-            [
-                x[start : start + SHOWN]
-                for x in shown.values()
-                for start in (0, min(SHOWN, len(x) - SHOWN))
-            ]
-        ),
+        np.stack([x[i : i + columns] for x in shown.values() for i in (0, columns)]),
         [label if first else "" for label in shown for first in (True, False)],
-        f"Two rows of each, the first {2 * SHOWN} drawn; none are chosen.",
+        f"Two rows of each, the first {2 * columns} drawn; none are chosen.",
     )
     text = (
         "A classifier trained on the training images looks at the test images and at what each "
