@@ -102,6 +102,9 @@ def _prefill(
             f"{function}: prompt must be [T] with T ≥ 1, and steps positive, got "
             f"{list(prompt.shape)} and {steps}; vmap over prompts"
         )
+    known = None if length is None else concrete(length)
+    if known is not None and not 1 <= known <= prompt.size:
+        raise ValueError(f"{function}: length must be in [1, {prompt.size}], got {known}")
     logits, caches = advance(prompt, caches, 0)
     n = jnp.asarray(prompt.size if length is None else length, jnp.int32)
     return lax.dynamic_index_in_dim(logits, n - 1, 0, keepdims=False), caches, n
@@ -134,7 +137,8 @@ def generate(
       `[steps]` ids.
 
     Raises:
-      ValueError: if the prompt is not `[T]`, or `steps` not positive.
+      ValueError: if the prompt is not `[T]`, `steps` not positive, or `length` known and not in
+        `[1, T]`.
     """
     logits, caches, n = _prefill("generate", advance, caches, prompt, steps, length)
 

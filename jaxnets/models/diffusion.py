@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnets.checks import require_real
 from jaxnets.losses import squared_error
 from jaxnets.types import Array, ArrayLike, Key, Shape
 
@@ -140,9 +141,11 @@ def diffusion_loss(
 
     Raises:
       ValueError: if the output's shape is not x's, or for another prediction.
+      TypeError: if `x_0` is not real and floating.
     """
     if prediction not in ("epsilon", "v"):
         raise ValueError(f"diffusion_loss: prediction must be 'epsilon' or 'v', got {prediction!r}")
+    require_real("diffusion_loss", x_0=x_0)
     t_key, noise_key = jax.random.split(key)
     t = jax.random.randint(t_key, (), 1, len(noise))
     signal, sigma = signal_and_noise(noise, t)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnets.checks import require_real
 from jaxnets.losses import squared_error
 from jaxnets.types import Array, Key
 
@@ -32,7 +33,9 @@ def flow_loss(velocity: Velocity, x_1: Array, key: Key) -> Array:
 
     Raises:
       ValueError: if the velocity's shape is not x's.
+      TypeError: if `x_1` is not real and floating.
     """
+    require_real("flow_loss", x_1=x_1)
     wide = jnp.promote_types(x_1.dtype, jnp.float32)
     t_key, noise_key = jax.random.split(key)
     t = jax.random.uniform(t_key, (), wide)
@@ -77,11 +80,10 @@ def flow_sample(
         return v.astype(x.dtype)
 
     def step(x: Array, i: Array) -> tuple[Array, None]:
-        t, h = (i / steps).astype(x.dtype), 1 / steps
+        t, h = i / steps, 1 / steps
         v = at(x, t)
         if method == "heun":
-            after = ((i + 1) / steps).astype(x.dtype)
-            v = (v + at(x + h * v, after)) / 2
+            v = (v + at(x + h * v, (i + 1) / steps)) / 2
         return x + h * v, None
 
     x, _ = lax.scan(step, x_0, jnp.arange(steps))

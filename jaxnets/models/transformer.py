@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnets.checks import concrete
+from jaxnets.checks import concrete, require_same_shape
 from jaxnets.models.mlp import layer_key
 from jaxnets.models.transformer_block import (
     TransformerConfig,
@@ -83,7 +83,8 @@ def embed(
         wide = jnp.promote_types(x.dtype, jnp.float32)
         added.append(sinusoidal(positions, config.features, theta=config.theta, dtype=wide))
     if config.token_types:
-        kinds = jnp.zeros_like(ids) if token_types is None else token_types
+        kinds = jnp.zeros_like(ids) if token_types is None else jnp.asarray(token_types)
+        require_same_shape("transformer", ids=ids, token_types=kinds)
         added.append(embedding(params["token_types"], kinds))
     elif token_types is not None:
         raise ValueError("transformer: token_types were given, but config.token_types is 0")

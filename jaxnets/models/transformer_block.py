@@ -27,6 +27,7 @@ from jaxnets.nn import (
     rms_norm,
     scan_layers,
 )
+from jaxnets.nn.attention import Implementation
 from jaxnets.nn.initializers import lecun_normal
 from jaxnets.types import Activation, Array, ArrayLike, DTypeLike, Initializer, Key, Params
 
@@ -67,6 +68,7 @@ class TransformerConfig:
       norm_bias: whether layer norms have.
       tied: whether the logits come from the embedding's own table.
       window: how many positions attention reaches back (and, if not causal, forth); `None` is all.
+      implementation: of self-attention without a cache, see `nn.attention`; `None` is its choice.
       dropout_rate: in `[0, 1]`, of the embeddings, and of what attention and MLP add.
       scan: whether the blocks are stacked and run in one `lax.scan`: compiles in the time of one
         block. Unrolled runs faster on the CPU.
@@ -99,6 +101,7 @@ class TransformerConfig:
     norm_bias: bool = True
     tied: bool = True
     window: int | None = None
+    implementation: Implementation | None = None
     dropout_rate: float = 0.0
     scan: bool = False
     remat: bool = False
@@ -228,7 +231,10 @@ def block(
     def attend(x: Array) -> Array:
         nonlocal cache
         if cache is None:
-            return multi_head_attention(params["attention"], x, window=config.window, **attention)
+            return multi_head_attention(
+                params["attention"], x, window=config.window,
+                implementation=config.implementation, **attention,
+            )  # fmt: skip
         attention.pop("causal", None)
         y, cache = cached_attention(
             params["attention"], x, cache, start, window=config.window, **attention

@@ -79,9 +79,15 @@ class UNetConfig:
                 f"UNetConfig: {len(self.channels)} levels need a height and width divisible by "
                 f"{factor}, got an image {self.image}"
             )
+        levels = () if self.attention is None else (*self.attention, len(self.channels) - 1)
+        if not set(levels) <= set(range(len(self.channels))):
+            raise ValueError(
+                f"UNetConfig: attention must name levels from 0 to {len(self.channels) - 1}, got "
+                f"{self.attention}"
+            )
         for name, divisor, channels in (
             ("groups", self.groups, self.channels),
-            ("heads", self.heads, self.channels),
+            ("heads", self.heads, tuple(self.channels[level] for level in levels)),
         ):
             if any(c % divisor for c in channels):
                 raise ValueError(

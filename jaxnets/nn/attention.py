@@ -80,16 +80,17 @@ def attention(
       causal: whether a query sees only keys at its own position and before.
       window: if given, only keys less than this far from a query's position.
       start: the position of the first query; keys are at 0, 1, ….
-      key_mask: `[..., S]`, which keys are there; the others are padding.
-      mask: `[..., T, S]` or `[..., heads, T, S]`, which query sees which key.
+      key_mask: bool `[..., S]`, which keys are there; the others are padding, whatever they and
+        their values hold.
+      mask: bool `[..., T, S]` or `[..., heads, T, S]`, which query sees which key.
       slopes: `[heads]`, for ALiBi: `-slope |i - j|` is added to the logits.
       bias: `[heads, T, S]`, or with the leading axes, added to the logits.
       scale: `1 / √d` by default.
       implementation: `"plain"` holds all logits `[heads, T, S]`; `"blocked"` one tile of them at a
         time, in the backward pass too, and skips tiles that are not seen, for a known `start`,
-        without `mask` and `bias`, in reverse mode only. By default blocked, where it can be, from
-        512 keys and queries on. `"cudnn"` and `"xla"` are those of `jax.nn.dot_product_attention`,
-        the first for NVIDIA GPUs in half precision.
+        without `mask` and `bias`, in reverse mode only. By default on the CPU blocked, where it
+        can be, from 512 keys and queries on, else plain. `"cudnn"` and `"xla"` are those of
+        `jax.nn.dot_product_attention`, the first for NVIDIA GPUs in half precision.
 
     Returns:
       `[..., T, heads, e]` in the values' dtype.
@@ -104,10 +105,19 @@ def attention(
         raise ValueError(f"attention: window must be positive, got {window}")
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     t, s = query.shape[-3], key.shape[-3]
+    for name, given in (("key_mask", key_mask), ("mask", mask)):
+        if given is not None and (given.dtype != jnp.bool_ or given.shape[-1:] != (s,)):
+            raise ValueError(
+                f"attention: {name} must be bool [..., {s}], got {given.dtype}{list(given.shape)}"
+            )
+    if key_mask is not None:
+        # what padding holds would reach results and gradients as 0 · nan
+        key, value = _where_there(key_mask, key), _where_there(key_mask, value)
     first = concrete(start)
     tileable = mask is None and bias is None and first is not None
     if implementation is None:
-        implementation = "blocked" if tileable and min(t, s) >= _LONG else "plain"
+        long = min(t, s) >= _LONG and jax.default_backend() == "cpu"
+        implementation = "blocked" if tileable and long else "plain"
     if implementation not in get_args(Implementation):
         raise ValueError(
             f"attention: implementation must be one of {get_args(Implementation)}, got "
@@ -118,8 +128,6 @@ def attention(
             raise ValueError(
                 "attention: implementation='blocked' takes no mask, bias or traced start"
             )
-        if key_mask is not None and key_mask.shape[-1:] != (s,):
-            raise ValueError(f"attention: key_mask must be [..., {s}], got {list(key_mask.shape)}")
         return blocked_attention(
             query, key, value, causal=causal, window=window, start=int(first),
             key_mask=key_mask, slopes=slopes, scale=scale,
@@ -181,6 +189,11 @@ def _by_jax(
         return y
     some = jnp.moveaxis(seen.any(-1).reshape(*query.shape[:-3], -1, query.shape[-3]), -2, -1)
     return jnp.where(jnp.broadcast_to(some[..., None], y.shape), y, 0)
+
+
+def _where_there(key_mask: Array, x: Array) -> Array:
+    there = jnp.broadcast_to(key_mask, x.shape[:-2])
+    return jnp.where(there[..., None, None], x, 0)
 
 
 def _sum(a: Array | None, b: Array) -> Array:

@@ -214,8 +214,8 @@ def cached_attention(
       it in a `lax.scan`: it is then written in place.
 
     Raises:
-      ValueError: if a shape does not fit, or a known position is outside of the cache. A traced one
-        is not checked: behind the end it overwrites the last positions.
+      ValueError: if a shape does not fit, or a known position is outside of the cache. Where a
+        traced one leaves no room, y is NaN.
     """
     require_real("cached_attention", x=x)
     new = keys_and_values(params, x, rotate=rotate)
@@ -234,4 +234,7 @@ def cached_attention(
     end = length if known is None else int(known) + t
     filled = {name: x[..., :end, :, :].astype(new[name].dtype) for name, x in cache.items()}
     y = attend_to(params, x, filled, rotate=rotate, causal=True, start=start, **options)
+    if known is None:
+        start = jnp.asarray(start)
+        y = jnp.where((start >= 0) & (start <= length - t), y, jnp.nan)
     return y, cache

@@ -15,15 +15,17 @@ from jaxnets.types import Array, ArrayLike, DTypeLike
 def _angles(
     function: str, positions: ArrayLike, features: int, theta: float, dtype: DTypeLike
 ) -> Array:
-    """`p θ^(-2i / features)` for `i < features / 2`."""
+    """`p θ^(-2i / features)` for `i < features / 2`, in float32 at least."""
     if features < 2 or features % 2:
         raise ValueError(
             f"{function}: the number of features must be even and positive, got {features}"
         )
-    frequencies = jnp.asarray(theta ** (-np.arange(0, features, 2) / features), dtype)
+    # half precision does not tell positions beyond 256 apart
+    wide = jnp.promote_types(dtype, jnp.float32)
+    frequencies = jnp.asarray(theta ** (-np.arange(0, features, 2) / features), wide)
     positions = jnp.asarray(positions)
     shape = (*positions.shape, features // 2)
-    by_position = jnp.broadcast_to(positions[..., None].astype(dtype), shape)
+    by_position = jnp.broadcast_to(positions[..., None].astype(wide), shape)
     return by_position * jnp.broadcast_to(frequencies, shape)
 
 
@@ -48,7 +50,7 @@ def rotary_angles(
     Raises:
       ValueError: if `head_dim` is not even and positive.
     """
-    return _angles("rotary_angles", positions, head_dim, theta, dtype)
+    return _angles("rotary_angles", positions, head_dim, theta, dtype).astype(dtype)
 
 
 def rotary(x: Array, angles: Array, *, interleaved: bool = False) -> Array:
@@ -118,7 +120,7 @@ def sinusoidal(
       ValueError: if `features` is not even and positive.
     """
     angles = _angles("sinusoidal", positions, features, theta, dtype)
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1).astype(dtype)
 
 
 def alibi_slopes(heads: int) -> Array:
@@ -150,7 +152,8 @@ def alibi(slopes: Array, query_positions: Array, key_positions: Array) -> Array:
       key_positions: `[S]`.
 
     Returns:
-      `[heads, T, S]`.
+      `[heads, T, S]`, in float32 at least.
     """
-    distance = jnp.abs(query_positions[:, None] - key_positions[None, :]).astype(slopes.dtype)
-    return -slopes[:, None, None] * distance[None]
+    wide = jnp.promote_types(slopes.dtype, jnp.float32)
+    distance = jnp.abs(query_positions[:, None] - key_positions[None, :]).astype(wide)
+    return -slopes.astype(wide)[:, None, None] * distance[None]

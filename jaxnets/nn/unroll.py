@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxnets.checks import concrete, require_real
@@ -164,7 +163,9 @@ def within_lengths(function: str, lengths: Array, shape: Shape) -> Array:
         raise ValueError(
             f"{function}: lengths must be in [0, {shape[-1]}], got {values.min()} to {values.max()}"
         )
-    return lax.broadcasted_iota(lengths.dtype, shape, len(shape) - 1) < lengths[..., None]
+    # in a dtype of lengths alone the count of steps may overflow
+    steps = lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
+    return steps < lengths.astype(jnp.int32)[..., None]
 
 
 def unroll(
@@ -188,9 +189,10 @@ def unroll(
       lengths: integers `[...]` in `[0, T]`, how many steps each sequence has; the rest is padding,
         which changes nothing, whatever it holds: the carry stays, and outputs are 0. `None` is T.
       reverse: whether to go from the last step to the first. y stays in the order of x.
-      window: truncated backpropagation: derivatives end at every `window`-th step, counted in the
-        direction of the loop, as if the carry had been handed on through `stop_gradient`. The first
-        carry keeps its derivative. `None` is backpropagation through all of time.
+      window: truncated backpropagation: derivatives end at every `window`-th step, counted from
+        each sequence's first one in the direction of the loop, as if the carry had been handed on
+        through `stop_gradient`. The first carry keeps its derivative. `None` is backpropagation
+        through all of time.
 
     Returns:
       `y [..., T, features]`, the outputs, and the carry after the last step.
@@ -213,9 +215,8 @@ def unroll(
         x = jnp.where(valid, x, 0)
         valid = jnp.moveaxis(valid, -2, 0)
     if window is not None:
-        steps = np.arange(x.shape[-2])
-        steps = steps[::-1] if reverse else steps
-        fresh = jnp.asarray((steps % window == 0) & (steps > 0))
+        before = _steps_before(x.shape[-2], lengths, reverse)
+        fresh = (before % window == 0) & (before > 0)
     if carry is None:
         carry = zero_carry(cell, params, x.shape[:-2], x.dtype)
     x = jnp.moveaxis(x, -2, 0)
@@ -233,6 +234,16 @@ def unroll(
     if valid is not None:
         h = jnp.where(valid, h, 0)
     return jnp.moveaxis(h, 0, -2), last
+
+
+def _steps_before(n: int, lengths: Array | None, reverse: bool) -> Array:
+    """`[T]`, or `[T, ..., 1]`: how many steps of its sequence the loop takes before each one."""
+    if not reverse:
+        return jnp.arange(n)
+    if lengths is None:
+        return jnp.arange(n)[::-1]
+    ends = jnp.asarray(lengths).astype(jnp.int32)[None, ..., None]
+    return ends - 1 - lax.broadcasted_iota(jnp.int32, (n, *ends.shape[1:]), 0)
 
 
 def _typed(carry: Carry, like: Carry) -> Carry:

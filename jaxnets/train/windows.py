@@ -63,10 +63,11 @@ def windows(sequence: Array, starts: Array, length: int) -> Array:
     """
     if not 1 <= length <= len(sequence):
         raise ValueError(f"windows: length must be from 1 to {len(sequence)}, got {length}")
-    shape = (*starts.shape, length)
-    offsets = lax.broadcasted_iota(starts.dtype, shape, starts.ndim)
+    # in a narrower dtype starts plus offsets may overflow
+    starts = jnp.asarray(starts).astype(jnp.int32)
+    offsets = lax.broadcasted_iota(jnp.int32, (*starts.shape, length), starts.ndim)
     index = jnp.clip(starts, 0, len(sequence) - length)[..., None] + offsets
-    return sequence.at[index].get(mode="promise_in_bounds")
+    return jnp.asarray(sequence).at[index].get(mode="promise_in_bounds")
 
 
 def random_windows(key: Key, sequence: Array, length: int, batch_size: int) -> Array:

@@ -127,6 +127,9 @@ def test_ended_beams_cost_nothing_more_and_short_ones_may_be_penalized():
 def test_errors_say_what_is_wanted():
     with pytest.raises(ValueError, match=r"generate: prompt must be \[T\]"):
         decode.generate(advance, caches(), PROMPT[None], 2)
+    for length in (0, len(PROMPT) + 1):
+        with pytest.raises(ValueError, match=rf"length must be in \[1, .\], got {length}"):
+            decode.generate(advance, caches(), PROMPT, 2, length=length)
     with pytest.raises(ValueError, match="temperature must be positive, got 0"):
         decode.sampler(0.0)
     with pytest.raises(ValueError, match="generate needs a key"):

@@ -341,6 +341,10 @@ def test_what_does_not_fit_is_named():
         models.diffusion_loss(lambda x, t: x[:1], noise, jnp.ones(2), KEY)
     with pytest.raises(ValueError, match="shapes must match exactly"):
         models.flow_loss(lambda x, t: x[:1], jnp.ones(2), KEY)
+    with pytest.raises(TypeError, match="diffusion_loss: x_0 must be of a real floating dtype"):
+        models.diffusion_loss(same, noise, jnp.ones(2, jnp.uint8), KEY)
+    with pytest.raises(TypeError, match="flow_loss: x_1 must be of a real floating dtype"):
+        models.flow_loss(same, jnp.ones(2, jnp.uint8), KEY)
     with pytest.raises(ValueError, match="flow_sample: steps must be positive, got 0"):
         models.flow_sample(same, jnp.ones(2), 0)
     with pytest.raises(ValueError, match="method must be 'euler' or 'heun', got 'rk4'"):

@@ -144,3 +144,6 @@ def test_errors_say_what_is_wanted():
         models.transformer(params, GPT, jnp.zeros(6, int))
     with pytest.raises(ValueError, match=r"config\.token_types is 0"):
         models.encoder(params, GPT, jnp.zeros(3, int), token_types=jnp.zeros(3, int))
+    params = models.init_encoder(KEY, BERT)
+    with pytest.raises(ValueError, match=r"shapes must match exactly, got ids \(2, 3\)"):
+        models.encoder(params, BERT, jnp.zeros((2, 3), int), token_types=jnp.zeros(3, int))

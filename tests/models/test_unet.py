@@ -78,8 +78,12 @@ def test_bad_shapes_are_named():
         models.UNetConfig((7, 8, 1), 1)
     with pytest.raises(ValueError, match=r"groups must divide all channels \(4, 6\), got 4"):
         models.UNetConfig((8, 8, 1), 1, (4, 6), groups=4)
-    with pytest.raises(ValueError, match="heads must divide all channels"):
-        models.UNetConfig((8, 8, 1), 1, (4, 8), groups=2, heads=8)
+    with pytest.raises(ValueError, match=r"heads must divide all channels \(4, 8\), got 8"):
+        models.UNetConfig((8, 8, 1), 1, (4, 8), groups=2, heads=8, attention=(0,))
+    with pytest.raises(ValueError, match=r"attention must name levels from 0 to 1, got \(2,\)"):
+        models.UNetConfig((8, 8, 1), 1, (4, 8), groups=2, attention=(2,))
+    for attention in ((), None):
+        models.UNetConfig((8, 8, 1), 1, (6, 8), groups=2, heads=8, attention=attention)
     with pytest.raises(ValueError, match="features must be even, got 3"):
         models.UNetConfig((8, 8, 1), 1, features=3)
     with pytest.raises(ValueError, match="every size must be positive"):

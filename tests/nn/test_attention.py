@@ -203,6 +203,26 @@ def test_a_cache_filled_piece_by_piece_is_the_full_pass(start):
     assert relative_error(jnp.concatenate(pieces, 1), want) < 1e-6
 
 
+@pytest.mark.parametrize("implementation", ["plain", "blocked"])
+def test_padding_changes_nothing_whatever_it_holds(implementation):
+    q, k, v = (jnp.asarray(normal(4, 2, 3), np.float32) for _ in range(3))
+    there = jnp.array([True, True, False, True])
+    results = [
+        value_and_gradients(
+            lambda q, k, v: nn.attention(q, k, v, key_mask=there, implementation=implementation)
+        )(q, *(z.at[2].set(held) for z in (k, v)))
+        for held in (0.0, jnp.nan)
+    ]
+    assert_trees_close(*results, 0)
+
+
+def test_a_position_behind_a_caches_end_is_nan_if_traced():
+    params, cache = nn.init_attention(jax.random.key(0), 8, 2), nn.init_cache(3, 2, 4)
+    run = jax.jit(lambda start: nn.cached_attention(params, jnp.ones((2, 8)), cache, start)[0])
+    assert np.isfinite(run(1)).all()
+    assert np.isnan(run(2)).all()
+
+
 def test_errors_say_what_is_wanted():
     x = jnp.ones((3, 4, 6))
     with pytest.raises(ValueError, match=r"attention: query must be \[..., T, heads, d\]"):
@@ -211,6 +231,10 @@ def test_errors_say_what_is_wanted():
         nn.attention(x, x, x, window=0)
     with pytest.raises(ValueError, match=r"mask must fit logits \[4, 3, 3\], got \[1, 2, 3\]"):
         nn.attention(x, x, x, mask=jnp.ones((2, 3), bool))
+    with pytest.raises(ValueError, match=r"mask must be bool \[..., 3\], got float32\[3, 3\]"):
+        nn.attention(x, x, x, mask=jnp.ones((3, 3)))
+    with pytest.raises(ValueError, match=r"key_mask must be bool \[..., 3\], got bool\[1\]"):
+        nn.attention(x, x, x, key_mask=jnp.ones(1, bool))
     with pytest.raises(ValueError, match="'blocked' takes no mask, bias or traced start"):
         nn.attention(x, x, x, mask=jnp.ones((3, 3), bool), implementation="blocked")
     with pytest.raises(ValueError, match="kv_heads must divide 4 heads, got 3"):

@@ -45,6 +45,16 @@ def test_sinusoids_are_the_papers_up_to_their_order():
             np.testing.assert_allclose(got[p, 3 + i], np.cos(angle), rtol=1e-6)
 
 
+def test_half_precision_tells_distant_positions_apart():
+    positions = jnp.array([256, 257, 70_000])
+    got = nn.sinusoidal(positions, 4, dtype=jnp.bfloat16)
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(got, nn.sinusoidal(positions, 4).astype(jnp.bfloat16))
+    slopes = nn.alibi_slopes(2)
+    far = nn.alibi(slopes.astype(jnp.bfloat16), positions[:1], jnp.array([513]))
+    np.testing.assert_array_equal(far, nn.alibi(slopes, positions[:1], jnp.array([513])))
+
+
 def test_alibi_slopes_are_the_authors():
     np.testing.assert_allclose(nn.alibi_slopes(8), [2.0**-h for h in range(1, 9)])
     # for 12 heads: those of 8, then every other one of 16

@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 from jaxnets import gradients, models, nn
+from jaxnets.nn.unroll import within_lengths
 from tests.catalogue import RECURRENT, linen_unroll, random_biases, thorough_beyond
 from tests.numerics import assert_trees_close, relative_error
 
@@ -130,6 +131,32 @@ def test_reversed_truncation_counts_from_the_end(kind, x64):
 
     got = paired(partial(nn.unroll, cell, window=2, reverse=True))(params, carry, x)
     assert_trees_close(got, paired(flipped)(params, carry, x), 1e-12)
+
+
+@KINDS
+def test_reversed_truncation_counts_from_each_sequences_end(kind, x64):
+    params, carry, x = drawn(kind, jnp.float64)
+    run = partial(nn.unroll, RECURRENT[kind].cell, window=2, reverse=True)
+
+    def gradients(x, lengths, carry):
+        def loss(params):
+            return jnp.sum(jnp.sin(run(params, x, carry, lengths=lengths)[0]))
+
+        return jax.grad(loss)(params)
+
+    alone = [
+        gradients(x[i, :n], None, jax.tree.map(lambda z: z[i], carry))  # noqa: B023
+        for i, n in enumerate(LENGTHS)
+        if n
+    ]
+    total = jax.tree.map(lambda *leaves: sum(leaves), *alone)
+    assert_trees_close(gradients(x, jnp.asarray(LENGTHS), carry), total, 1e-12)
+
+
+def test_lengths_of_one_byte_reach_beyond_it():
+    lengths = np.array([200, 255], np.uint8)
+    want = np.arange(300) < lengths.astype(int)[:, None]
+    np.testing.assert_array_equal(within_lengths("f", lengths, (2, 300)), want)
 
 
 @KINDS

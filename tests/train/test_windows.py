@@ -16,6 +16,11 @@ def test_windows_are_slices_and_those_too_near_the_end_are_moved_back():
     np.testing.assert_array_equal(got, want)
 
 
+def test_starts_of_one_byte_and_sequences_of_numpy():
+    got = train.windows(np.arange(400), np.array([200], np.uint8), 100)
+    np.testing.assert_array_equal(got, np.arange(200, 300)[None])
+
+
 def test_every_window_is_as_likely_as_another():
     got = train.random_windows(jax.random.key(0), jnp.arange(10), 4, 7000)
     np.testing.assert_array_equal(got - got[:, :1], np.tile(np.arange(4), (7000, 1)))
