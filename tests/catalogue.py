@@ -123,7 +123,9 @@ def _running_moments(features):
 @functools.cache
 def initial(case: "LayerCase") -> Any:
     """A row's parameters, in one compilation where eager drawing takes several for each leaf."""
-    return jax.jit(case.init)(jax.random.key(0))
+    # numbers, also for a test that asks for them first inside `jit`
+    with jax.ensure_compile_time_eval():
+        return jax.jit(case.init)(jax.random.key(0))
 
 
 def _batch_norm(train):
