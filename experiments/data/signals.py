@@ -187,8 +187,8 @@ def _padded(
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """The lines that are not empty, with their numbers."""
-    numbered = enumerate(files.read_text(path).splitlines(), start=1)
-    return [(number, line.strip()) for number, line in numbered if line.strip()]
+    numbered = enumerate(files.read_text(path).split("\n"), start=1)
+    return [(number, line) for number, line in numbered if line]
 
 
 def parse_ts(path: Path) -> tuple[list[Signal], list[str]]:
@@ -197,7 +197,7 @@ def parse_ts(path: Path) -> tuple[list[Signal], list[str]]:
     Raises:
       UsageError: naming the line that is not a signal with a class.
     """
-    lines = _lines(path)
+    lines = [(number, line.strip()) for number, line in _lines(path) if line.strip()]
     starts = [i for i, (_, line) in enumerate(lines) if line.lower() == "@data"]
     if not starts:
         raise UsageError(f"{path} is not a .ts file: it has no line @data")
@@ -224,10 +224,12 @@ def parse_tsv(path: Path) -> tuple[list[Signal], list[str]]:
     signals, labels = [], []
     for number, line in _lines(path):
         label, *values = line.split("\t")
+        if not label.strip():
+            raise UsageError(f"{path}, line {number}: there is no class before the first tab")
         if not values:
             raise UsageError(f"{path}, line {number}: there is no value after the class")
         signals.append(_values(path, number, values)[:, None])
-        labels.append(label)
+        labels.append(label.strip())
     return _some(path, signals, labels)
 
 

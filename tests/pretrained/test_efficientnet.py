@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.data.weights import fetch_weights
 from jaxnets import models, pretrained
 from tests.catalogue import EFFICIENTNET
+from tests.downloads import or_skip
 from tests.numerics import assert_trees_equal
-from tests.pretrained.fetched import fetched
 
 NAMES = pretrained.EFFICIENTNET_NAMES
 
@@ -35,7 +36,7 @@ def test_known_answers():
     from sklearn.datasets import load_sample_image
 
     image = pytest.importorskip("PIL.Image")
-    (path,) = fetched("efficientnet-lite0")
+    (path,) = or_skip(fetch_weights, "efficientnet-lite0")
     params, state = pretrained.load_efficientnet(path)
     stored = pretrained.load_pth(path)
     back = pretrained.to_state_dict((params, state), NAMES)

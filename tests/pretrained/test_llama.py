@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.data.weights import fetch_weights
 from jaxnets import models, pretrained
 from jaxnets.models import decode
 from jaxnets.pretrained.gguf import GGUF
 from jaxnets.pretrained.quantized import Quantized
 from tests.catalogue import LLAMA
+from tests.downloads import or_skip
 from tests.numerics import assert_trees_equal, drawn, relative_error
-from tests.pretrained.fetched import fetched
 
 NAMES = pretrained.GGUF_LLAMA_NAMES
 
@@ -139,7 +140,7 @@ def test_metadata_without_a_tokenizer(changes, message):
 @pytest.fixture(scope="module")
 def smollm2():
     """The file, its parameters and config, its tokenizer, and the reference's values."""
-    (path,) = fetched("smollm2-135m")
+    (path,) = or_skip(fetch_weights, "smollm2-135m")
     file = pretrained.load_gguf(path)
     params, config = pretrained.llama_of(file)
     stored = json.loads(Path(__file__).with_name("smollm2.json").read_text(encoding="utf-8"))

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.data.weights import fetch_weights
 from jaxnets import models, pretrained
 from tests.catalogue import BERT
+from tests.downloads import or_skip
 from tests.numerics import assert_trees_equal, drawn, relative_error
-from tests.pretrained.fetched import fetched
 
 NAMES = pretrained.BERT_NAMES
 KEY = jax.random.key(0)
@@ -74,7 +75,7 @@ def test_the_tokenizers_own_padding_and_truncation_are_off(tmp_path):
 @pytest.fixture(scope="module")
 def minilm():
     """The files of the weights, the parameters, and the reference's values."""
-    weights, tokenizer = fetched("minilm-l6")
+    weights, tokenizer = or_skip(fetch_weights, "minilm-l6")
     stored = json.loads(Path(__file__).with_name("minilm.json").read_text(encoding="utf-8"))
     values = base64.b64decode(stored["embeddings, float16 in base64"])
     stored["embeddings"] = np.frombuffer(values, "<f2").astype(np.float32).reshape(50, 384)
