@@ -2,8 +2,10 @@
 
 Pickle is a language, and its ordinary reader calls whatever function a file names. Here a name is
 a `Name` and no more, a call of one of three known names builds a plain value, and every other
-instruction is an error. Nothing is allocated that the file does not hold: lengths are checked
-against what is left of it, and objects that are mentioned again are shared, not copied.
+instruction is an error. Lengths are checked against what is left of the file, and objects that are
+mentioned again are shared, not copied, so that memory is in proportion to the pickle, whatever it
+claims. An instruction of one byte can take about a hundred (an empty dict, an entry of the memo),
+which is why a pickle has at most `MOST_BYTES`.
 """
 
 import pickletools
@@ -36,6 +38,9 @@ class Tensor(NamedTuple):
     strides: tuple[int, ...]
     """In values, as the offset is."""
 
+
+MOST_BYTES = 2**23
+"""Of one pickle: with about 200 for each tensor, a state dict of 40,000."""
 
 _MARK = object()
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
@@ -95,7 +100,8 @@ def read_pickle(stream: BytesIO) -> Any:
       only PyTorch knows.
 
     Raises:
-      ValueError: if it is damaged, or says anything that a state dict does not.
+      ValueError: if it is damaged, says anything that a state dict does not, or has more bytes than
+        `MOST_BYTES`.
     """
     try:
         return _interpret(stream)
@@ -106,6 +112,7 @@ def read_pickle(stream: BytesIO) -> Any:
 def _interpret(stream: BytesIO) -> Any:
     stack: list[Any] = []
     memo: dict[Any, Any] = {}
+    end = stream.tell() + MOST_BYTES
 
     def marked() -> list[Any]:
         start = len(stack) - 1
@@ -118,6 +125,8 @@ def _interpret(stream: BytesIO) -> Any:
         return items
 
     for opcode, argument, _ in pickletools.genops(stream):
+        if stream.tell() > end:
+            raise ValueError(f"it has a pickle of more than {MOST_BYTES:,} bytes")
         match opcode.name:
             case "PROTO" | "FRAME":
                 pass
