@@ -83,7 +83,8 @@ def _from_torch(
         flat = tuple(map(math.prod, ends))
         if x.shape != flat:
             raise ValueError(
-                f"from_state_dict: {path!r} must be {list(flat)} there, got {list(x.shape)}"
+                f"from_state_dict: {path!r} must be {list(flat)} in the state dict, got "
+                f"{list(x.shape)}"
             )
         return x.T.reshape(shape)
     if transposed and x.ndim > 2:

@@ -42,6 +42,8 @@ class Tensor(NamedTuple):
 MOST_BYTES = 2**23
 """Of one pickle: with about 200 for each tensor, a state dict of 40,000."""
 
+_MOST_AXES = 64
+"""As NumPy has them."""
 _MARK = object()
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _VALUES = {
@@ -54,7 +56,11 @@ def _index(x: Any) -> bool:
 
 
 def _indices(x: Any) -> bool:
-    return type(x) is tuple and all(map(_index, x))
+    if type(x) is not tuple:
+        return False
+    if len(x) > _MOST_AXES:
+        raise ValueError(f"a tensor has {len(x):,} axes")
+    return all(map(_index, x))
 
 
 def _reduce(function: Any, arguments: Any) -> Any:

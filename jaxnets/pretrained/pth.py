@@ -30,8 +30,6 @@ _DTYPES: dict[str, Any] = {
 }
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-_MOST_AXES = 64
-"""As NumPy has them."""
 
 
 def load_pth(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -158,7 +156,7 @@ def _view(name: str, tensor: Any, storages: Mapping[str, memoryview]) -> np.ndar
             f"{name!r} is in storage {storage.key!r}, which should hold {storage.size:,} values "
             f"of {dtype} and has {len(data):,} bytes"
         )
-    if not len(shape) == len(strides) <= _MOST_AXES:
+    if len(shape) != len(strides):
         raise ValueError(f"{name!r} has {len(shape)} axes and {len(strides)} strides")
     values = np.frombuffer(data, dtype)
     if 0 in shape:

@@ -328,7 +328,7 @@ def test_attentions_biases_in_another_layout_are_an_error():
     params = pretrained.from_state_dict({"b": bias}, like, rules)
     np.testing.assert_array_equal(params["attention"]["query"]["bias"], bias.reshape(2, 3))
     for shape in ((2, 3), (3, 2), (1, 6)):
-        with pytest.raises(ValueError, match=r"'attention/query/bias' must be \[6\] there, got"):
+        with pytest.raises(ValueError, match=r"'attention/query/bias' must be \[6\] in the state"):
             pretrained.from_state_dict({"b": bias.reshape(shape)}, like, rules)
 
 
