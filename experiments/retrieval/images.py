@@ -62,7 +62,7 @@ def pretrained_features(
         x = x.astype(jnp.float32) / 255
         if change:
             x = jax.vmap(augment)(jax.random.split(key, len(x)), x)
-        x = jnp.asarray(pretrained.scale_pixels(255 * x))
+        x = jnp.asarray(pretrained.efficientnet_pixels(255 * x))
         return models.efficientnet_features(params, config, x, state=state)[0]
 
     def one_view(view: int) -> NDArray[np.float32]:

@@ -1,7 +1,11 @@
 """Weights from elsewhere: files as other libraries write them, read without running their code."""
 
 from jaxnets.pretrained.bert import BERT_NAMES, MINILM, load_bert, sentence_embedding
-from jaxnets.pretrained.efficientnet import EFFICIENTNET_NAMES, load_efficientnet, scale_pixels
+from jaxnets.pretrained.efficientnet import (
+    EFFICIENTNET_NAMES,
+    efficientnet_pixels,
+    load_efficientnet,
+)
 from jaxnets.pretrained.gguf import GGUF, load_gguf
 from jaxnets.pretrained.llama import (
     GGUF_LLAMA_NAMES,
@@ -28,6 +32,7 @@ __all__ = [
     "Quantized",
     "Tokens",
     "dequantize",
+    "efficientnet_pixels",
     "from_flax",
     "from_state_dict",
     "gguf_tokenizer",
@@ -42,7 +47,6 @@ __all__ = [
     "load_safetensors",
     "load_tokenizer",
     "save_safetensors",
-    "scale_pixels",
     "sentence_embedding",
     "split_biases",
     "to_flax",

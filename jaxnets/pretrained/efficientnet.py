@@ -50,6 +50,6 @@ def load_efficientnet(
     return params, state
 
 
-def scale_pixels(images: Array | np.ndarray) -> Array | np.ndarray:
+def efficientnet_pixels(images: Array | np.ndarray) -> Array | np.ndarray:
     """`(x - 127) / 128`: pixels 0 to 255 as EfficientNet-Lite was trained on."""
     return (images - 127.0) / 128.0

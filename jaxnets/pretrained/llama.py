@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from dataclasses import replace
 from typing import TypeVar
 
 import jax
@@ -12,7 +13,6 @@ from jaxnets.models.transformer_block import TransformerConfig
 from jaxnets.nn import silu
 from jaxnets.pretrained.gguf import GGUF, load_gguf
 from jaxnets.pretrained.names import Rules, from_state_dict
-from jaxnets.pretrained.quantized import dequantize
 from jaxnets.types import Params
 
 Number = TypeVar("Number", int, float)
@@ -66,9 +66,11 @@ def load_llama(path: str | os.PathLike[str]) -> tuple[Params, TransformerConfig]
 def llama_of(file: GGUF) -> tuple[Params, TransformerConfig]:
     """As `load_llama`, of a file that is read already."""
     config = llama_config(file)
-    like = jax.eval_shape(lambda key: init_transformer(key, config), jax.random.key(0))
-    arrays = {name: dequantize(tensor) for name, tensor in file.tensors.items()}
-    return from_state_dict(arrays, like, GGUF_LLAMA_NAMES), config
+    # blocks are alike, and to trace one is enough
+    shallow = replace(config, depth=1)
+    like = jax.eval_shape(lambda key: init_transformer(key, shallow), jax.random.key(0))
+    like |= {"blocks": like["blocks"] * config.depth}
+    return from_state_dict(file.tensors, like, GGUF_LLAMA_NAMES), config
 
 
 def llama_config(file: GGUF) -> TransformerConfig:
@@ -92,9 +94,12 @@ def llama_config(file: GGUF) -> TransformerConfig:
     turned = _positive(file, "rope.dimension_count", int, width // heads)
     if turned != width // heads:
         raise ValueError(f"llama_config: {turned} of a head's {width // heads} features are turned")
-    blocks = {found[1] for name in file.tensors if (found := re.match(r"blk\.(\d+)\.", name))}
+    blocks = {found[1] for name in file.tensors if (found := re.match(r"blk\.([^.]*)\.", name))}
     if len(blocks) != (depth := _positive(file, "block_count", int)):
         raise ValueError(f"llama_config: block_count is {depth}, the tensors have {len(blocks)}")
+    for name in (f"blk.{i}.attn_q.weight" for i in range(depth)):
+        if (shape := _matrix(file, name)) != (width, features):
+            raise ValueError(f"llama_config: {name!r} must be {(width, features)}, got {shape}")
     return TransformerConfig(
         vocabulary,
         depth=depth,

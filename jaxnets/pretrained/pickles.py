@@ -2,8 +2,10 @@
 
 Pickle is a language, and its ordinary reader calls whatever function a file names. Here a name is
 a `Name` and no more, a call of one of three known names builds a plain value, and every other
-instruction is an error. Nothing is allocated that the file does not hold: lengths are checked
-against what is left of it, and objects that are mentioned again are shared, not copied.
+instruction is an error. Lengths are checked against what is left of the file, and objects that are
+mentioned again are shared, not copied, so that memory is in proportion to the pickle, whatever it
+claims. An instruction of one byte can take about a hundred (an empty dict, an entry of the memo),
+which is why a pickle has at most `MOST_BYTES`.
 """
 
 import pickletools
@@ -37,6 +39,11 @@ class Tensor(NamedTuple):
     """In values, as the offset is."""
 
 
+MOST_BYTES = 2**23
+"""Of one pickle: with about 200 for each tensor, a state dict of 40,000."""
+
+_MOST_AXES = 64
+"""As NumPy has them."""
 _MARK = object()
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _VALUES = {
@@ -49,7 +56,11 @@ def _index(x: Any) -> bool:
 
 
 def _indices(x: Any) -> bool:
-    return type(x) is tuple and all(map(_index, x))
+    if type(x) is not tuple:
+        return False
+    if len(x) > _MOST_AXES:
+        raise ValueError(f"a tensor has {len(x):,} axes")
+    return all(map(_index, x))
 
 
 def _reduce(function: Any, arguments: Any) -> Any:
@@ -95,7 +106,8 @@ def read_pickle(stream: BytesIO) -> Any:
       only PyTorch knows.
 
     Raises:
-      ValueError: if it is damaged, or says anything that a state dict does not.
+      ValueError: if it is damaged, says anything that a state dict does not, or has more bytes than
+        `MOST_BYTES`.
     """
     try:
         return _interpret(stream)
@@ -106,6 +118,7 @@ def read_pickle(stream: BytesIO) -> Any:
 def _interpret(stream: BytesIO) -> Any:
     stack: list[Any] = []
     memo: dict[Any, Any] = {}
+    end = stream.tell() + MOST_BYTES
 
     def marked() -> list[Any]:
         start = len(stack) - 1
@@ -118,6 +131,8 @@ def _interpret(stream: BytesIO) -> Any:
         return items
 
     for opcode, argument, _ in pickletools.genops(stream):
+        if stream.tell() > end:
+            raise ValueError(f"it has a pickle of more than {MOST_BYTES:,} bytes")
         match opcode.name:
             case "PROTO" | "FRAME":
                 pass

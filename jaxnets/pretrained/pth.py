@@ -1,12 +1,12 @@
 """PyTorch's `.pth` files, read with NumPy alone: an archive of storages, or the older stream.
 
-A file runs no code (`pickles`), and its tensors are views of its own bytes, so that it takes no
-more memory than it has on disk, whatever it claims.
+A file runs no code (`pickles`). It is read into memory once, and its tensors are views of that,
+whatever they claim; besides there are its names and shapes, in proportion to the pickle.
 """
 
-import math
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -44,8 +44,8 @@ def load_pth(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises:
       FileNotFoundError: if there is none.
       ValueError: saying what is wrong with it: it is cut short or damaged, mentions anything but
-        tensors, or a tensor is not within its storage, overlaps itself, or is of a dtype not known
-        here.
+        tensors, is encrypted or compressed, or a tensor is not within its storage, overlaps itself,
+        or is of a dtype not known here.
     """
     content = Path(path).read_bytes()
     try:
@@ -54,7 +54,7 @@ def load_pth(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         if not isinstance(value, dict):
             raise ValueError(f"it holds a {type(value).__name__}, not a state dict")
         return {_name(name): _view(name, x, storages) for name, x in value.items()}
-    except (ValueError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except (ValueError, zipfile.BadZipFile, RuntimeError, OverflowError, EOFError) as error:
         raise ValueError(f"load_pth: {path} is no state dict that can be read: {error}") from None
 
 
@@ -68,21 +68,37 @@ def _archive(content: bytes) -> tuple[Any, Mapping[str, memoryview]]:
     """What `data.pkl` holds, and the files `data/<key>` beside it."""
     with zipfile.ZipFile(BytesIO(content)) as archive:
         members = archive.infolist()
-        # stored as they are, each once: so that no member unpacks to more than the file holds
-        if any(m.compress_type != zipfile.ZIP_STORED for m in members) or (
-            sum(m.file_size for m in members) > len(content)
-        ):
-            raise ValueError("its members are compressed or overlap")
-        pickles = [m.filename for m in members if m.filename.endswith("/data.pkl")]
-        if len(pickles) != 1:
-            raise ValueError("it has no data.pkl")
-        folder = pickles[0].removesuffix("data.pkl")
-        files = {m.filename: memoryview(archive.read(m)) for m in members}
+    # stored as they are, each once: so that no member unpacks to more than the file holds
+    if any(m.compress_type != zipfile.ZIP_STORED for m in members) or (
+        sum(m.file_size for m in members) > len(content)
+    ):
+        raise ValueError("its members are compressed or overlap")
+    pickles = [m.filename for m in members if m.filename.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise ValueError("it has no data.pkl")
+    folder = pickles[0].removesuffix("data.pkl")
+    files = {m.filename: _member(content, m) for m in members}
     if bytes(files.get(f"{folder}byteorder", b"little")).strip() != b"little":
         raise ValueError("it was written on a big-endian machine")
     prefix = f"{folder}data/"
     storages = {n.removeprefix(prefix): f for n, f in files.items() if n.startswith(prefix)}
     return read_pickle(BytesIO(files[pickles[0]])), storages
+
+
+def _member(content: bytes, member: zipfile.ZipInfo) -> memoryview:
+    """The bytes of a member that is stored as it is; `ZipFile.read` would copy them."""
+    name, start = member.filename, member.header_offset
+    if member.flag_bits & 1:
+        raise ValueError(f"its member {name!r} is encrypted")
+    # 30 bytes, of which the last four are the lengths of what stands between them and the data
+    header = content[start : start + 30] if start >= 0 else b""
+    if len(header) != 30 or not header.startswith(b"PK\3\4"):
+        raise ValueError(f"its member {name!r} is not where the directory has it")
+    start += 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:], "little")
+    data = memoryview(content)[start : start + member.file_size]
+    if len(data) != member.file_size or zlib.crc32(data) != member.CRC:
+        raise ValueError(f"its member {name!r} is cut short or damaged")
+    return data
 
 
 def _stream(content: bytes) -> tuple[Any, Mapping[str, memoryview]]:
@@ -143,10 +159,8 @@ def _view(name: str, tensor: Any, storages: Mapping[str, memoryview]) -> np.ndar
     if len(shape) != len(strides):
         raise ValueError(f"{name!r} has {len(shape)} axes and {len(strides)} strides")
     values = np.frombuffer(data, dtype)
-    if math.prod(shape) == 0:
-        if max(shape) > storage.size:
-            raise ValueError(f"{name!r} is not within its storage")
-        return np.zeros(shape, dtype)
+    if 0 in shape:
+        return values[:0].reshape(shape)
     reach = 1
     for stride, size in sorted(zip(strides, shape, strict=True)):
         if size > 1:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnets import tree as trees
+from jaxnets.pretrained.matching import fill
 from jaxnets.types import PyTree
 
 _DTYPES: dict[str, Any] = {
@@ -24,6 +25,11 @@ _DTYPES: dict[str, Any] = {
     "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_,
     "C64": np.complex64,
 }  # fmt: skip
+_METADATA = "__metadata__"
+_MOST_HEADER_BYTES = 100_000_000
+"""As the format's own package has it."""
+_MOST_AXES = 64
+"""As NumPy has them."""
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 
 
@@ -44,12 +50,17 @@ def save_safetensors(
 
     Raises:
       ValueError: if a leaf's dtype has no place in the format (PRNG keys: save their
-        `jax.random.key_data`), or two leaves have one path.
+        `jax.random.key_data`), two leaves have one path or one has the path `__metadata__`, which
+        is the format's own, or `metadata` are not strings.
     """
     path = Path(path)
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    if not all(isinstance(x, str) for item in (metadata or {}).items() for x in item):
+        raise ValueError(f"save_safetensors: metadata must be strings by name, got {metadata}")
+    header: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
     arrays, end = [], 0
     for name, leaf in trees.flatten_with_paths(tree).items():
+        if name == _METADATA:
+            raise ValueError(f"save_safetensors: no leaf can have the path {name!r}")
         dtype = getattr(leaf, "dtype", None) or np.asarray(leaf).dtype
         if dtype not in _NAMES:
             raise ValueError(f"save_safetensors: {name!r} is {dtype}, which the format lacks")
@@ -104,13 +115,15 @@ def _parse(content: bytes) -> dict[str, np.ndarray]:
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > len(content) - 8:
         raise ValueError(f"its header should have {length:,} bytes, more than it holds")
+    if length > _MOST_HEADER_BYTES:
+        raise ValueError(f"its header has {length:,} bytes, more than {_MOST_HEADER_BYTES:,}")
     try:
         header = json.loads(content[8 : 8 + length])
     except (ValueError, RecursionError):
         raise ValueError("its header is no JSON") from None
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
-    header.pop("__metadata__", None)
+    header.pop(_METADATA, None)
     data = memoryview(content)[8 + length :]
     arrays: dict[str, np.ndarray] = {}
     places = []
@@ -118,7 +131,7 @@ def _parse(content: bytes) -> dict[str, np.ndarray]:
         dtype, shape, (start, end) = _entry(name, entry)
         if not start <= end <= len(data):
             raise ValueError(f"{name!r} is at {start:,} to {end:,} of {len(data):,} bytes")
-        if math.prod(shape) * dtype.itemsize != end - start or max(shape, default=0) > 2**62:
+        if math.prod(shape) * dtype.itemsize != end - start:
             raise ValueError(f"{name!r} is {dtype}{shape} and has {end - start:,} bytes")
         places.append((start, end))
         arrays[name] = np.frombuffer(data[start:end], dtype.newbyteorder("<")).reshape(shape)
@@ -135,27 +148,8 @@ def _entry(name: str, entry: Any) -> tuple[np.dtype[Any], list[int], list[int]]:
         case {"dtype": str(kind), "shape": [*shape], "data_offsets": [_, _] as place}:
             if kind not in _DTYPES:
                 raise ValueError(f"{name!r} is of dtype {kind}, which is not known here")
-            if all(type(n) is int and n >= 0 for n in [*shape, *place]):
+            if len(shape) > _MOST_AXES:
+                raise ValueError(f"{name!r} has {len(shape)} axes")
+            if all(type(n) is int and 0 <= n <= 2**62 for n in [*shape, *place]):
                 return np.dtype(_DTYPES[kind]), shape, place
     raise ValueError(f"the header's entry for {name!r} is malformed")
-
-
-def fill(function: str, like: PyTree, arrays: Mapping[str, Any]) -> PyTree:
-    """`like` with each leaf replaced by the array of its path, as a JAX array.
-
-    Raises:
-      ValueError: naming the paths that are missing, left over, or of another shape or dtype.
-    """
-    wanted = trees.flatten_with_paths(like)
-    missing, added = [p for p in wanted if p not in arrays], [p for p in arrays if p not in wanted]
-    if missing or added:
-        raise ValueError(f"{function}: {trees.missing_and_added(missing, added)}")
-    described = [
-        (path, f"{arrays[path].dtype}{list(arrays[path].shape)}", f"{x.dtype}{list(x.shape)}")
-        for path, x in wanted.items()
-    ]
-    wrong = [f"{path!r} is {got}, not {want}" for path, got, want in described if got != want]
-    if wrong:
-        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-        raise ValueError(f"{function}: {'; '.join(wrong[:10])}{more}")
-    return trees.map_with_paths(lambda path, _: jnp.asarray(arrays[path]), like)

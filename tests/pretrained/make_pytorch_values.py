@@ -31,6 +31,23 @@ class CNN(nn.Module):
         return self.head(x)
 
 
+class UpAndDown(nn.Module):
+    """Convolutions that halve an image, and transposed ones that double it."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.ModuleList([nn.Conv2d(n, m, 4, 2, 1) for n, m in ((2, 3), (3, 5))])
+        # windows that are not square, so that axes taken for each other are seen
+        self.up = nn.ModuleList(
+            [nn.ConvTranspose2d(n, m, (4, 2), 2, (1, 0)) for n, m in ((5, 3), (3, 2))]
+        )
+
+    def forward(self, x):
+        for layer in (*self.down, *self.up):
+            x = torch.relu(layer(x))
+        return x
+
+
 class Language(nn.Module):
     """Next tokens by two layers of LSTM."""
 
@@ -101,6 +118,7 @@ def main():
         "lstm": values(Language(), ids(7)),
         "bert": values(bert(), ids(11)),
         "llama": values(llama(), ids(11)),
+        "up and down": values(UpAndDown(), image(2, 2, 8, 4)),
     }
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(x)}" for name, x in found.items())
     Path(__file__).with_name("pytorch.json").write_text(f"{{\n{lines}\n}}\n")

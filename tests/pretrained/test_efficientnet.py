@@ -52,7 +52,7 @@ def test_known_answers():
     )
     config = models.EfficientNetConfig()
     logits, _ = jax.jit(lambda x: models.efficientnet(params, config, x, state=state))(
-        pretrained.scale_pixels(x.astype(np.float32))
+        pretrained.efficientnet_pixels(x.astype(np.float32))
     )
     # Egyptian cat, espresso, daisy
     np.testing.assert_array_equal(np.argmax(logits, -1), [285, 967, 985])

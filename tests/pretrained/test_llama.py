@@ -92,10 +92,52 @@ def test_tensors_that_do_not_fit_are_named(params):
     with pytest.raises(ValueError, match=r"added 'rope_freqs\.weight'"):
         pretrained.llama_of(GGUF(metadata(), more))
     other = whole | {"blk.0.attn_k.weight": whole["blk.0.attn_q.weight"]}
-    with pytest.raises(ValueError, match="'blocks/0/attention/key/kernel' is"):
+    with pytest.raises(ValueError, match="'blocks/0/attention/key/kernel' must be"):
         pretrained.llama_of(GGUF(metadata(), other))
     with pytest.raises(ValueError, match=r"'token_embd\.weight' must be a matrix, got none"):
         pretrained.llama_config(GGUF(metadata(), {}))
+
+
+def test_names_and_shapes_are_compared_before_anything_is_dequantized(params, monkeypatch):
+    def none(tensor):
+        raise AssertionError("dequantized")
+
+    monkeypatch.setattr("jaxnets.pretrained.names.dequantize", none)
+    whole = tensors(params)
+    wrong = {"output.weight": whole["blk.0.attn_q.weight"]}
+    # the last of the leaves
+    with pytest.raises(ValueError, match=r"'head/kernel' is float32\[8, 8\], not"):
+        pretrained.llama_of(GGUF(metadata(), whole | wrong))
+    with pytest.raises(AssertionError, match="dequantized"):
+        pretrained.llama_of(GGUF(metadata(), whole))
+
+
+def test_blocks_that_are_only_claimed_are_not_built(params, monkeypatch):
+    """Tiny tensors named as those of many blocks."""
+    traced = []
+    init = models.init_transformer
+    monkeypatch.setattr(
+        "jaxnets.pretrained.llama.init_transformer",
+        lambda key, config: traced.append(config.depth) or init(key, config),
+    )
+    tiny = Quantized("F32", (1,), memoryview(bytes(4)))
+    depth = 10**4
+    many = tensors(params) | {f"blk.{i}.x": tiny for i in range(2, depth)}
+    with pytest.raises(ValueError, match=r"'blk\.2\.attn_q\.weight' must be a matrix, got none"):
+        pretrained.llama_of(GGUF(metadata(block_count=depth), many))
+    small = tiny._replace(shape=(1, 1))
+    more = many | {f"blk.{i}.attn_q.weight": small for i in range(2, depth)}
+    with pytest.raises(
+        ValueError, match=r"'blk\.2\.attn_q\.weight' must be \(8, 8\), got \(1, 1\)"
+    ):
+        pretrained.llama_of(GGUF(metadata(block_count=depth), more))
+    assert traced == []
+    whole = tensors(params)
+    renamed = {name.replace("blk.1.", "blk.01."): x for name, x in whole.items()}
+    with pytest.raises(ValueError, match=r"'blk\.1\.attn_q\.weight' must be a matrix, got none"):
+        pretrained.llama_of(GGUF(metadata(), renamed))
+    pretrained.llama_of(GGUF(metadata(), whole))
+    assert traced == [1]
 
 
 WORDS = ["<end>", *"abcdefghij ".replace(" ", "Ġ"), "ab", "Ġc"]

@@ -52,6 +52,26 @@ SMALL_LLAMA = models.TransformerConfig(
 )  # fmt: skip
 
 
+UP_AND_DOWN = {"down": ((4, 4), (2, 3), (3, 5)), "up": ((4, 2), (5, 3), (3, 2))}
+UP_AND_DOWN_TORCH = weights_and_biases(r"(up|down)/(\d)", r"\1.\2")
+
+
+def _init_up_and_down(key):
+    return {
+        name: [nn.init_conv(key, window, *sizes) for sizes in layers]
+        for name, (window, *layers) in UP_AND_DOWN.items()
+    }
+
+
+def _up_and_down(params, x):
+    x = jnp.moveaxis(x, 1, -1)
+    for layer in params["down"]:
+        x = nn.relu(nn.conv(layer, x, stride=2))
+    for layer in params["up"]:
+        x = nn.relu(nn.conv_transpose(layer, x, stride=2))
+    return jnp.moveaxis(x, -1, 1)
+
+
 def _cnn(pair, x):
     params, state = pair
     return models.cnn(params, CNN, jnp.moveaxis(x, 1, -1), state=state)[0]
@@ -76,22 +96,25 @@ NETS = {
         lambda k: models.init_transformer(k, SMALL_LLAMA),
         lambda p, x: models.transformer(p, SMALL_LLAMA, x),
     ),
+    "up and down": (UP_AND_DOWN_TORCH, _init_up_and_down, _up_and_down),
 }
 # what the first dense layer of the CNN sees: 2×1 pixels of 5 channels
 FLATTENED = {"cnn": {"0/head/layers/0/kernel": (2, 1, 5)}}
+TRANSPOSED = {"up and down": "^up/"}
 
 
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_pytorchs_weights_give_pytorchs_outputs_and_come_back(name, dtype, x64):
     rules, init, apply = NETS[name]
-    stored, flattened = VALUES[name], FLATTENED.get(name)
+    stored = VALUES[name]
+    layouts = {"flattened": FLATTENED.get(name), "transposed": TRANSPOSED.get(name)}
     whole = {key: np.asarray(w, dtype) for key, w in stored["state dict"].items()}
     state_dict = pretrained.join_biases(whole)
     like = jax.tree.map(
         lambda p: jax.ShapeDtypeStruct(p.shape, dtype), jax.eval_shape(init, jax.random.key(0))
     )
-    params = pretrained.from_state_dict(state_dict, like, rules, flattened=flattened)
+    params = pretrained.from_state_dict(state_dict, like, rules, **layouts)
     x = np.asarray(stored["x"])
     x = x if x.dtype == int else x.astype(dtype)
     got = jax.jit(apply)(params, x)
@@ -99,7 +122,7 @@ def test_pytorchs_weights_give_pytorchs_outputs_and_come_back(name, dtype, x64):
     tolerance = 1e-6 if dtype == "float32" or name == "llama" else 1e-12
     assert relative_error(got, np.array(stored["y"])) < tolerance
 
-    back = pretrained.to_state_dict(params, rules, flattened=flattened)
+    back = pretrained.to_state_dict(params, rules, **layouts)
     assert_trees_equal(back, state_dict)
     split = pretrained.split_biases(back)
     assert {key: x.shape for key, x in split.items()} == {k: x.shape for k, x in whole.items()}
@@ -264,6 +287,49 @@ def test_a_flattened_images_kernel_moves_its_rows():
     for w in range(2):
         for c in range(3):
             np.testing.assert_array_equal(got[:, 2 * c + w], want[0, w, c])
+
+
+def test_a_transposed_convolution_is_pytorchs_sum_over_the_window():
+    """`y[s i + k - p] += x[i] w[k]`, by hand in one dimension."""
+    rng = np.random.default_rng(0)
+    params, x = nn.init_conv(KEY, (4,), 3, 5), rng.normal(size=(6, 3)).astype(np.float32)
+    rules = {"(.*)": r"\1"}
+    weight = pretrained.to_state_dict(params, rules, transposed="kernel")["kernel"]
+    assert weight.shape == (3, 5, 4)
+    want = np.zeros((2 * 6 + 2, 5))
+    for i in range(6):
+        for k in range(4):
+            want[2 * i + k] += x[i] @ weight[:, :, k]
+    assert relative_error(nn.conv_transpose(params, x, stride=2), want[1:-1]) < 1e-6
+    # what it would be as an ordinary convolution's
+    assert pretrained.to_state_dict(params, rules)["kernel"].shape == (5, 3, 4)
+    for pattern in ("up", "bias"):
+        with pytest.raises(ValueError, match=f"transposed '{pattern}' is in no convolution's"):
+            pretrained.to_state_dict(params, rules, transposed=pattern)
+
+
+@pytest.mark.parametrize("part", ["query", "key", "value", "out"])
+def test_attentions_weights_in_another_layout_are_an_error(part):
+    """Of as many values, but not `[out, in]`, or not of all heads together."""
+    shape = (4, 2, 6) if part == "out" else (6, 4, 2)
+    like = {"attention": {part: {"kernel": np.zeros(shape, np.float32)}}}
+    weight = np.arange(48, dtype=np.float32).reshape((6, 8) if part == "out" else (8, 6))
+    rules = {".*": "w"}
+    params = pretrained.from_state_dict({"w": weight}, like, rules)
+    assert_trees_equal(pretrained.to_state_dict(params, rules), {"w": weight})
+    for wrong in (weight.T, weight.reshape(4, 12), weight.ravel(), weight.reshape(shape)):
+        with pytest.raises(ValueError, match=rf"'attention/{part}/kernel' must be \["):
+            pretrained.from_state_dict({"w": wrong}, like, rules)
+
+
+def test_attentions_biases_in_another_layout_are_an_error():
+    like = {"attention": {"query": {"bias": np.zeros((2, 3), np.float32)}}}
+    bias, rules = np.arange(6, dtype=np.float32), {".*": "b"}
+    params = pretrained.from_state_dict({"b": bias}, like, rules)
+    np.testing.assert_array_equal(params["attention"]["query"]["bias"], bias.reshape(2, 3))
+    for shape in ((2, 3), (3, 2), (1, 6)):
+        with pytest.raises(ValueError, match=r"'attention/query/bias' must be \[6\] in the state"):
+            pretrained.from_state_dict({"b": bias.reshape(shape)}, like, rules)
 
 
 def test_families_of_names_cover_their_models():

@@ -2,13 +2,16 @@
 
 import os
 import pickle
+import tracemalloc
 import zipfile
 from collections import OrderedDict
+from io import BytesIO
 
 import numpy as np
 import pytest
 
 from jaxnets.pretrained import load_pth
+from jaxnets.pretrained.pickles import MOST_BYTES, read_pickle
 
 X = np.arange(12, dtype=np.float32)
 VALUES = X.tobytes()
@@ -124,7 +127,10 @@ def test_a_function_that_the_file_names_is_not_called(tmp_path):
         ({"a": tensor((13,), (1,))}, "not within its storage"),
         ({"a": tensor((3,), (1,), offset=10)}, "not within its storage"),
         ({"a": tensor((3,), (10**15,))}, "not within its storage"),
-        ({"a": tensor((0, 10**12), (1, 1))}, "not within its storage"),
+        ({"a": tensor((1,) * 65, (1,) * 65)}, "65 axes"),
+        ({"a": tensor((2**62,) * 999, (1,) * 999)}, "999 axes"),
+        ({"a": tensor((0, 2**62), (1, 1))}, "too big"),
+        ({"a": tensor((1,), (2**62,))}, "too large"),
         ({"a": tensor((3,), (1, 1))}, "1 axes and 2 strides"),
         (
             {"a": tensor((12,), (1,), kind="torch DoubleStorage")},
@@ -155,6 +161,104 @@ def test_what_is_not_a_sound_state_dict_fails_clearly(value, message, tmp_path):
         return
     with pytest.raises(ValueError, match=f"is no state dict that can be read: .*({message})"):
         load_pth(path)
+
+
+@pytest.mark.parametrize("write", [archive, stream])
+def test_empty_tensors(write, tmp_path):
+    value = {
+        "empty": tensor((0, 512), (512, 1), size=0),
+        "more": tensor((3, 0, 2), (2, 2, 1), size=0),
+    }
+    options = {"size": 0} if write is stream else {}
+    got = load_pth(write(tmp_path, value, data=b"", **options))
+    assert [x.shape for x in got.values()] == [(0, 512), (3, 0, 2)]
+    assert all(x.dtype == np.float32 and not x.flags.writeable for x in got.values())
+    # of a storage that is not empty
+    path = archive(tmp_path, {"part": tensor((0, 10**9), (1, 1), offset=5)})
+    assert load_pth(path)["part"].shape == (0, 10**9)
+
+
+@pytest.mark.parametrize("write", [archive, stream])
+def test_tensors_share_the_memory_of_the_file(write, tmp_path):
+    """The content once, and no member a second time."""
+    n = 10**6
+    value = {"a": tensor((n,), (1,), size=n)}
+    options = {"size": n} if write is stream else {}
+    path = write(tmp_path, value, data=bytes(4 * n), **options)
+    tracemalloc.start()
+    load_pth(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 4 * n < peak < 5 * n
+
+
+def entry_of(content, name):
+    """Where the directory's entry of a member starts."""
+    return content.rindex(name) - 46
+
+
+def test_members_that_are_encrypted_damaged_or_elsewhere(tmp_path):
+    path = archive(tmp_path, {"a": tensor((12,), (1,))})
+    whole, name = path.read_bytes(), b"model/data/0"
+    entry = entry_of(whole, name)
+
+    def changed(place, new):
+        path.write_bytes(whole[:place] + new + whole[place + len(new) :])
+
+    changed(entry + 8, b"\1")
+    with pytest.raises(ValueError, match="'model/data/0' is encrypted"):
+        load_pth(path)
+    changed(whole.index(VALUES), b"x")
+    with pytest.raises(ValueError, match="'model/data/0' is cut short or damaged"):
+        load_pth(path)
+    changed(entry + 42, b"\7")
+    with pytest.raises(ValueError, match="'model/data/0' is not where the directory has it"):
+        load_pth(path)
+    # an offset of eight bytes, in an extra field of the entry
+    far = b"\1\0\x08\0" + (2**64 - 1).to_bytes(8, "little")
+    end = whole.rindex(b"PK\5\6")
+    size = int.from_bytes(whole[end + 12 : end + 16], "little") + len(far)
+    entries = bytearray(whole[:end] + far + whole[end:])
+    entries[entry + 30 : entry + 32] = len(far).to_bytes(2, "little")
+    entries[entry + 42 : entry + 46] = b"\xff" * 4
+    place = end + len(far) + 12
+    entries[place : place + 4] = size.to_bytes(4, "little")
+    path.write_bytes(entries)
+    with pytest.raises(ValueError, match="'model/data/0' is not where the directory has it"):
+        load_pth(path)
+
+
+def test_no_damage_does_more(tmp_path):
+    """Each a clear error, or a file whose tensors are what they were."""
+    whole = archive(tmp_path, {"a": tensor((12,), (1,))}).read_bytes()
+    rng = np.random.default_rng(0)
+    path = tmp_path / "damaged.pth"
+    failed = 0
+    for _ in range(300):
+        content = bytearray(whole)
+        for position in rng.integers(0, len(content), 2):
+            content[position] = rng.integers(256)
+        path.write_bytes(content)
+        try:
+            got = load_pth(path)
+        except ValueError:
+            failed += 1
+            continue
+        for x in got.values():
+            np.testing.assert_array_equal(x, X)
+    assert 50 < failed < 300
+
+
+def test_pickles_have_a_largest_size(tmp_path):
+    n = MOST_BYTES - 6
+    whole = b"X" + n.to_bytes(4, "little") + b"a" * n + b"."
+    assert read_pickle(BytesIO(whole)) == "a" * n
+    longer = b"\x80\x02" + whole
+    with pytest.raises(ValueError, match=r"load_pth: .* it has a pickle of more than 8,388,608 b"):
+        load_pth(archive(tmp_path, longer))
+    # of a stream's pickles each
+    stream = BytesIO(whole * 2)
+    assert read_pickle(stream) == read_pickle(stream)
 
 
 def test_archives_cut_short_or_packed(tmp_path):

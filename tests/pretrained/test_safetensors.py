@@ -78,6 +78,19 @@ def test_what_differs_from_the_template_is_named(tmp_path):
         save_safetensors(path, {"key": jax.random.key(0)})
 
 
+def test_what_the_format_has_no_place_for_is_not_written(tmp_path):
+    path, x = tmp_path / "x", np.ones(3)
+    with pytest.raises(ValueError, match="no leaf can have the path '__metadata__'"):
+        save_safetensors(path, {"__metadata__": x, "a": x}, metadata={"by": "jaxnets"})
+    for metadata in ({"step": 3}, {3: "step"}, {"by": None}):
+        with pytest.raises(ValueError, match="metadata must be strings by name, got"):
+            save_safetensors(path, {"a": x}, metadata=metadata)
+    assert not path.exists()
+    # of a leaf further down the path is another
+    save_safetensors(path, {"a": {"__metadata__": x}})
+    assert list(load_safetensors(path)) == ["a/__metadata__"]
+
+
 def test_a_save_that_fails_leaves_the_old_file_alone(tmp_path, monkeypatch):
     path = save_safetensors(tmp_path / "x", {"a": np.ones(3)})
 
@@ -107,7 +120,10 @@ def entry(shape=(2,), place=(0, 8), dtype="F32"):
         ({"a": entry(shape=(10**12,), place=(0, 4 * 10**12))}, b"12345678", "of 8 bytes"),
         ({"a": entry(shape=(10**12,))}, b"12345678", "has 8 bytes"),
         ({"a": entry(shape=(-2,))}, b"12345678", "malformed"),
-        ({"a": entry(shape=(2**63, 0), place=(0, 0))}, b"", "has 0 bytes"),
+        ({"a": entry(shape=(2**63, 0), place=(0, 0))}, b"", "malformed"),
+        ({"a": entry(shape=(1,) * 64 + (2,))}, b"12345678", "'a' has 65 axes"),
+        ({"a": entry(shape=(10**4000,) * 64)}, b"12345678", "malformed"),
+        ({"a": entry(place=(0, 10**4000))}, b"12345678", "malformed"),
         ({"a": entry(place=(8, 0))}, b"12345678", "at 8 to 0"),
         ({"a": entry(), "b": entry()}, b"12345678", "overlap"),
         ({"a": entry()}, b"123456789", "belong to none"),
@@ -119,6 +135,15 @@ def test_bad_files_fail_clearly(header, data, message, tmp_path):
     path = tmp_path / "bad"
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
     with pytest.raises(ValueError, match=f"bad is no safetensors file.*{message}"):
+        load_safetensors(path)
+
+
+def test_a_header_larger_than_the_formats_own_package_reads(tmp_path):
+    path = tmp_path / "bad"
+    with path.open("wb") as stream:
+        stream.write((100_000_001).to_bytes(8, "little"))
+        stream.truncate(8 + 100_000_001)
+    with pytest.raises(ValueError, match="its header has 100,000,001 bytes, more than 100,000,000"):
         load_safetensors(path)
 
 
