@@ -81,10 +81,23 @@ def overlapping(text: Bytes, context: int) -> Bytes:
     return windows
 
 
+class Keys(NamedTuple):
+    """One for each use, so that none is taken twice."""
+
+    init: Key
+    run: Key
+    sample: Key
+
+
+def keys_of(seed: int | Array) -> Keys:
+    """All that is random comes from these."""
+    return Keys(*jax.random.split(jax.random.key(seed), 3))
+
+
 def initial(net: Net, sizes: Sizes, seed: Array) -> train.TrainState:
     """The state before the first step."""
-    init_key, run_key = jax.random.split(jax.random.key(seed))
-    return train.init_state(net.init(init_key), make_optimizer(net, sizes), run_key)
+    keys = keys_of(seed)
+    return train.init_state(net.init(keys.init), make_optimizer(net, sizes), keys.run)
 
 
 def make_chunk(net: Net, sizes: Sizes, steps: int) -> Callable[..., Any]:

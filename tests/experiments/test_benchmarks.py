@@ -81,9 +81,11 @@ def test_attention_prints_a_row_for_each_function_and_the_memory(capsys):
     assert "[batch, T, heads, features] = [2, 4, 1, 2]" in text
     assert "[batch, T, heads, features] = [1, 8, 1, 2]" in text
     assert text.count("jaxnets  ") == 2
-    assert len(re.findall(r"^temporary memory, MB: .* of it\)$", text, re.MULTILINE)) == 2
-    with pytest.raises(UsageError, match="every size must be positive"):
+    assert len(re.findall(r"^temporary memory .*, MB: .* of it\)$", text, re.MULTILINE)) == 2
+    with pytest.raises(UsageError, match=r"--lengths must be positive, got \(0,\)"):
         attention.main(attention.Config(lengths=(0,)))
+    with pytest.raises(UsageError, match="--head-dim must be positive, got -1"):
+        attention.main(attention.Config(head_dim=-1))
 
 
 SMALL = transformer.Config(
@@ -277,6 +279,13 @@ def test_medians_and_ratios():
     assert b.split() == ["b", "2.0", "1.0", "3.0", "2.00x"]
     # its library is not installed
     assert [row.split()[-1] for row in timing.table(given, "c").splitlines()[1:]] == ["–", "–"]
+
+
+def test_memory_that_is_not_known_is_said_to_be():
+    line = timing.memory_line({"a": 2_000_000, "b": 1_000_000, "c": None}, "a")
+    assert line.endswith("MB: a 2.0; b 1.0 (0.50 of it), c not known")
+    line = timing.memory_line({"a": None, "b": 1_000_000}, "a")
+    assert line.endswith("MB: a not known; b 1.0")
 
 
 def test_a_contender_without_its_library_is_left_out(monkeypatch, capsys):
