@@ -13,7 +13,8 @@ from experiments.errors import UsageError
 from experiments.language import looks, nets
 from experiments.language.report import Looks, print_results, write_report
 from experiments.language.sizes import FULL, QUICK, Sizes
-from experiments.language.training import Bytes, Trained, bits, keys_of, overlapping, run
+from experiments.language.training import Bytes, Trained, bits, overlapping, run
+from experiments.randomness import keys_of
 from experiments.run import append_metrics, open_run
 from jaxnets import tree
 

@@ -14,6 +14,7 @@ from experiments.errors import UsageError
 from experiments.language.nets import Net
 from experiments.language.sizes import Sizes
 from experiments.progress import Handle, progress, report_progress
+from experiments.randomness import keys_of
 from jaxnets import losses, optim, train
 from jaxnets.types import Array, Key, Params
 
@@ -79,19 +80,6 @@ def overlapping(text: Bytes, context: int) -> Bytes:
     starts = np.arange(0, len(text) - context, max(1, context // 2))
     windows: Bytes = text[starts[:, None] + np.arange(context + 1)]
     return windows
-
-
-class Keys(NamedTuple):
-    """One for each use, so that none is taken twice."""
-
-    init: Key
-    run: Key
-    sample: Key
-
-
-def keys_of(seed: int | Array) -> Keys:
-    """All that is random comes from these."""
-    return Keys(*jax.random.split(jax.random.key(seed), 3))
 
 
 def initial(net: Net, sizes: Sizes, seed: Array) -> train.TrainState:

@@ -199,14 +199,6 @@ def test_frequencies_are_those_of_what_was_trained_on():
     assert got == pytest.approx((np.log2(260 / 4) + np.log2(260)) / 2)
 
 
-def test_no_random_key_is_taken_twice():
-    """Nor one of those that the samples' is split into."""
-    keys = training.keys_of(3)
-    samples = jax.random.split(keys.sample, 4)
-    found = jax.random.key_data(jnp.stack([*keys, *samples])).tolist()
-    assert len(set(map(tuple, found))) == 7
-
-
 def test_what_is_no_text_is_marked():
     assert looks.text_of(b"caf\xc3\xa9 \xff") == "café �"
 
