@@ -1,9 +1,10 @@
 """Interleaved timing: machines are noisy, so contenders take turns and ratios are quoted."""
 
+import contextlib
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -93,6 +94,23 @@ def compiled_steps(
         name: None if analysis is None else analysis.temp_size_in_bytes
         for name, analysis in analyses.items()
     }
+
+
+@contextlib.contextmanager
+def without_compilation_cache() -> Iterator[None]:
+    """Nothing is taken from the persistent compilation cache, nor put there, even if it is set."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    # whether it is enabled is remembered from the first compilation on
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
 
 
 def memory_line(memory: Mapping[str, int | None], baseline: str) -> str:

@@ -212,8 +212,8 @@ def _one_run(
     sizes = parameters(jax.eval_shape(program.init, np.int32(seed)).params)
     print(
         f"{data.name}, seed {seed}: {len(pairs.train):,} pairs to train on, "
-        f"{len(pairs.held_out)} {part(config.validate)}; towers of {sizes['image']:,} and {sizes['text']:,} "
-        f"parameters, on {jax.devices()[0].device_kind}"
+        f"{len(pairs.held_out)} {part(config.validate)}; towers of "
+        f"{sizes['image']:,} and {sizes['text']:,} parameters, on {jax.devices()[0].device_kind}"
     )
     trained = run(
         training,

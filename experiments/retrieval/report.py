@@ -85,10 +85,10 @@ def write_report(run: Run, data: Captioned, results: Sequence[OneRun]) -> Path:
     n, guessed = len(results[0].pairs.held_out), _guessed(results)[KS.index(5)]
     by_text, by_image = (_at_five(results, way) for way in WAYS)
     summary = (
-        f"Of {n} {data.name} {part(config['validate'])}, not trained on, the right picture is among the first five "
-        f"found by its caption for {range_line(by_text)}, the right caption among the first five "
-        f"found by its picture for {range_line(by_image)}; by chance it would be "
-        f"{100 * guessed:.1f} % ({_seeds(results)})."
+        f"Of {n} {data.name} {part(config['validate'])}, not trained on, the right picture is "
+        f"among the first five found by its caption for {range_line(by_text)}, the right caption "
+        f"among the first five found by its picture for {range_line(by_image)}; by chance it "
+        f"would be {100 * guessed:.1f} % ({_seeds(results)})."
     )
     report = Report(
         title=f"Pictures by captions and captions by pictures: {data.name}",
@@ -111,9 +111,9 @@ def _recalls(run: Run, results: Sequence[OneRun], validate: bool) -> Section:
         "(variants of one drawing, pictures that differ little, equal captions) are on one side of "
         "the split, and of each such family only one pair is asked. Ties count as not found. "
         + (
-            f"In this run the pairs that are measured are of validation: {VALIDATED:.0%} of the kinds "
-            "of pictures that would else be trained on, to choose by; those of the test are not "
-            "looked at. "
+            f"In this run the pairs that are measured are of validation: {VALIDATED:.0%} of the "
+            "kinds of pictures that would else be trained on, to choose by; those of the test are "
+            "not looked at. "
             if validate
             else "In this run the pairs that are measured are those of the test. "
         )
