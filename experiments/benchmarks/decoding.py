@@ -120,11 +120,11 @@ def in_torch(model: models.TransformerConfig, params: Any, prompt: Any, n: int) 
             x = x + f.linear(f.gelu(f.linear(norm(x, norm_2), *up), approximate="tanh"), *down)
         return f.linear(norm(x[-1:], last_norm), head).argmax(-1)
 
-    @torch.inference_mode()
     def run() -> Any:
-        found = [step(given, 0)]
-        for t in range(n - 1):
-            found.append(step(found[-1], prompt.size + t))
-        return torch.cat(found).cpu().numpy()
+        with torch.inference_mode():
+            found = [step(given, 0)]
+            for t in range(n - 1):
+                found.append(step(found[-1], prompt.size + t))
+            return torch.cat(found).cpu().numpy()
 
     return run

@@ -102,7 +102,7 @@ def without_compilation_cache() -> Iterator[None]:
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    before = jax.config.jax_enable_compilation_cache
+    before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     # whether it is enabled is remembered from the first compilation on
     compilation_cache.reset_cache()
