@@ -75,9 +75,12 @@ def main(config: Config) -> None:
     Raises:
       UsageError: if a number leaves nothing to time.
     """
-    sizes = (*config.lengths, config.positions, config.heads, config.head_dim)
-    if not config.lengths or min(sizes) < 1:
-        raise UsageError(f"every size must be positive, got {config}")
+    if not config.lengths:
+        raise UsageError("--lengths must name one length or several")
+    for name in ("lengths", "positions", "heads", "head_dim"):
+        value = getattr(config, name)
+        if np.min(value) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
     print(versions())
     for length in config.lengths:
         qkv = operands(config, length)

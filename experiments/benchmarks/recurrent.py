@@ -30,8 +30,11 @@ class Config:
     """sequences at a time"""
 
 
-def in_torch(inputs: Any) -> Callable[[], int]:
-    """PyTorch's LSTM of the same weights: its output, and the gradient of its squares' sum."""
+def in_torch(inputs: Any) -> Callable[[], tuple[Any, dict[str, Any]]]:
+    """PyTorch's LSTM of the same weights: its output, and the gradients of its squares' sum.
+
+    Those are named as in `torch.nn.LSTM`, and `x` is that of the input.
+    """
     import torch
 
     params, x = inputs
@@ -48,14 +51,14 @@ def in_torch(inputs: Any) -> Callable[[], int]:
         layer.bias_hh_l0.zero_()
     sequences = tensor(x).requires_grad_()
 
-    def step() -> int:
+    def run() -> tuple[Any, dict[str, Any]]:
         layer.zero_grad()
         sequences.grad = None
         y, _ = layer(sequences)
         y.square().sum().backward()
-        return 1
+        return y, {"x": sequences.grad, **{n: p.grad for n, p in layer.named_parameters()}}
 
-    return step
+    return run
 
 
 def main(config: Config) -> None:
@@ -73,7 +76,8 @@ def main(config: Config) -> None:
         OURS: value_and_gradient(ours, inputs),
     }
     if importlib.util.find_spec("torch"):
-        steps[TORCH] = in_torch(inputs)
+        run = in_torch(inputs)
+        steps[TORCH] = lambda: len(run()) // 2
     timings = interleave(steps, rounds=config.rounds)
     print(f"\nLSTM, 128 to 128, of [{config.batch}, 64, 128] ({config.rounds} rounds)")
     print(table(timings, library), flush=True)

@@ -1,9 +1,10 @@
 """Interleaved timing: machines are noisy, so contenders take turns and ratios are quoted."""
 
+import contextlib
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -68,8 +69,11 @@ def table(timings: Mapping[str, Timing], baseline: str) -> str:
 
 def compiled_steps(
     programs: Mapping[str, tuple[Callable[..., Any], Sequence[Any]]],
-) -> tuple[dict[str, Callable[[], int]], dict[str, int]]:
-    """Each function on its arguments as a step to be timed, and its temporary memory, in bytes."""
+) -> tuple[dict[str, Callable[[], int]], dict[str, int | None]]:
+    """Each function on its arguments as a step to be timed, and its temporary memory.
+
+    That is in bytes, without arguments and results; `None` where the compiler does not tell it.
+    """
     import jax
 
     compiled = {
@@ -87,19 +91,40 @@ def compiled_steps(
     steps = {name: once(*both) for name, both in compiled.items()}
     analyses = {name: program.memory_analysis() for name, (program, _) in compiled.items()}
     return steps, {
-        name: 0 if analysis is None else analysis.temp_size_in_bytes
+        name: None if analysis is None else analysis.temp_size_in_bytes
         for name, analysis in analyses.items()
     }
 
 
-def memory_line(memory: Mapping[str, int], baseline: str) -> str:
-    """Temporary memory in MB, and its share of the baseline's."""
-    parts = [
-        f"{name} {size / 1e6:.1f} ({size / max(1, memory[baseline]):.2f} of it)"
-        for name, size in memory.items()
-        if name != baseline
-    ]
-    return f"temporary memory, MB: {baseline} {memory[baseline] / 1e6:.1f}; {', '.join(parts)}"
+@contextlib.contextmanager
+def without_compilation_cache() -> Iterator[None]:
+    """Nothing is taken from the persistent compilation cache, nor put there, even if it is set."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    before = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    # whether it is enabled is remembered from the first compilation on
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
+def memory_line(memory: Mapping[str, int | None], baseline: str) -> str:
+    """Temporary memory in MB, and its share of the baseline's; what is not known is said to be."""
+    base = memory[baseline]
+
+    def told(name: str, size: int | None) -> str:
+        if size is None:
+            return f"{name} not known"
+        share = f" ({size / base:.2f} of it)" if base and name != baseline else ""
+        return f"{name} {size / 1e6:.1f}{share}"
+
+    others = ", ".join(told(name, size) for name, size in memory.items() if name != baseline)
+    return f"temporary memory without arguments and results, MB: {told(baseline, base)}; {others}"
 
 
 def versions() -> str:

@@ -1,9 +1,13 @@
-"""Transformers beside Flax NNX: a training step, the compilation of a deep one, and decoding.
+"""Transformers: a training step and its compilation beside Flax NNX; decoding beside PyTorch.
+
+Decoding compares two ways of this library's own, and PyTorch's eager loop of the same weights where
+that is installed.
 
 Run it alone on the machine: `make bench BENCH=transformer`, or
 `python -m experiments.benchmarks.transformer --help`.
 """
 
+import importlib.util
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +20,7 @@ import numpy as np
 import optax
 import tyro
 
+from experiments.benchmarks.decoding import Decoder, in_torch, looped, scanned
 from experiments.benchmarks.timing import (
     at_least_one,
     chosen,
@@ -24,12 +29,16 @@ from experiments.benchmarks.timing import (
     memory_line,
     table,
     versions,
+    without_compilation_cache,
 )
 from experiments.errors import UsageError
 from jaxnets import losses, models, nn, optim, train
-from jaxnets.models.decode import generate
 
 OURS, NNX = "jaxnets", "Flax NNX + Optax"
+LOOP = "a compiled call for each token"
+
+COMPILATIONS = 4
+"""Of each library, each first in half of them."""
 
 LEARNING_RATE = 1e-3
 
@@ -168,72 +177,62 @@ def deep(config: Config) -> None:
     model, ids = model_config(config, config.deep), _ids(config)
     made = {name: make(model) for name, make in STEPS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in made}
-    steps: dict[str, Callable[[], int]] = {}
+    programs: dict[str, Any] = {}
+    with without_compilation_cache():
+        for number in range(COMPILATIONS):
+            for name in list(made)[:: -1 if number % 2 else 1]:
+                step, state = made[name]
+                jax.clear_caches()
+                started = time.perf_counter()
+                # a fresh function, which no cache knows
+                fresh = jax.jit(lambda *arguments, step=step: step(*arguments))
+                programs[name] = fresh.lower(*state, ids).compile()
+                seconds[name].append(time.perf_counter() - started)
 
-    def compile_one(name: str) -> Any:
-        step, state = made[name]
-        jax.clear_caches()
-        started = time.perf_counter()
-        # a fresh function, which no cache knows
-        program = jax.jit(lambda *arguments: step(*arguments)).lower(*state, ids).compile()
-        seconds[name].append(time.perf_counter() - started)
-        return program
+    def once(name: str) -> Callable[[], int]:
+        def run() -> int:
+            jax.block_until_ready(programs[name](*made[name][1], ids))
+            return 1
 
-    for _ in range(2):
-        for name, (_, state) in made.items():
-            program = compile_one(name)
+        return run
 
-            def once(program: Any = program, state: Any = state) -> int:
-                jax.block_until_ready(program(*state, ids))
-                return 1
+    shape = _shape(config, config.deep)
+    print(f"\ntrace and compile a training step, {shape} ({COMPILATIONS} times each, in turns)")
+    least = {name: min(times) for name, times in seconds.items()}
+    for name, times in seconds.items():
+        print(
+            f"{name:<18} min {least[name]:6.2f} s, max {max(times):6.2f} s "
+            f"{least[NNX] / least[name]:6.2f}x by the least"
+        )
+    rounds = max(1, config.rounds // 3)
+    print(f"\nthe same, run ({rounds} rounds)")
+    print(table(interleave({name: once(name) for name in made}, rounds=rounds), NNX), flush=True)
 
-            steps[name] = once
-    best = {name: min(times) for name, times in seconds.items()}
-    print(f"\ntrace and compile a training step, {_shape(config, config.deep)} (best of 2)")
-    for name, value in best.items():
-        print(f"{name:<18} {value:6.2f} s {best[NNX] / value:6.2f}x")
-    print(f"\nthe same, run ({max(1, config.rounds // 3)} rounds)")
-    print(table(interleave(steps, rounds=max(1, config.rounds // 3)), NNX), flush=True)
+
+def decoders(config: Config) -> dict[str, Decoder]:
+    """Each way to decode, of the same parameters and prompt; PyTorch's where it is installed."""
+    model = model_config(config, config.depth)
+    params = jax.jit(lambda key: models.init_transformer(key, model))(jax.random.key(0))
+    ways = {LOOP: looped, "all tokens in one scan": scanned}
+    if importlib.util.find_spec("torch"):
+        ways["PyTorch eager, a call for each"] = in_torch
+    prompt = _ids(config)[0]
+    return {name: make(model, params, prompt, config.generated) for name, make in ways.items()}
 
 
 def decoding(config: Config) -> None:
-    """Greedy decoding with a cache: all tokens in one scan, or a compiled call for each."""
-    model = model_config(config, config.depth)
-    params = jax.jit(lambda key: models.init_transformer(key, model))(jax.random.key(0))
-    prompt = _ids(config)[0]
+    """Greedy decoding with a cache: a compiled call for each token, or all in one scan."""
 
-    def advance(params: Any, ids: Any, caches: Any, start: Any) -> Any:
-        return models.continue_transformer(params, model, ids, caches, start)
+    def counted(decode: Decoder) -> Callable[[], int]:
+        return lambda: len(decode())
 
-    @jax.jit
-    def scanned(params: Any) -> Any:
-        caches = models.transformer_caches(model, config.length + config.generated)
-        return generate(
-            lambda *arguments: advance(params, *arguments), caches, prompt, config.generated
-        )
-
-    one = jax.jit(advance, donate_argnums=2)
-
-    def looped() -> int:
-        caches = models.transformer_caches(model, config.length + config.generated)
-        logits, caches = one(params, prompt, caches, 0)
-        for t in range(config.generated - 1):
-            last = jnp.argmax(logits[-1:], -1)
-            logits, caches = one(params, last, caches, jnp.int32(config.length + t))
-        jax.block_until_ready(logits)
-        return config.generated
-
-    def at_once() -> int:
-        jax.block_until_ready(scanned(params))
-        return config.generated
-
-    steps = {"a compiled call for each token": looped, "all tokens in one scan": at_once}
+    steps = {name: counted(decode) for name, decode in decoders(config).items()}
     rounds = max(1, config.rounds // 3)
     print(
         f"\ndecoding a token, {config.depth} blocks of {config.features}, {config.generated} after "
         f"{config.length} ({rounds} rounds)"
     )
-    print(table(interleave(steps, rounds=rounds), "a compiled call for each token"), flush=True)
+    print(table(interleave(steps, rounds=rounds), LOOP), flush=True)
 
 
 def _shape(config: Config, depth: int) -> str:

@@ -19,8 +19,13 @@ from jaxnets.types import Array, Key, Params
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
-"""How SmolLM2 was taught to be asked."""
+SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+"""What SmolLM2 is told first, if the user has no system message."""
+CHAT = (
+    f"<|im_start|>system\n{SYSTEM}<|im_end|>\n"
+    "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
+"""How it was taught to be asked: what its file's `tokenizer.chat_template` makes of a question."""
 LIKELIEST = 3
 """Tokens that are told beside the chosen one."""
 

@@ -35,14 +35,15 @@ class Played(NamedTuple):
 def gan(task: Task) -> Outcome:
     """The non-saturating game: alternating steps of Adam."""
     config = models.GANConfig(task.image, LATENT, channels=(2 * task.width, 4 * task.width))
-    generator_key, discriminator_key, run_key, sample_key = jax.random.split(task.key, 4)
-    optimizer = optim.adam(LEARNING_RATE, b1=0.5, b2=0.99)
+    keys = task.keys
+    generator_key, discriminator_key = jax.random.split(keys.init)
+    optimizer = optim.adam(task.learning_rate_factor * LEARNING_RATE, b1=0.5, b2=0.99)
     state = train.init_gan_state(
         models.init_generator(generator_key, config),
         models.init_discriminator(discriminator_key, config),
         optimizer,
         optimizer,
-        run_key,
+        keys.run,
     )
     turn = train.gan_step(*models.gan_losses(config), optimizer, optimizer)
 
@@ -57,7 +58,7 @@ def gan(task: Task) -> Outcome:
         z = jax.random.normal(key, (LATENT,))
         return from_signed(models.generator(fitted.state.average, config, z))
 
-    drawn = many(draw, jax.random.split(sample_key, len(task.test)))
+    drawn = many(draw, jax.random.split(keys.sample, len(task.test)))
     return Outcome(
         losses=fitted.losses,
         samples={"samples": Samples(drawn)},

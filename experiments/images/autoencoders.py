@@ -39,16 +39,15 @@ def denoising(task: Task) -> Outcome:
 
 def _reconstructing(task: Task, name: str, corrupt: Corrupt | None) -> Outcome:
     config = nets(task)
-    init_key, noise_key = jax.random.split(task.key)
 
     def loss(params: Params, example: dict[str, Array], key: Key) -> Array:
         return models.denoising_loss(
             params, config, example["x"], key, corrupt or (lambda key, x: x)
         )
 
-    params = models.init_autoencoder(init_key, config)
+    params = models.init_autoencoder(task.keys.init, config)
     fitted = fit_mean(name, task, loss, params, LEARNING_RATE)
-    given = task.test if corrupt is None else corrupt(noise_key, task.test)
+    given = task.test if corrupt is None else corrupt(task.keys.sample, task.test)
     made = many(lambda x: models.autoencoder(fitted.state.params, config, x), given)
     rows = {"test image": np.asarray(task.test)}
     facts = {"squared error of a reconstruction": _squared_error(made, task.test)}
@@ -79,12 +78,12 @@ def _beside(rows: dict[str, Any], caption: str) -> Grid:
 def vae(task: Task) -> Outcome:
     """The evidence lower bound, each pixel's value the probability of a Bernoulli variable."""
     config = models.VAEConfig(nets(task))
-    init_key, bound_key, sample_key = jax.random.split(task.key, 3)
+    bound_key, sample_key = jax.random.split(task.keys.sample)
 
     def loss(params: Params, example: dict[str, Array], key: Key) -> Any:
         return models.negative_elbo(params, config, example["x"], key)
 
-    initial = models.init_vae(init_key, config)
+    initial = models.init_vae(task.keys.init, config)
     fitted = fit_mean("VAE", task, loss, initial, LEARNING_RATE)
     params = fitted.state.params
     bound, parts = jax.jit(models.negative_elbo, static_argnums=1)(

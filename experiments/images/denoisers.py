@@ -109,7 +109,7 @@ def _fitted(
         x = to_signed(example["x"])
         return loss(lambda x, t: predict(params, x, t, label), x, loss_key)
 
-    initial = models.init_unet(task.key, config)
+    initial = models.init_unet(task.keys.init, config)
     fitted = fit_mean(name, task, of_example, initial, LEARNING_RATE, average=AVERAGE)
     return fitted, partial(predict, fitted.state.model_state)
 
@@ -117,7 +117,7 @@ def _fitted(
 def _asked(task: Task) -> tuple[Array, Array]:
     """A key for each sample, and all classes in turn."""
     n = len(task.test)
-    return jax.random.split(jax.random.fold_in(task.key, 1), n), jnp.arange(n) % len(task.classes)
+    return jax.random.split(task.keys.sample, n), jnp.arange(n) % len(task.classes)
 
 
 def _guided(

@@ -71,6 +71,8 @@ class Config:
     """those of the classifier whose features are compared (30; quick: 6)"""
     batch_size: int | None = None
     """examples per step (digits: 64, others: 128)"""
+    learning_rate_factor: float = 1.0
+    """what every model's own learning rate is multiplied by, positive"""
     samples: int | None = None
     """how many are drawn, at most as many as there are test images (digits: as many; others: 2000;
     quick: 200)"""
@@ -108,6 +110,9 @@ def settle(config: Config) -> Amounts:
     for name, value in (*amounts._asdict().items(), ("epochs", config.epochs)):
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
+    factor = config.learning_rate_factor
+    if not (factor > 0 and np.isfinite(factor)):
+        raise UsageError(f"--learning-rate-factor must be positive, got {factor}")
     if amounts.width % 8:
         raise UsageError(f"--width must be a multiple of 8, got {amounts.width}")
     if amounts.samples < 2:
@@ -163,6 +168,7 @@ def main(config: Config) -> int:
                 epochs_of(config, name),
                 amounts.batch_size,
                 config.seed,
+                config.learning_rate_factor,
             )
             outcomes[name] = outcome = MODELS[name](task)
             found = [

@@ -119,7 +119,10 @@ def _summary(data: Dataset, results: Results) -> str:
     )
     if made := _made(results):
         best = min(made, key=lambda score: score.distance)
-        text += f" The nearest samples have {best.distance:.3g} ({_name(best)})."
+        text += (
+            f" The nearest samples have {best.distance:.3g} ({_name(best)}), the least of "
+            f"{len(made)}: chosen by that distance itself, not beforehand."
+        )
     return text
 
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from experiments.data.dataset import Images
 from experiments.errors import UsageError
 from experiments.progress import Handle, progress, report_progress
+from experiments.randomness import Keys, keys_of
 from jaxnets import optim, train
-from jaxnets.types import Array, Key, PyTree
+from jaxnets.types import Array, PyTree
 
 Step = Callable[[Any, PyTree], tuple[Any, dict[str, Array]]]
 
@@ -34,6 +35,8 @@ class Task(NamedTuple):
     epochs: int
     batch_size: int
     seed: int
+    learning_rate_factor: float = 1.0
+    """What every model's own learning rate is multiplied by."""
 
     @property
     def image(self) -> tuple[int, ...]:
@@ -41,9 +44,9 @@ class Task(NamedTuple):
         return self.test.shape[1:]
 
     @property
-    def key(self) -> Key:
+    def keys(self) -> Keys:
         """Of all that is random."""
-        return jax.random.key(self.seed)
+        return keys_of(self.seed)
 
 
 class Samples(NamedTuple):
@@ -115,7 +118,8 @@ def fit(name: str, task: Task, step: Step, state: Any) -> Fitted:
         if not np.isfinite(values).all():
             raise UsageError(
                 f"training diverged: the {name}'s {key} is {values[~np.isfinite(values)][0]} at "
-                f"step {int(np.argmin(np.isfinite(values))) + 1}; try a lower --learning-rate"
+                f"step {int(np.argmin(np.isfinite(values))) + 1}; try a lower "
+                "--learning-rate-factor"
             )
     return Fitted(state, losses, time.perf_counter() - started)
 
@@ -136,13 +140,15 @@ def fit_mean(
       task: the data and sizes.
       loss: of one example, with its randomness.
       params: the initial ones.
-      learning_rate: of the first step; the last one's is 0.
+      learning_rate: of the first step, times the task's factor; the last one's is 0.
       average: the rate of a moving average of the parameters, the state's `model_state`; none by
         default.
     """
     steps = task.epochs * train.steps_per_epoch(len(task.train["x"]), task.batch_size)
-    optimizer = optim.adam(optim.cosine_decay_schedule(learning_rate, steps))
-    has_aux = isinstance(jax.eval_shape(loss, params, _first(task), task.key), tuple)
+    optimizer = optim.adam(
+        optim.cosine_decay_schedule(task.learning_rate_factor * learning_rate, steps)
+    )
+    has_aux = isinstance(jax.eval_shape(loss, params, _first(task), task.keys.run), tuple)
     step = train.step(train.batched(loss, has_key=True), optimizer, has_aux=has_aux, has_key=True)
 
     def averaged(state: train.TrainState, batch: PyTree) -> tuple[train.TrainState, Any]:
@@ -151,7 +157,7 @@ def fit_mean(
         return after._replace(model_state=mean), metrics
 
     state = train.init_state(
-        params, optimizer, task.key, model_state=() if average is None else params
+        params, optimizer, task.keys.run, model_state=() if average is None else params
     )
     return fit(name, task, step if average is None else averaged, state)
 

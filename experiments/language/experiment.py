@@ -14,6 +14,7 @@ from experiments.language import looks, nets
 from experiments.language.report import Looks, print_results, write_report
 from experiments.language.sizes import FULL, QUICK, Sizes
 from experiments.language.training import Bytes, Trained, bits, overlapping, run
+from experiments.randomness import keys_of
 from experiments.run import append_metrics, open_run
 from jaxnets import tree
 
@@ -143,7 +144,7 @@ def main(config: Config) -> int:
         written = [_write(config, one) for one in trained]
         found = look(sizes, trained, held_out)
         print_results(text, trained, written, config.prompt)
-        path = write_report(folder, text, len(held_out), trained, written, found)
+        path = write_report(folder, text, trained, written, found)
         print(f"report: {path}")
     return 0
 
@@ -161,7 +162,7 @@ def _describe(text: Text, made: list[nets.Net]) -> None:
 def _write(config: Config, trained: Trained) -> list[str]:
     """What a net writes after the prompt."""
     prompt = jnp.asarray(np.frombuffer(config.prompt.encode(), np.uint8), jnp.int32)
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), config.samples)
+    keys = jax.random.split(keys_of(config.seed).sample, config.samples)
 
     @jax.jit
     def write(params, prompt, keys):  # type: ignore[no-untyped-def]

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.data.texts import Text
+from experiments.data.texts import Text, split
 from experiments.language import pictures
 from experiments.language.looks import SHOWN, Passage, text_of
-from experiments.language.training import Trained
+from experiments.language.training import Bytes, Trained
 from experiments.report import (
     Block,
     Code,
@@ -59,7 +59,6 @@ def print_results(
 def write_report(
     run: Run,
     text: Text,
-    held_out: int,
     trained: Sequence[Trained],
     written: Sequence[Sequence[str]],
     found: Looks,
@@ -67,13 +66,16 @@ def write_report(
     """The pictures as PNG files and `report.html`; returns the report's path."""
     described = read_config(run)
     config = described["config"]
+    train_text, held_out = split(text, config["held_out"])
+    unseen = not np.isin(held_out, train_text).all()
     reached = "; ".join(f"{one.net.name} {one.bits:.3f}" for one in trained)
     report = Report(
         title=f"Language models of {text.name}",
         summary=(
-            f"Bits that a byte costs, on the {held_out:,} bytes at the end of the text that were "
-            f"not trained on: {reached}. Without a model it would be 8; by the frequencies of "
-            f"the bytes alone, {frequencies(text):.2f}."
+            f"Bits that a byte costs, on the {len(held_out):,} bytes at the end of the text that "
+            f"were not trained on: {reached}. Without a model it would be 8; by the frequencies of "
+            f"the bytes that were trained on, {by_frequencies(train_text, held_out):.2f}"
+            f"{', each counted once more, as some were never seen' if unseen else ''}."
         ),
         facts={f"bits per byte, {one.net.name}": f"{one.bits:.3f}" for one in trained},
         sections=[
@@ -88,11 +90,15 @@ def write_report(
     return write_text(run, "report.html", render(report))
 
 
-def frequencies(text: Text) -> float:
-    """The entropy of the bytes' frequencies, in bits."""
-    counts = np.bincount(text.content)
-    p = counts[counts > 0] / counts.sum()
-    return float(-(p * np.log2(p)).sum())
+def by_frequencies(train_text: Bytes, held_out: Bytes) -> float:
+    """Bits per byte of what was held out, by the frequencies in what was trained on.
+
+    If a byte was never seen there, all 256 are counted once more than they were.
+    """
+    counts = np.bincount(train_text, minlength=256)
+    if not counts[held_out].all():
+        counts = counts + 1
+    return float(np.mean(-np.log2(counts[held_out] / counts.sum())))
 
 
 def _training(run: Run, trained: Sequence[Trained]) -> Section:
@@ -138,8 +144,7 @@ def _byte_by_byte(run: Run, trained: Sequence[Trained], found: Looks) -> Section
     names = [one.net.name for one in trained]
     blocks: list[Block] = [
         Paragraph(
-            "A passage from the middle of what was held out, and how many bits each byte cost: the "
-            "first letters of words, and names, are what is hard to foresee."
+            "A passage from the middle of what was held out, and how many bits each byte cost."
         ),
         saved_picture(
             run,

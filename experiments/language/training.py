@@ -14,6 +14,7 @@ from experiments.errors import UsageError
 from experiments.language.nets import Net
 from experiments.language.sizes import Sizes
 from experiments.progress import Handle, progress, report_progress
+from experiments.randomness import keys_of
 from jaxnets import losses, optim, train
 from jaxnets.types import Array, Key, Params
 
@@ -83,8 +84,8 @@ def overlapping(text: Bytes, context: int) -> Bytes:
 
 def initial(net: Net, sizes: Sizes, seed: Array) -> train.TrainState:
     """The state before the first step."""
-    init_key, run_key = jax.random.split(jax.random.key(seed))
-    return train.init_state(net.init(init_key), make_optimizer(net, sizes), run_key)
+    keys = keys_of(seed)
+    return train.init_state(net.init(keys.init), make_optimizer(net, sizes), keys.run)
 
 
 def make_chunk(net: Net, sizes: Sizes, steps: int) -> Callable[..., Any]:

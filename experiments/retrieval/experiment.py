@@ -13,7 +13,7 @@ from experiments.data.captioned import SIDE, Captioned, load_captioned
 from experiments.errors import UsageError
 from experiments.retrieval.images import pretrained_features, shrink
 from experiments.retrieval.measure import Split, split
-from experiments.retrieval.report import OneRun, print_results, write_report
+from experiments.retrieval.report import OneRun, part, print_results, write_report
 from experiments.retrieval.training import (
     Training,
     batch_of,
@@ -52,6 +52,9 @@ class Config:
     """size of the space where pictures and captions meet"""
     held_out: float = 0.2
     """share of the kinds of pictures that are not trained on"""
+    validate: bool = False
+    """hold out a fifth of the kinds left to train on and report on them, not on those held out
+    already: to choose by"""
     learning_rate: float = 1e-3
     """of AdamW, positive"""
     weight_decay: float = 0.1
@@ -122,7 +125,10 @@ def main(config: Config) -> int:
     amounts = settle(config)
     config = replace(config, **amounts._asdict())
     data = load_captioned(config.data, config.data_folder)
-    splits = [split(data.families, config.held_out, config.seed + i) for i in range(amounts.seeds)]
+    splits = [
+        split(data.families, config.held_out, config.seed + i, validate=config.validate)
+        for i in range(amounts.seeds)
+    ]
     fewest = min(len(s.train) for s in splits)
     if config.batch_size > fewest:
         raise UsageError(
@@ -141,7 +147,7 @@ def main(config: Config) -> int:
             _one_run(folder, config, amounts, data, images, s, config.seed + i)
             for i, s in enumerate(splits)
         ]
-        print_results(data, results)
+        print_results(config, data, results)
         print(f"report: {write_report(folder, data, results)}")
     return 0
 
@@ -206,14 +212,15 @@ def _one_run(
     sizes = parameters(jax.eval_shape(program.init, np.int32(seed)).params)
     print(
         f"{data.name}, seed {seed}: {len(pairs.train):,} pairs to train on, "
-        f"{len(pairs.held_out)} held out; towers of {sizes['image']:,} and {sizes['text']:,} "
-        f"parameters, on {jax.devices()[0].device_kind}"
+        f"{len(pairs.held_out)} {part(config.validate)}; towers of "
+        f"{sizes['image']:,} and {sizes['text']:,} parameters, on {jax.devices()[0].device_kind}"
     )
     trained = run(
         training,
         program,
         batch_of(images, texts, pairs.train),
         batch_of(images, texts, pairs.held_out),
+        batch_of(images, texts, pairs.known),
         seed,
     )
     steps = len(pairs.train) // config.batch_size

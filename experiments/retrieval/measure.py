@@ -8,8 +8,13 @@ from numpy.typing import NDArray
 from experiments.errors import UsageError
 
 Similarities = NDArray[np.floating]
+Families = NDArray[np.int32]
 
 KS = (1, 5, 10)
+
+
+VALIDATED = 0.2
+"""The share of the training families that `--validate` holds out."""
 
 
 class Split(NamedTuple):
@@ -17,7 +22,9 @@ class Split(NamedTuple):
 
     train: NDArray[np.intp]
     held_out: NDArray[np.intp]
-    """One of each family that is not trained on."""
+    """One of each family that is held out."""
+    known: NDArray[np.intp]
+    """One of each of some families that are trained on: as many as are held out, or all."""
 
 
 class Recall(NamedTuple):
@@ -29,24 +36,39 @@ class Recall(NamedTuple):
     """Found by their images."""
 
 
-def split(families: NDArray[np.int32], share: float, seed: int) -> Split:
+def split(families: NDArray[np.int32], share: float, seed: int, *, validate: bool = False) -> Split:
     """Whole families on either side, so that no near-duplicate of what is asked was trained on.
 
     Of a family that is held out one pair is asked, drawn by the seed; its others are left out.
+    To validate, a part of the families left to train on takes the place of those held out, which
+    are not looked at.
 
     Raises:
       UsageError: if one side would have less than two families.
     """
     rng = np.random.default_rng(seed)
-    order = rng.permutation(np.unique(families))
+    held, left = _cut(rng.permutation(np.unique(families)), f"--held-out {share}", share)
+    held_out = _one_of_each(rng, families, held)
+    if validate:
+        held, left = _cut(left, "--validate", VALIDATED)
+        held_out = _one_of_each(rng, families, held)
+    known = _one_of_each(rng, families, left[: len(held)])
+    return Split(np.flatnonzero(np.isin(families, left)), held_out, known)
+
+
+def _cut(order: Families, flag: str, share: float) -> tuple[Families, Families]:
+    """The first `share` of the families, and the others."""
     count = round(share * len(order))
     if not 2 <= count <= len(order) - 2:
-        raise UsageError(
-            f"--held-out {share} of {len(order)} kinds of pictures leaves less than 2 on one side"
-        )
-    held = order[:count]
-    chosen = [rng.choice(np.flatnonzero(families == family)) for family in held]
-    return Split(np.flatnonzero(~np.isin(families, held)), np.sort(np.array(chosen)))
+        raise UsageError(f"{flag} of {len(order)} kinds of pictures leaves less than 2 on one side")
+    return order[:count], order[count:]
+
+
+def _one_of_each(
+    rng: np.random.Generator, families: Families, chosen: Families
+) -> NDArray[np.intp]:
+    drawn = [rng.choice(np.flatnonzero(families == family)) for family in chosen]
+    return np.sort(np.array(drawn))
 
 
 def ranks(similarities: Similarities) -> NDArray[np.intp]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from experiments.report import (
     versions_line,
 )
 from experiments.retrieval import pictures
-from experiments.retrieval.measure import KS, Recall, Split, chance, ranks
+from experiments.retrieval.measure import KS, VALIDATED, Recall, Split, chance, ranks
 from experiments.retrieval.training import Trained
 from experiments.run import Run, read_config, write_text
 
@@ -37,6 +37,11 @@ class OneRun(NamedTuple):
     trained: Trained
 
 
+def part(validate: bool) -> str:
+    """What to call the pairs that are measured."""
+    return "of validation" if validate else "held out"
+
+
 def _seeds(results: Sequence[OneRun]) -> str:
     seeds = [run.seed for run in results]
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
@@ -50,23 +55,23 @@ def _at_five(results: Sequence[OneRun], way: str) -> list[float]:
     return [getattr(run.trained.recalls[-1], way)[KS.index(5)] for run in results]
 
 
-def _rows(results: Sequence[OneRun]) -> list[tuple[str, ...]]:
-    """Recall at each k: held out, of what was trained on, and by chance."""
+def _rows(results: Sequence[OneRun], measured: str) -> list[tuple[str, ...]]:
+    """Recall at each k: of what is measured, of what was trained on, and by chance."""
 
     def row(name: str, found: Sequence[Recall], way: str) -> tuple[str, ...]:
         return name, *(range_line([getattr(r, way)[i] for r in found]) for i in range(len(KS)))
 
     held = [run.trained.recalls[-1] for run in results]
     known = [run.trained.known for run in results]
-    rows = [row(f"{text}, held out", held, way) for way, text in WAYS.items()]
+    rows = [row(f"{text}, {measured}", held, way) for way, text in WAYS.items()]
     rows += [row(f"{text}, trained on", known, way) for way, text in WAYS.items()]
     return [*rows, ("by chance", *(f"{100 * p:.1f} %" for p in _guessed(results)))]
 
 
-def print_results(data: Captioned, results: Sequence[OneRun]) -> None:
+def print_results(config: Any, data: Captioned, results: Sequence[OneRun]) -> None:
     """The results on the terminal."""
     print(f"recall at {', '.join(map(str, KS))} of {data.name}, {_seeds(results)}:")
-    for name, *values in _rows(results):
+    for name, *values in _rows(results, part(config.validate)):
         print(f"  {name:<46} {'   '.join(values)}")
     for way, text in WAYS.items():
         times = min(_at_five(results, way)) / _guessed(results)[KS.index(5)]
@@ -80,16 +85,16 @@ def write_report(run: Run, data: Captioned, results: Sequence[OneRun]) -> Path:
     n, guessed = len(results[0].pairs.held_out), _guessed(results)[KS.index(5)]
     by_text, by_image = (_at_five(results, way) for way in WAYS)
     summary = (
-        f"Of {n} {data.name} that were not trained on, the right picture is among the first five "
-        f"found by its caption for {range_line(by_text)}, the right caption among the first five "
-        f"found by its picture for {range_line(by_image)}; by chance it would be "
-        f"{100 * guessed:.1f} % ({_seeds(results)})."
+        f"Of {n} {data.name} {part(config['validate'])}, not trained on, the right picture is "
+        f"among the first five found by its caption for {range_line(by_text)}, the right caption "
+        f"among the first five found by its picture for {range_line(by_image)}; by chance it "
+        f"would be {100 * guessed:.1f} % ({_seeds(results)})."
     )
     report = Report(
         title=f"Pictures by captions and captions by pictures: {data.name}",
         summary=summary,
         sections=[
-            _recalls(run, results),
+            _recalls(run, results, config["validate"]),
             _found(run, data, results[0]),
             Section("Settings", [config_table(config)]),
         ],
@@ -98,16 +103,23 @@ def write_report(run: Run, data: Captioned, results: Sequence[OneRun]) -> Path:
     return write_text(run, "report.html", render(report))
 
 
-def _recalls(run: Run, results: Sequence[OneRun]) -> Section:
+def _recalls(run: Run, results: Sequence[OneRun], validate: bool) -> Section:
     text = (
         "A tower for pictures and one for captions give unit vectors, trained so that a pair's "
         "cosine is larger than those with the rest of its batch. Held-out captions look for "
         "their picture among all held-out ones, and the other way round. Near-duplicates "
         "(variants of one drawing, pictures that differ little, equal captions) are on one side of "
-        "the split, and of each such family only one pair is asked. Ties count as not found. What "
-        "is given is the end of training: no epoch was chosen."
+        "the split, and of each such family only one pair is asked. Ties count as not found. "
+        + (
+            f"In this run the pairs that are measured are of validation: {VALIDATED:.0%} of the "
+            "kinds of pictures that would else be trained on, to choose by; those of the test are "
+            "not looked at. "
+            if validate
+            else "In this run the pairs that are measured are those of the test. "
+        )
+        + "What is given is the end of training: no epoch was chosen."
     )
-    n = len(results[0].pairs.held_out)
+    n, known = len(results[0].pairs.held_out), len(results[0].pairs.known)
     header = ("recall", *(f"@{k}" for k in KS))
     trained = [one.trained for one in results]
     figure = pictures.curves(
@@ -119,8 +131,9 @@ def _recalls(run: Run, results: Sequence[OneRun]) -> Section:
             Paragraph(text),
             Table(
                 header,
-                _rows(results),
-                f"Each among {n}; mean{' (and range)' if len(results) > 1 else ''} of "
+                _rows(results, part(validate)),
+                f"Each among {n}, by chance too; those trained on, one of a kind drawn by the "
+                f"seed, among {known}. Mean{' (and range)' if len(results) > 1 else ''} of "
                 f"{_seeds(results)}.",
             ),
             saved_picture(

@@ -43,7 +43,7 @@ class Trained(NamedTuple):
     recalls: Sequence[Recall]
     """After each epoch, of the held-out pairs."""
     known: Recall
-    """At the end, of as many pairs that were trained on."""
+    """At the end, of pairs that were trained on."""
     images: NDArray[np.float32]
     """Of the held-out pairs, unit vectors `[n, d]`."""
     texts: NDArray[np.float32]
@@ -163,8 +163,10 @@ def make_program(training: Training, model: models.TwoTowerConfig, pairs: int) -
     )
 
 
-def run(training: Training, program: Program, data: Batch, held_out: Batch, seed: int) -> Trained:
-    """Train from `seed`.
+def run(
+    training: Training, program: Program, data: Batch, held_out: Batch, known: Batch, seed: int
+) -> Trained:
+    """Train from `seed` on `data`, and at the end ask for `known`, some of it, too.
 
     Raises:
       UsageError: if training diverges.
@@ -194,9 +196,7 @@ def run(training: Training, program: Program, data: Batch, held_out: Batch, seed
                 )
             u, v = unit_vectors(held_out)
             recalls.append(recall(u, v))
-    n = min(len(u), len(data["ids"]))
-    known = recall(*unit_vectors(jax.tree.map(lambda leaf: leaf[:n], data)))
-    return Trained(state, np.array(losses), recalls, known, u, v)
+    return Trained(state, np.array(losses), recalls, recall(*unit_vectors(known)), u, v)
 
 
 def parameters(params: Params) -> dict[str, int]:

@@ -74,7 +74,7 @@ def write_report(run: Run, config: Any, recipes: Mapping[str, Recipe], results: 
         f"{len(results.tested.y):,} {tested} signals rightly."
         for t in results.trained
     )
-    note = "" if config.validate else "Nothing is chosen by the test signals."
+    note = "" if config.validate else "In this run nothing is chosen by the test signals."
     settings = {**described["config"], **{m: r._asdict() for m, r in recipes.items()}}
     report = Report(
         title=f"Classes of signals: {signals.name}",

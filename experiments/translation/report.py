@@ -50,6 +50,7 @@ class Results(NamedTuple):
     """Of the test pairs, by way of decoding; the last way is the one that is shown."""
     scores: Mapping[str, Score]
     decoding_seconds: Mapping[str, float]
+    """Of all test pairs, without compilation."""
     looks: Sequence[Looks]
 
 
@@ -65,7 +66,7 @@ def print_results(results: Results) -> None:
     for name, score in results.scores.items():
         print(
             f"{name}: BLEU {score.bleu:.2f}, chrF {score.chrf:.1f} on {len(results.test)} held-out "
-            f"pairs ({results.decoding_seconds[name]:.0f} s)"
+            f"pairs (decoded in {results.decoding_seconds[name]:.1f} s)"
         )
     shown = list(results.translations)[-1]
     for pair, said in list(zip(results.test, results.translations[shown], strict=True))[:5]:
@@ -83,7 +84,7 @@ def write_report(run: Run, results: Results) -> Path:
         f"{score.bleu:.1f} ({name})."
     )
     report = Report(
-        title="Translation from English to Portuguese",
+        title=f"Translation: {Path(config['data']).stem}",
         summary=summary,
         facts={
             "BLEU": f"{score.bleu:.1f}",
@@ -111,8 +112,9 @@ def _scores(results: Results) -> Section:
     signature = next(iter(results.scores.values())).signature
     text = (
         "Corpus BLEU is the geometric mean of the shares of runs of one to four words that the "
-        "reference has too, times a penalty for being short; chrF counts runs of letters. There is "
-        "one reference, a free translation of its own, so that even a good one is far below 100. "
+        "reference has too, times a penalty for being short; chrF counts runs of letters. Each "
+        "sentence has one reference, and a translation that words the same otherwise loses by it. "
+        "Seconds are of decoding all of them, compilation left out. "
         "The test pairs were neither trained on nor looked at before the end. No sentence of "
         "theirs, on either side, is among those that were, case, punctuation and spacing aside; "
         "pairs left out of those to train on for a sentence that is held out: "
@@ -131,7 +133,7 @@ def _translations(results: Results) -> Section:
         for pair, text in list(zip(results.test, said, strict=True))[:SHOWN]
     ]
     table = Table(
-        ("English", "reference", "translation"),
+        ("sentence", "reference", "translation"),
         rows,
         f"The first of the test pairs, which are in random order; decoded by {name}.",
     )

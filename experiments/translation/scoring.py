@@ -1,5 +1,6 @@
 """Translations of held-out sentences, and their BLEU."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -27,10 +28,19 @@ class Score(NamedTuple):
     """Of the BLEU."""
 
 
+class Translated(NamedTuple):
+    """Token ids, and the time that they took."""
+
+    ids: NDArray[np.int32]
+    """`[n, steps]`."""
+    seconds: float
+    """Without compilation."""
+
+
 def translator(
     net: Net, steps: int, *, beams: int = 1, length_penalty: float = 1.0
-) -> Callable[[Params, Rows], NDArray[np.int32]]:
-    """`translate(params, rows) -> ids [n, steps]`, greedy with one beam."""
+) -> Callable[[Params, Rows], Translated]:
+    """`translate(params, rows)`, greedy with one beam."""
 
     def one(params: Params, source: Array, length: Array) -> Array:
         advance, caches = net.start(params, source, length, steps)
@@ -47,7 +57,13 @@ def translator(
         ids: Array = lax.map(lambda row: one(params, *row), (source, length), batch_size=CHUNK)
         return ids
 
-    return lambda params, rows: np.asarray(every(params, rows["source"], rows["length"]))
+    def translate(params: Params, rows: Rows) -> Translated:
+        arguments = params, rows["source"], rows["length"]
+        program = every.lower(*arguments).compile()
+        started = time.perf_counter()
+        return Translated(np.asarray(program(*arguments)), time.perf_counter() - started)
+
+    return translate
 
 
 def texts(vocabulary: Vocabulary, ids: NDArray[np.int32]) -> list[str]:

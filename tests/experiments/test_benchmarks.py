@@ -1,8 +1,12 @@
 """The benchmarks run and compare what they say; how fast anything is, is not tested."""
 
 import re
+from dataclasses import replace
 
+import jax
+import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from docs import compare_optimizers
 from experiments.benchmarks import (
@@ -19,7 +23,7 @@ from experiments.benchmarks import (
 )
 from experiments.benchmarks.problems import Problem
 from experiments.errors import UsageError
-from jaxnets import gradients
+from jaxnets import gradients, tree
 from tests.numerics import assert_trees_close
 
 TINY = (
@@ -81,9 +85,11 @@ def test_attention_prints_a_row_for_each_function_and_the_memory(capsys):
     assert "[batch, T, heads, features] = [2, 4, 1, 2]" in text
     assert "[batch, T, heads, features] = [1, 8, 1, 2]" in text
     assert text.count("jaxnets  ") == 2
-    assert len(re.findall(r"^temporary memory, MB: .* of it\)$", text, re.MULTILINE)) == 2
-    with pytest.raises(UsageError, match="every size must be positive"):
+    assert len(re.findall(r"^temporary memory .*, MB: .* of it\)$", text, re.MULTILINE)) == 2
+    with pytest.raises(UsageError, match=r"--lengths must be positive, got \(0,\)"):
         attention.main(attention.Config(lengths=(0,)))
+    with pytest.raises(UsageError, match="--head-dim must be positive, got -1"):
+        attention.main(attention.Config(head_dim=-1))
 
 
 SMALL = transformer.Config(
@@ -93,36 +99,91 @@ SMALL = transformer.Config(
 
 @pytest.mark.thorough
 def test_nnx_trains_the_same_transformer():
-    """With our parameters, the same loss after a step as at first, and the same new loss."""
+    """From our parameters both steps that are timed have the same two losses."""
     from flax import nnx
 
     model, ids = transformer.model_config(SMALL, 2), transformer._ids(SMALL)
     our_step, (ours,) = transformer.our_step(model)
-    net = transformer.make_nnx(model)
-    params = ours.params
-    pairs = [
-        (net.embedding, params["embedding"]), (net.positions, params["positions"]),
-        (net.norm, params["norm"]), (net.head, params["head"]),
-    ]  # fmt: skip
-    for block, p in zip(net.blocks, params["blocks"], strict=True):
-        pairs += [
-            (block.attention_norm, p["attention_norm"]), (block.mlp_norm, p["mlp_norm"]),
-            (block.up, p["mlp"]["up"]), (block.down, p["mlp"]["down"]),
-            *((getattr(block.attention, n), p["attention"][n]) for n in p["attention"]),
-        ]  # fmt: skip
-    for module, leaves in pairs:
-        for name, leaf in leaves.items():
-            given = getattr(module, name)
-            assert given[...].shape == leaf.shape
-            given[...] = leaf
-    optimizer = nnx.Optimizer(
-        net, transformer.optax.adamw(transformer.LEARNING_RATE), wrt=nnx.Param
-    )
+    their_step, (theirs,) = transformer.nnx_step(model)
+    blocks = [
+        {name: p[name] for name in ("attention_norm", "attention", "mlp_norm")} | p["mlp"]
+        for p in ours.params["blocks"]
+    ]
+    given = ours.params | {"blocks": dict(enumerate(blocks))}
+    # the net's part of the state; the optimizer's begins with zeros
+    assert tree.size(nnx.to_pure_dict(theirs[0])) == tree.size(given)
+    nnx.replace_by_pure_dict(theirs, {0: given})
+    losses = []
     for _ in range(2):
-        loss, grads = nnx.value_and_grad(lambda net: transformer._loss(net(ids), ids))(net)
-        optimizer.update(net, grads)
+        theirs, loss = their_step(theirs, ids)
         ours, metrics = our_step(ours, ids)
         assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
+        losses.append(float(loss))
+    assert losses[1] < losses[0]
+
+
+def test_every_way_to_decode_finds_the_same_ids():
+    """PyTorch's too, where it is installed."""
+    found = {name: decode() for name, decode in transformer.decoders(SMALL).items()}
+    want = found.pop(transformer.LOOP)
+    assert want.shape == (SMALL.generated,)
+    assert len(found) >= 1
+    for name, ids in found.items():
+        np.testing.assert_array_equal(ids, want, err_msg=name)
+
+
+def test_torch_decodes_the_same_ids():
+    pytest.importorskip("torch")
+    config = replace(SMALL, generated=12, features=16)
+    first, *others = (decode() for decode in transformer.decoders(config).values())
+    assert len(others) == 2
+    for ids in others:
+        np.testing.assert_array_equal(ids, first)
+
+
+def test_torchs_lstm_is_the_same_function():
+    pytest.importorskip("torch")
+    _, _, ours, inputs = layers.lstm_over_time(2)
+    y, pull = jax.vjp(ours, inputs)
+    ((params, x),) = pull(2 * y)
+    got, gradients = recurrent.in_torch(inputs)()
+    assert_trees_close(got.detach().numpy(), y, 1e-5)
+    want = {
+        "x": x,
+        "weight_ih_l0": params["input"]["kernel"].T,
+        "weight_hh_l0": params["hidden"]["kernel"].T,
+        "bias_ih_l0": params["input"]["bias"],
+        # added to the other, so that its gradient is the same
+        "bias_hh_l0": params["input"]["bias"],
+    }
+    assert_trees_close({name: g.numpy() for name, g in gradients.items()}, want, 1e-4)
+
+
+def test_nothing_is_compiled_into_the_cache_that_is_switched_off(tmp_path):
+    names = {
+        "jax_compilation_cache_dir": str(tmp_path),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in names}
+
+    def compile_one():
+        jax.jit(lambda x: x * 3 + 1).lower(1.0).compile()
+        return list(tmp_path.iterdir())
+
+    try:
+        for name, value in names.items():
+            jax.config.update(name, value)
+        with timing.without_compilation_cache():
+            assert not compile_one()
+        assert compile_one()
+        with timing.without_compilation_cache():
+            pass
+        assert jax.config.jax_enable_compilation_cache
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 @pytest.mark.thorough
@@ -131,6 +192,7 @@ def test_transformer_prints_a_table_for_each_part(capsys):
     text = capsys.readouterr().out
     assert "training step, 2 blocks of 8 features, T = 6, batch 2" in text
     assert "trace and compile a training step, 3 blocks" in text
+    assert len(re.findall(r"min +\d+\.\d\d s, max +\d+\.\d\d s", text)) == 2
     assert "all tokens in one scan" in text
     assert text.count("Flax NNX + Optax") == 4
 
@@ -277,6 +339,13 @@ def test_medians_and_ratios():
     assert b.split() == ["b", "2.0", "1.0", "3.0", "2.00x"]
     # its library is not installed
     assert [row.split()[-1] for row in timing.table(given, "c").splitlines()[1:]] == ["–", "–"]
+
+
+def test_memory_that_is_not_known_is_said_to_be():
+    line = timing.memory_line({"a": 2_000_000, "b": 1_000_000, "c": None}, "a")
+    assert line.endswith("MB: a 2.0; b 1.0 (0.50 of it), c not known")
+    line = timing.memory_line({"a": None, "b": 1_000_000}, "a")
+    assert line.endswith("MB: a not known; b 1.0")
 
 
 def test_a_contender_without_its_library_is_left_out(monkeypatch, capsys):

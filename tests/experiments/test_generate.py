@@ -120,7 +120,20 @@ def test_tokens_are_shown_as_they_would_be_seen(language):
 def test_a_question_is_put_between_the_marks_of_a_chat(language):
     ids = generation.encode(language, "ab", chat=True)
     assert LETTERS[ids[0]] == "<|im_start|>"
-    assert [LETTERS[i] for i in ids].count("<|im_end|>") == 1
+    assert [LETTERS[i] for i in ids].count("<|im_end|>") == 2
+
+
+def test_a_chat_is_what_the_models_own_template_makes():
+    """As Jinja2 3.1.6 renders it, with one message of the user and `add_generation_prompt`.
+
+    The template is `tokenizer.chat_template` of SmolLM2-135M-Instruct's GGUF file; it puts its own
+    system message before a first message that is none.
+    """
+    want = (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+        "<|im_end|>\n<|im_start|>user\nWhy is the sky blue?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert generation.CHAT.format("Why is the sky blue?") == want
 
 
 def test_half_precision_is_asked_for_by_name(path):

@@ -82,7 +82,7 @@ def test_the_report_shows_every_model_beside_the_floor(small, tmp_path):
     assert html.count("data:image/png;base64,") == 4
     assert "is 2 for 32 test images and 90 for independent normal pixels" in html
     # reconstructions are nearer, but made by looking
-    assert "The nearest samples have 5 (Flow matching, Heun, 10 steps)" in html
+    assert "The nearest samples have 5 (Flow matching, Heun, 10 steps), the least of 2:" in html
     assert "75.0 %" in html
 
 
@@ -97,6 +97,29 @@ def given(small, monkeypatch):
     monkeypatch.setattr(models, "init_unet", lambda key, config: {"w": jnp.zeros(())})
     train = {"x": jnp.asarray(data.train_x), "y": jnp.asarray(data.train_y)}
     return task.Task(train, jnp.asarray(data.test_x[:8]), data.classes, 8, 1, 48, 0)
+
+
+def test_divergence_is_told_with_the_flag_that_mends_it(given):
+    """By one step of Adam, as long as its rate, of a loss that has no bound."""
+
+    def loss(params, example, key):
+        return jnp.mean(example["x"]) * 0 + params["w"] ** 2
+
+    def run(factor):
+        made = given._replace(learning_rate_factor=factor)
+        return task.fit_mean("net", made, loss, {"w": jnp.ones(())}, 1e-3)
+
+    assert np.isfinite(run(1.0).losses["loss"]).all()
+    message = r"the net's loss is inf at step 2; try a lower --learning-rate-factor$"
+    with pytest.raises(UsageError, match=message):
+        run(1e30)
+
+
+def test_no_random_key_is_taken_twice(given):
+    """Nor one of those that the samples' is split into."""
+    asked, _ = denoisers._asked(given)
+    found = jax.random.key_data(jnp.stack([*given.keys, *asked])).tolist()
+    assert len(set(map(tuple, found))) == 3 + 8
 
 
 def level_of(sample):
@@ -208,6 +231,7 @@ def test_epochs_by_data_and_quickness():
         ({"width": 12}, "--width must be a multiple of 8, got 12"),
         ({"samples": 1}, "--samples must be at least 2, got 1"),
         ({"models": ()}, "--models must name some of autoencoder, "),
+        ({"learning_rate_factor": 0.0}, "--learning-rate-factor must be positive, got 0"),
         ({"seed": -1}, "--seed must be from 0 to"),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import cli
-from experiments.language import looks, nets, training
+from experiments.language import looks, nets, report, training
 from experiments.language.experiment import Config, settle
 from experiments.language.sizes import FULL, QUICK
 from experiments.progress import Handle
@@ -185,6 +185,18 @@ def test_passages_come_by_the_norm_of_their_own_gradient():
     norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(gradient)))
     assert relative_error(found[0].bits, value) < 1e-5
     assert relative_error(found[0].norm, norm) < 1e-5
+
+
+def test_frequencies_are_those_of_what_was_trained_on():
+    def bytes_of(text):
+        return np.frombuffer(text, np.uint8)
+
+    # three a's in four: log2(4/3) each, and 2 bits for the b
+    got = report.by_frequencies(bytes_of(b"aaab"), bytes_of(b"ab"))
+    assert got == pytest.approx((np.log2(4 / 3) + 2) / 2)
+    # a c was never seen: 256 counts more
+    got = report.by_frequencies(bytes_of(b"aaab"), bytes_of(b"ac"))
+    assert got == pytest.approx((np.log2(260 / 4) + np.log2(260)) / 2)
 
 
 def test_what_is_no_text_is_marked():

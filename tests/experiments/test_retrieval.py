@@ -97,16 +97,22 @@ def test_training_finds_pairs_it_was_trained_on_and_reports_it(drawings, tmp_pat
     how = training.Training(0.01, 0.0, 24, 60, 0.0)
     program = training.make_program(how, model, 24)
     batch = training.batch_of(features, texts, everything)
-    trained = training.run(how, program, batch, batch, 0)
+    trained = training.run(how, program, batch, batch, batch, 0)
     assert min(trained.recalls[-1].images[0], trained.recalls[-1].texts[0]) > 0.9
     assert trained.known == trained.recalls[-1]
     assert trained.losses[-1] < 0.3 * trained.losses[0]
     np.testing.assert_allclose(np.linalg.norm(trained.images, axis=1), 1, rtol=1e-5)
-    one = report.OneRun(0, measure.Split(everything, everything), trained)
+    one = report.OneRun(0, measure.Split(everything, everything, everything[:9]), trained)
     with open_run(tmp_path, "retrieval", Config()) as folder:
         html = report.write_report(folder, data, [one]).read_text()
     assert html.count("data:image/png;base64,") == len(list(folder.folder.glob("*.png"))) == 4
-    assert "Of 24 drawings that were not trained on" in html
+    assert "Of 24 drawings held out, not trained on" in html
+    assert "In this run the pairs that are measured are those of the test." in html
+    assert "one of a kind drawn by the seed, among 9." in html
+    with open_run(tmp_path, "retrieval", Config(validate=True)) as folder:
+        html = report.write_report(folder, data, [one]).read_text()
+    assert "Of 24 drawings of validation, not trained on" in html
+    assert "In this run the pairs that are measured are of validation: 20% of the kinds" in html
 
 
 def test_recall_counts_ties_and_nan_as_misses():
@@ -137,10 +143,31 @@ def test_families_never_straddle_and_are_asked_once():
         assert not train & set(held)
         assert train | set(held) == set(families)
         assert set(found.train) == set(np.flatnonzero(np.isin(families, list(train))))
+        known = families[found.known].tolist()
+        assert len(known) == len(set(known)) == 3
+        assert set(found.known) <= set(found.train)
     one, two = (measure.split(families, 0.4, seed).held_out.tolist() for seed in (0, 1))
     assert one != two
+    # of a family that is trained on any pair is asked, not always its first in the file
+    drawn = {i for seed in range(40) for i in measure.split(families, 0.4, seed).known.tolist()}
+    assert {3, 4, 5} <= drawn
     with pytest.raises(UsageError, match=r"--held-out 0\.1 of 8 kinds of pictures leaves less"):
         measure.split(families, 0.1, 0)
+
+
+def test_validation_takes_of_the_training_families_and_leaves_the_test_alone():
+    families = np.repeat(np.arange(20), 2)
+    for seed in range(5):
+        tested = measure.split(families, 0.25, seed)
+        found = measure.split(families, 0.25, seed, validate=True)
+        held = set(families[found.held_out])
+        assert len(held) == 3
+        assert not held & set(families[found.train])
+        # a fifth of what was left to train on, and all of the rest is trained on
+        assert held | set(families[found.train]) == set(families[tested.train])
+        assert not set(families[tested.held_out]) & (held | set(families[found.train]))
+    with pytest.raises(UsageError, match="--validate of 6 kinds of pictures leaves less than 2"):
+        measure.split(np.arange(8), 0.25, 0, validate=True)
 
 
 def test_near_duplicates_are_by_name_by_looks_and_in_chains():
