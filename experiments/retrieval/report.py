@@ -71,8 +71,10 @@ def _rows(results: Sequence[OneRun], measured: str) -> list[tuple[str, ...]]:
 def print_results(config: Any, data: Captioned, results: Sequence[OneRun]) -> None:
     """The results on the terminal."""
     print(f"recall at {', '.join(map(str, KS))} of {data.name}, {_seeds(results)}:")
-    for name, *values in _rows(results, part(config.validate)):
-        print(f"  {name:<46} {'   '.join(values)}")
+    rows = _rows(results, part(config.validate))
+    width = max(len(name) for name, *_ in rows)
+    for name, *values in rows:
+        print(f"  {name:<{width}}   {'   '.join(values)}")
     for way, text in WAYS.items():
         times = min(_at_five(results, way)) / _guessed(results)[KS.index(5)]
         print(f"{text}: recall@5 is at least {times:.1f} times chance in every run")

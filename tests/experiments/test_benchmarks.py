@@ -187,7 +187,8 @@ def test_nothing_is_compiled_into_the_cache_that_is_switched_off(tmp_path):
 
 
 @pytest.mark.thorough
-def test_transformer_prints_a_table_for_each_part(capsys):
+def test_transformer_prints_a_table_for_each_part(monkeypatch, capsys):
+    monkeypatch.setattr(transformer, "COMPILATIONS", 2)
     transformer.main(SMALL)
     text = capsys.readouterr().out
     assert "training step, 2 blocks of 8 features, T = 6, batch 2" in text
