@@ -592,6 +592,7 @@ def _cnn(name, config, state, *, train=False):
         config.image,
         lambda p, x: _linen_cnn(p, state, x, train=train)[0],
         mixes_examples=train,
+        heavy=name != "cnn/eval",
     )
 
 
@@ -621,6 +622,7 @@ def _rnn(name, config):
         (5,) if config.vocabulary else (5, config.n_in),
         lambda p, x: _linen_rnn(config, p, x),
         ids=config.vocabulary,
+        heavy=len(config.hidden) > 1,
     )
 
 
@@ -851,6 +853,7 @@ MODELS = [
         lambda p, x: models.signal_cnn(p, SIGNAL_CNN, x),
         (6, 3),
         _linen_signal_cnn,
+        heavy=True,
     ),
     LayerCase(
         "transformer",
@@ -868,6 +871,7 @@ MODELS = [
         (4,),
         _plain_llama,
         ids=11,
+        heavy=True,
     ),
     LayerCase(
         "encoder",

@@ -141,7 +141,9 @@ def ntxent(embeddings: ArrayLike, labels: ArrayLike, temperature: ArrayLike = 0.
     u = unit(x, jnp.sqrt(np.finfo(x.dtype).eps), -1)
     z = jnp.matmul(u, jnp.matrix_transpose(u), precision="highest")
     z = z / jnp.asarray(temperature, z.dtype)
-    negatives = jax.nn.logsumexp(z, axis=-1, where=~together, keepdims=True)
+    # finite, so that without negatives no derivative is NaN
+    least = np.finfo(z.dtype).min
+    negatives = jax.nn.logsumexp(jnp.where(together, least, z), axis=-1, keepdims=True)
     losses = jnp.where(pair, jax.nn.softplus(negatives - z), 0.0)
     return jnp.sum(losses, (-2, -1)) / jnp.sum(pair, (-2, -1), dtype=z.dtype)
 

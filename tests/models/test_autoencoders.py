@@ -15,6 +15,7 @@ GAUSSIAN = models.VAEConfig(
 )
 
 
+@pytest.mark.thorough
 def test_without_convolutions_it_is_an_mlp_and_its_mirror():
     config = models.AutoencoderConfig((2, 3, 1), 4, channels=(), hidden=(7, 5))
     params = models.init_autoencoder(KEY, config)
@@ -29,6 +30,7 @@ def test_without_convolutions_it_is_an_mlp_and_its_mirror():
     np.testing.assert_array_equal(models.autoencoder(params, config, x), want)
 
 
+@pytest.mark.thorough
 def test_the_denoising_loss_compares_with_what_was_not_corrupted():
     params = models.init_autoencoder(KEY, AUTOENCODER)
     x = jax.random.normal(KEY, (3, *AUTOENCODER.image))
@@ -140,6 +142,7 @@ def test_draws_of_z_have_the_posteriors_moments_and_gradient():
     np.testing.assert_allclose(diagonal, (z - mean) / 2, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_samples_are_the_decoders_of_standard_normal_z():
     params = models.init_vae(KEY, VAE)
     images = models.sample_vae(params, VAE, KEY, (3, 2))
@@ -153,6 +156,7 @@ def test_samples_are_the_decoders_of_standard_normal_z():
     np.testing.assert_allclose(got, z @ layer["kernel"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=str)
 def test_losses_are_in_float32_whatever_the_computation(dtype):
     nets = models.AutoencoderConfig((4, 4, 1), 2, channels=(3,), hidden=(), dtype=dtype)

@@ -53,6 +53,7 @@ def test_greedy_decoding_is_that_by_full_passes_over_padded_prompts_in_a_vmap():
     assert len({tuple(row) for row in want}) > 1
 
 
+@pytest.mark.thorough
 def test_after_a_stop_all_is_stop():
     free = one_by_one(PROMPT, 6)
     stop = free[2]
@@ -61,6 +62,7 @@ def test_after_a_stop_all_is_stop():
     np.testing.assert_array_equal(got, free[: first + 1] + [stop] * (5 - first))
 
 
+@pytest.mark.thorough
 def test_samples_follow_the_models_distribution():
     """The second id's share given the first, over many keys, beside the full pass."""
     keys = jax.random.split(jax.random.key(0), 4000)
@@ -108,6 +110,7 @@ def test_one_beam_is_greedy():
     np.testing.assert_array_equal(found.ids[0], one_by_one(PROMPT, 5))
 
 
+@pytest.mark.thorough
 def test_ended_beams_cost_nothing_more_and_short_ones_may_be_penalized():
     stop = one_by_one(PROMPT, 1)[0]
     found, longer = (

@@ -299,6 +299,7 @@ def test_labels_are_dropped_at_their_rate():
     assert abs(float(dropped.mean()) - 0.2) < 5 * np.sqrt(0.2 * 0.8 / 10_000)
 
 
+@pytest.mark.thorough
 def test_losses_of_a_unet_have_per_example_gradients():
     params = models.init_unet(KEY, SMALL_UNET)
     params = jax.tree.map(lambda p: p + 0.1, params)

@@ -10,6 +10,7 @@ KEY = jax.random.key(0)
 CONFIG = models.UNetConfig((8, 4, 1), 2, (4, 6), blocks=2, groups=2, features=4, classes=2)
 
 
+@pytest.mark.thorough
 def test_it_starts_at_0_and_goes_down_and_up():
     params = models.init_unet(KEY, CONFIG)
     assert len(params["down"]) == len(params["up"]) == 2

@@ -35,6 +35,7 @@ def test_there_and_back_bit_for_bit(tmp_path):
         pretrained.load_bert(path, BERT)
 
 
+@pytest.mark.thorough
 def test_an_embedding_is_the_mean_of_the_tokens_features_as_a_unit_vector():
     params = drawn(models.init_encoder, BERT)
     ids = jax.random.randint(KEY, (3, 5), 0, 11)
