@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test thorough mutations lint types download bench wheel clean
+.PHONY: demo test thorough exhaustive mutations lint types download bench wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -18,7 +18,11 @@ mutations: $(INSTALLED)
 
 # the rest of the cross product of optimizers and properties, and what takes longest
 thorough: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal -m thorough $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal -m 'thorough and not exhaustive' $(ARGS)
+
+# each property of the models that compile for long; not in .ci/run
+exhaustive: $(INSTALLED)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal -m exhaustive $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

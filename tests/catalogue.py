@@ -46,7 +46,7 @@ class LayerCase(NamedTuple):
     ids: int = 0
     """If not 0, the inputs are integers below it."""
     heavy: bool = False
-    """Whether compiling it takes long: most of its tests are then thorough."""
+    """Whether compiling it takes long: most of its tests are then exhaustive."""
 
 
 class LossCase(NamedTuple):

@@ -126,8 +126,15 @@ def batch_of(case, dtype):
     return jax.random.normal(key, (B, *case.shape), dtype)
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("case", LAYERS_AND_MODELS, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case, id=case.name, marks=pytest.mark.exhaustive if case.heavy else pytest.mark.thorough
+        )
+        for case in LAYERS_AND_MODELS
+    ],
+)
 def test_layers_and_models(case, x64):
     params = jax.tree.map(lambda x: x.astype(jnp.float64), initial(case))
     if not jax.tree.leaves(params):

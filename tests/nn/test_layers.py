@@ -20,7 +20,7 @@ def each(cases):
     return pytest.mark.parametrize(
         "case",
         [
-            pytest.param(case, id=case.name, marks=[pytest.mark.thorough] if case.heavy else [])
+            pytest.param(case, id=case.name, marks=[pytest.mark.exhaustive] if case.heavy else [])
             for case in cases
         ],
     )
