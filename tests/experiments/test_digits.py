@@ -260,7 +260,7 @@ def test_a_resnet_trains_on_augmented_images_and_is_examined(small, tmp_path, ca
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     found = [r["loss"] for r in records if "loss" in r]
     assert np.mean(found[-6:]) < 0.7 * np.mean(found[:6])
-    assert "ResNet with 7" in capsys.readouterr().out
+    assert "ResNet with 1,224,900 parameters" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
