@@ -763,12 +763,16 @@ def _two_tower(name, config, shape, state, linen_image):
         ids = signs[..., :4] + 2 * signs[..., 1:5]
         return ids, jnp.broadcast_to(jnp.arange(4), ids.shape) < lengths
 
+    def in_dtype(state, x):
+        return jax.tree.map(lambda moment: moment.astype(x.dtype), state)
+
     def ours(p, x):
-        u, v, _ = models.two_tower(p, config, x, *words(x), state=state)
+        u, v, _ = models.two_tower(p, config, x, *words(x), state=in_dtype(state, x))
         return jnp.concatenate([p["log_scale"].astype(u.dtype) * u, v.astype(u.dtype)], -1)
 
     def theirs(p, x):
-        u, v = linen_image(p["image"], x), _linen_text(config.text, p["text"], *words(x))
+        u = linen_image(p["image"], in_dtype(state, x), x)
+        v = _linen_text(config.text, p["text"], *words(x))
         u, v = (z / jnp.linalg.norm(z, axis=-1, keepdims=True) for z in (u, v))
         return jnp.concatenate([p["log_scale"] * u, v], -1)
 
@@ -934,14 +938,14 @@ MODELS = [
         models.TwoTowerConfig(CNN, models.BagOfWordsConfig(4, 3)),
         CNN.image,
         CNN_STATE,
-        lambda p, x: _linen_cnn(p, CNN_STATE, x)[0],
+        lambda p, state, x: _linen_cnn(p, state, x)[0],
     ),
     _two_tower(
         "two_tower/vectors_and_gru",
         models.TwoTowerConfig(MLP, models.RNNConfig(3, 4, "gru", (5,), vocabulary=4)),
         (6,),
         {},
-        _linen_mlp,
+        lambda p, state, x: _linen_mlp(p, x),
     ),
 ]
 

@@ -1,7 +1,26 @@
+from pathlib import Path
+
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+MAPS = Path("/proc/self/maps")
+
+
+def pytest_configure(config):
+    """What one run, or one worker, has compiled, the next need not: it is most of the time."""
+    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _executables_of_past_files_go():
+    """Each maps memory of its own, and Linux allows a process 65,530 maps."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 10_000:
+        jax.clear_caches()
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ from jaxnets.models.two_tower import (
     two_tower,
     two_tower_losses,
 )
-from jaxnets.models.unet import UNetConfig, init_unet, time_features, unet
+from jaxnets.models.unet import UNetConfig, init_unet, unet
 from jaxnets.models.vae import (
     VAEConfig,
     init_vae,
@@ -184,7 +184,6 @@ __all__ = [
     "signal_cnn",
     "spaced_steps",
     "summary",
-    "time_features",
     "transformer",
     "transformer_caches",
     "two_tower",

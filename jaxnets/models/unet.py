@@ -6,7 +6,6 @@ probabilistic models", 2020, after Ronneberger et al., "U-Net", 2015.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +15,14 @@ from jaxnets.nn import (
     dense,
     embedding,
     group_norm,
+    init_attention,
     init_conv,
     init_dense,
     init_embedding,
     init_norm,
+    multi_head_attention,
     silu,
-    softmax,
+    sinusoidal,
 )
 from jaxnets.nn import initializers as init
 from jaxnets.types import Array, ArrayLike, DTypeLike, Initializer, Key, Params, Shape
@@ -95,33 +96,13 @@ class UNetConfig:
                 )
 
 
-def time_features(t: ArrayLike, n: int, *, longest: float = 10_000.0) -> Array:
-    """`sin(ω t)`, `cos(ω t)` for `n / 2` frequencies ω from 1 to nearly `1 / longest`, in float32.
-
-    Args:
-      t: `[...]`, of any real dtype; about 1 to 1000, or scaled to that.
-      n: how many features, even.
-      longest: the longest period over 2π.
-
-    Returns:
-      `[..., n]`.
-
-    Reference: Vaswani et al., Attention is all you need, 2017, section 3.5.
-    """
-    t = jnp.asarray(t)
-    wide = jnp.promote_types(t.dtype, jnp.float32)
-    half = n // 2
-    frequencies = jnp.exp(-jnp.log(longest) * jnp.arange(half, dtype=wide) / half)
-    angles = t.astype(wide)[..., None] * frequencies.reshape((1,) * t.ndim + (half,))
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-
-
 def init_unet(key: Key, config: UNetConfig) -> Params:
     """`{"time", "stem", "down": [level, …], "middle", "up": [level, …], "norm", "head"}`.
 
     A level is `{"blocks": [block, …]}` with a `"resample"` convolution where another follows, a
     block `{"norm1", "conv1", "condition", "norm2", "conv2"}` with a `"shortcut"` where its channels
-    change and `"attention"` where the level has it. What ends a residual starts at 0.
+    change, and `"attention_norm"` and `"attention"` where the level has it. What ends a residual
+    starts at 0.
     """
     keys = (jax.random.fold_in(key, i) for i in range(1 << 30))
     dtype, features = config.param_dtype, 2 * config.features
@@ -131,10 +112,8 @@ def init_unet(key: Key, config: UNetConfig) -> Params:
         window = (side, side)
         return init_conv(next(keys), window, n_in, n_out, kernel_init=kernel_init, dtype=dtype)
 
-    def linear(n_in: int, n_out: int, zero: bool = False, bias: bool = True) -> Params:
-        kernel_init = init.zeros if zero else config.kernel_init
-        options: Any = {"bias": bias, "kernel_init": kernel_init, "dtype": dtype}
-        return init_dense(next(keys), n_in, n_out, **options)
+    def linear(n_in: int, n_out: int) -> Params:
+        return init_dense(next(keys), n_in, n_out, kernel_init=config.kernel_init, dtype=dtype)
 
     def norm(n: int) -> Params:
         return init_norm(n, dtype=dtype)
@@ -150,14 +129,14 @@ def init_unet(key: Key, config: UNetConfig) -> Params:
         if n_in != n_out:
             params["shortcut"] = convolution(n_in, n_out, side=1)
         if attends:
-            params["attention"] = {
-                "norm": norm(n_out),
-                "query": linear(n_out, n_out),
-                # a bias would shift all scores of a query alike, which softmax does not see
-                "key": linear(n_out, n_out, bias=False),
-                "value": linear(n_out, n_out),
-                "out": linear(n_out, n_out, zero=True),
-            }
+            params["attention_norm"] = norm(n_out)
+            attention = init_attention(
+                next(keys), n_out, config.heads, kernel_init=config.kernel_init, dtype=dtype
+            )
+            # a bias would shift all scores of a query alike, which softmax does not see
+            del attention["key"]["bias"]
+            attention["out"]["kernel"] = jnp.zeros_like(attention["out"]["kernel"])
+            params["attention"] = attention
         return params
 
     first, last = config.channels[0], config.channels[-1]
@@ -226,7 +205,9 @@ def unet(
         raise ValueError(f"unet: x must be [..., {config.image}], got {list(x.shape)}")
     lead = x.shape[:-3]
     x = x if config.dtype is None else x.astype(config.dtype)
-    condition = time_features(_for_each("t", t, lead), config.features).astype(x.dtype)
+    t = _for_each("t", t, lead)
+    wide = jnp.promote_types(t.dtype, jnp.float32)
+    condition = sinusoidal(t, config.features, dtype=wide).astype(x.dtype)
     first, second = params["time"]
     condition = dense(second, silu(dense(first, condition)))
     if label is not None and not config.classes:
@@ -238,7 +219,7 @@ def unet(
 
     def run(block: Params, x: Array) -> Array:
         x = _residual(block, config, x, condition)
-        return _self_attention(block["attention"], config, x) if "attention" in block else x
+        return _self_attention(block, config, x) if "attention" in block else x
 
     x = conv(params["stem"], x)
     kept = [x]
@@ -278,20 +259,11 @@ def _residual(params: Params, config: UNetConfig, x: Array, condition: Array) ->
 
 
 def _self_attention(params: Params, config: UNetConfig, x: Array) -> Array:
-    """`x + softmax(q kᵀ / √d) v W` over all positions of the image, in heads of d channels."""
+    """`x + attention(norm(x))` over all positions of the image."""
     *lead, height, width, channels = x.shape
-    y = group_norm(params["norm"], x, groups=config.groups)
+    y = group_norm(params["attention_norm"], x, groups=config.groups)
     y = y.reshape(*lead, height * width, channels)
-    size = channels // config.heads
-    q, k, v = (
-        dense(params[name], y).reshape(*y.shape[:-1], config.heads, size)
-        for name in ("query", "key", "value")
-    )
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    scores = jnp.einsum("...qhd,...khd->...hqk", q, k, preferred_element_type=wide) / size**0.5
-    weights = softmax(scores).astype(x.dtype)
-    y = jnp.einsum("...hqk,...khd->...qhd", weights, v).reshape(y.shape)
-    return x + dense(params["out"], y).reshape(x.shape)
+    return x + multi_head_attention(params["attention"], y).reshape(x.shape)
 
 
 def _twice_as_large(x: Array) -> Array:

@@ -67,6 +67,7 @@ def test_layers_prints_a_row_for_each_library(capsys):
     assert [row.split()[0] for row in rows[-2:]] == ["Optax", "jaxnets"]
 
 
+@pytest.mark.thorough
 def test_attention_functions_are_the_same():
     """In float32: JAX's own takes the softmax in float32 even for float64."""
     config = attention.Config(positions=12, heads=2, head_dim=4)
@@ -122,6 +123,7 @@ def test_nnx_trains_the_same_transformer():
     assert losses[1] < losses[0]
 
 
+@pytest.mark.thorough
 def test_every_way_to_decode_finds_the_same_ids():
     """PyTorch's too, where it is installed."""
     found = {name: decode() for name, decode in transformer.decoders(SMALL).items()}

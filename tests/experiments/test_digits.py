@@ -299,6 +299,7 @@ def test_patience_holds_out_training_data_that_nothing_is_learned_from(small):
         curves.split(images._replace(train_x=want[:1], train_y=images.train_y[:1]), 1, jnp.float32)
 
 
+@pytest.mark.thorough
 def test_patience_keeps_the_best(small, tmp_path):
     images = load(str(small))
     model = cnn_config(images, dropout=0.25, dtype="float32")
@@ -353,6 +354,7 @@ def test_our_adam_is_optaxs_over_the_whole_digits_run_in_float64(tmp_path, x64):
     assert difference.loss <= 1e-9
 
 
+@pytest.mark.thorough
 def test_the_default_config_names_98_percent_of_the_test_digits_rightly(tmp_path, capsys):
     assert cli.main(["digits", "--no-compare", "--folder", str(tmp_path / "run")]) == 0
     line = re.search(r"adam: ([\d.]+) % \(mean of seeds 0 to 4; from", capsys.readouterr().out)

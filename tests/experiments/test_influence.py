@@ -127,6 +127,7 @@ def test_an_epochs_statistics_are_ratios_of_averages():
     assert seen.signal_to_noise == {"w": 1}
 
 
+@pytest.mark.thorough
 def test_scores_are_sums_over_checkpoints_of_each_examples_own(net, monkeypatch):
     model, data = net
     # 96 examples are not a multiple

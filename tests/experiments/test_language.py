@@ -53,6 +53,7 @@ def test_a_run_leaves_its_config_metrics_pictures_and_report(text, tmp_path, cap
     assert "it writes:" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_training_lowers_the_bits_and_records_what_it_measures():
     net, sizes = nets.lstm(TINY), TINY._replace(steps=4, learning_rate=0.1, adam_learning_rate=0.1)
     content = np.frombuffer(b"abcd" * 100, np.uint8)

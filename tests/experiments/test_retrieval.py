@@ -80,6 +80,7 @@ def test_other_towers_run(drawings, tmp_path, more):
     assert cli.main(flags(drawings, tmp_path / "run", *more.split())) == 0
 
 
+@pytest.mark.thorough
 def test_training_finds_pairs_it_was_trained_on_and_reports_it(drawings, tmp_path, capsys):
     """With features in place of pictures, of which each has several views."""
     data = load_captioned(str(drawings))

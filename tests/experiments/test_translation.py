@@ -56,6 +56,7 @@ def one_bucket(monkeypatch):
     monkeypatch.setattr(experiment, "BUCKETS", 1)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("one_bucket")
 def test_a_run_leaves_its_config_metrics_pictures_and_report(file, tmp_path, capsys):
     folder = tmp_path / "run"

@@ -3,11 +3,14 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from jaxnets import gradients
 
 TEXT = (Path(__file__).parents[2] / "docs" / "gradients.md").read_text()
 
 
+@pytest.mark.thorough
 def test_examples(capsys):
     names = {"__name__": "example"}
     for example in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):

@@ -118,19 +118,10 @@ def unet(params, config, x, t, label):
         return group_norm(p, x, config.groups)
 
     def attend(p, x):
-        y = norm(p["norm"], x).reshape(*x.shape[:-3], -1, x.shape[-1])
-        n, heads = y.shape[-1], config.heads
-        size = n // heads
-        theirs = {
-            name: {
-                "kernel": p[name]["kernel"].reshape(n, heads, size),
-                "bias": p[name].get("bias", jnp.zeros(n, x.dtype)).reshape(heads, size),
-            }
-            for name in ("query", "key", "value")
-        }
-        kernel = p["out"]["kernel"].reshape(heads, size, n)
-        theirs["out"] = {"kernel": kernel, "bias": p["out"]["bias"]}
-        module = linen.MultiHeadDotProductAttention(heads, deterministic=True)
+        y = norm(p["attention_norm"], x).reshape(*x.shape[:-3], -1, x.shape[-1])
+        theirs = dict(p["attention"])
+        theirs["key"] = theirs["key"] | {"bias": jnp.zeros(theirs["key"]["kernel"].shape[1:])}
+        module = linen.MultiHeadDotProductAttention(config.heads, deterministic=True)
         return x + module.apply({"params": theirs}, y).reshape(x.shape)
 
     def block(p, x):
@@ -138,7 +129,7 @@ def unet(params, config, x, t, label):
         y += dense(p["condition"], linen.silu(c))[..., None, None, :]
         y = conv(p["conv2"], linen.silu(norm(p["norm2"], y)))
         y += conv(p["shortcut"], x) if "shortcut" in p else x
-        return attend(p["attention"], y) if "attention" in p else y
+        return attend(p, y) if "attention" in p else y
 
     x0 = conv(params["stem"], x)
     x = x1 = block(params["down"][0]["blocks"][0], x0)

@@ -18,7 +18,7 @@ GAUSSIAN = models.VAEConfig(
 @pytest.mark.thorough
 def test_without_convolutions_it_is_an_mlp_and_its_mirror():
     config = models.AutoencoderConfig((2, 3, 1), 4, channels=(), hidden=(7, 5))
-    params = models.init_autoencoder(KEY, config)
+    params = jax.jit(models.init_autoencoder)(KEY, config)
     sizes = [layer["kernel"].shape for layer in params["encoder"]["dense"]["layers"]]
     assert sizes == [(6, 7), (7, 5), (5, 4)]
     sizes = [layer["kernel"].shape for layer in params["decoder"]["dense"]["layers"]]
@@ -32,7 +32,7 @@ def test_without_convolutions_it_is_an_mlp_and_its_mirror():
 
 @pytest.mark.thorough
 def test_the_denoising_loss_compares_with_what_was_not_corrupted():
-    params = models.init_autoencoder(KEY, AUTOENCODER)
+    params = jax.jit(models.init_autoencoder)(KEY, AUTOENCODER)
     x = jax.random.normal(KEY, (3, *AUTOENCODER.image))
     corrupt = models.masking_noise(0.5)
     got = models.denoising_loss(params, AUTOENCODER, x, KEY, corrupt)
@@ -50,6 +50,7 @@ def test_corruptions_are_as_strong_as_they_say():
     assert abs(float(noise.std()) - 0.2) < 5 * 0.2 / np.sqrt(2 * n)
 
 
+@pytest.mark.thorough
 def test_a_denoiser_learns_to_fill_in_what_it_can_infer():
     """Images of one value each: a masked pixel is known from the others."""
     config = models.AutoencoderConfig((2, 2, 1), 2, channels=(), hidden=(16,))
@@ -60,7 +61,7 @@ def test_a_denoiser_learns_to_fill_in_what_it_can_infer():
         return jnp.mean(models.denoising_loss(params, config, x, key, corrupt))
 
     optimizer = optim.adam(1e-2)
-    state = train.init_state(models.init_autoencoder(KEY, config), optimizer, KEY)
+    state = train.init_state(jax.jit(models.init_autoencoder)(KEY, config), optimizer, KEY)
     step = train.step(loss, optimizer, has_key=True)
 
     @jax.jit
@@ -86,7 +87,7 @@ def test_the_bound_is_tight_at_the_true_posterior(x64):
     """Of a linear decoder whose posterior has independent dimensions: orthogonal columns."""
     w = np.array([[1.0, 0.5], [0.5, -1.0], [0.0, 0.0]])
     x = np.array([0.3, -1.2, 0.8])
-    params = models.init_vae(KEY, GAUSSIAN)
+    params = jax.jit(models.init_vae)(KEY, GAUSSIAN)
     params["decoder"]["dense"]["layers"] = [{"kernel": jnp.array(w.T), "bias": jnp.zeros(3)}]
     evidence, covariance, to_mean, b = exact_linear_model(params, x)
     assert abs(covariance[0, 1]) < 1e-12
@@ -113,7 +114,7 @@ def test_the_bound_is_tight_at_the_true_posterior(x64):
 
 
 def test_the_parts_of_the_bound(x64):
-    params = models.init_vae(KEY, VAE)
+    params = jax.jit(models.init_vae)(KEY, VAE)
     x = jax.random.uniform(KEY, (5, *VAE.nets.image))
     loss, parts = models.negative_elbo(params, VAE, x, KEY, beta=0.3)
     logits, mean, log_variance = models.vae(params, VAE, x, key=KEY)
@@ -144,12 +145,12 @@ def test_draws_of_z_have_the_posteriors_moments_and_gradient():
 
 @pytest.mark.thorough
 def test_samples_are_the_decoders_of_standard_normal_z():
-    params = models.init_vae(KEY, VAE)
+    params = jax.jit(models.init_vae)(KEY, VAE)
     images = models.sample_vae(params, VAE, KEY, (3, 2))
     z = jax.random.normal(KEY, (3, 2, 2))
     want = jax.nn.sigmoid(models.decode_image(params, VAE.nets, z))
     np.testing.assert_array_equal(images, want)
-    params = models.init_vae(KEY, GAUSSIAN)
+    params = jax.jit(models.init_vae)(KEY, GAUSSIAN)
     (layer,) = params["decoder"]["dense"]["layers"]
     got = models.sample_vae(params, GAUSSIAN, KEY, (4,)).reshape(4, 3)
     z = jax.random.normal(KEY, (4, 2))
@@ -161,7 +162,7 @@ def test_samples_are_the_decoders_of_standard_normal_z():
 def test_losses_are_in_float32_whatever_the_computation(dtype):
     nets = models.AutoencoderConfig((4, 4, 1), 2, channels=(3,), hidden=(), dtype=dtype)
     half = models.VAEConfig(nets)
-    params = models.init_vae(KEY, half)
+    params = jax.jit(models.init_vae)(KEY, half)
     x = jax.random.uniform(KEY, (5, 4, 4, 1))
     loss, _ = models.negative_elbo(params, half, x, KEY)
     assert loss.dtype == jnp.float32
@@ -181,7 +182,7 @@ def test_bad_shapes_are_named():
         models.VAEConfig(AUTOENCODER, likelihood="laplace")
     with pytest.raises(ValueError, match=r"stddev must be positive, got 0"):
         models.VAEConfig(AUTOENCODER, stddev=0)
-    params = models.init_autoencoder(KEY, AUTOENCODER)
+    params = jax.jit(models.init_autoencoder)(KEY, AUTOENCODER)
     with pytest.raises(ValueError, match=r"encode_image: x must be .* got \[4, 8, 2\]"):
         models.autoencoder(params, AUTOENCODER, jnp.ones((4, 8, 2)))
     with pytest.raises(ValueError, match=r"decode_image: z must be \[..., 3\], got \[4\]"):

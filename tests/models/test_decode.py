@@ -96,6 +96,7 @@ def log_probability(continuation):
     return sum(logp[before + i, c] for i, c in enumerate(continuation))
 
 
+@pytest.mark.thorough
 def test_beams_as_many_as_continuations_are_the_exact_order():
     exact = {c: float(log_probability(c)) for c in itertools.product(range(5), repeat=2)}
     found = decode.beam_search(advance, caches(), PROMPT, 2, beams=25)

@@ -301,7 +301,7 @@ def test_labels_are_dropped_at_their_rate():
 
 @pytest.mark.thorough
 def test_losses_of_a_unet_have_per_example_gradients():
-    params = models.init_unet(KEY, SMALL_UNET)
+    params = jax.jit(models.init_unet)(KEY, SMALL_UNET)
     params = jax.tree.map(lambda p: p + 0.1, params)
     noise = SCHEDULES["cosine"]
 

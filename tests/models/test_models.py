@@ -14,7 +14,7 @@ KEY = jax.random.key(0)
 
 
 def test_paths_are_those_of_the_design():
-    params, state = models.init_cnn(KEY, CNN)
+    params, state = jax.jit(models.init_cnn)(KEY, CNN)
     assert list(tree.flatten_with_paths(params)) == [
         "blocks/0/conv/kernel",
         "blocks/0/norm/bias",
@@ -33,7 +33,7 @@ def test_paths_are_those_of_the_design():
 
 
 def test_the_cnns_moments_move_as_linens():
-    params, _ = models.init_cnn(KEY, CNN)
+    params, _ = jax.jit(models.init_cnn)(KEY, CNN)
     x = jax.random.normal(KEY, (5, *CNN.image))
     _, got = models.cnn(params, CNN, x, state=CNN_STATE, train=True)
     _, want = _linen_cnn(params, CNN_STATE, x, train=True)
@@ -54,7 +54,7 @@ def test_configs_cross_jit_and_equal_ones_do_not_recompile():
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=str)
 def test_compute_dtype_is_chosen_at_entry_and_parameters_keep_theirs(dtype):
     config = models.CNNConfig(CNN.image, 4, channels=(3, 5), hidden=(7,), dtype=dtype)
-    params, state = models.init_cnn(KEY, config)
+    params, state = jax.jit(models.init_cnn)(KEY, config)
     x = jax.random.normal(KEY, (5, *CNN.image))
     logits, after = models.cnn(params, config, x, state=state, train=True)
     assert logits.dtype == dtype
@@ -65,13 +65,13 @@ def test_compute_dtype_is_chosen_at_entry_and_parameters_keep_theirs(dtype):
 
 def test_param_dtype():
     config = models.MLPConfig(6, 4, param_dtype=jnp.bfloat16)
-    params = models.init_mlp(KEY, config)
+    params = jax.jit(models.init_mlp)(KEY, config)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
 
 
 def test_dropout_acts_with_a_key_only():
     config = models.MLPConfig(6, 4, (64,), dropout_rate=0.5)
-    params, x = models.init_mlp(KEY, config), jnp.ones((3, 6))
+    params, x = jax.jit(models.init_mlp)(KEY, config), jnp.ones((3, 6))
     evaluated = models.mlp(params, config, x)
     np.testing.assert_array_equal(evaluated, models.mlp(params, config, x))
     one, two = (models.mlp(params, config, x, key=jax.random.key(k)) for k in (1, 2))
@@ -87,7 +87,7 @@ def test_kernels_are_independent_draws():
 
 
 def test_bad_shapes_are_named():
-    params, state = models.init_cnn(KEY, CNN)
+    params, state = jax.jit(models.init_cnn)(KEY, CNN)
     with pytest.raises(
         ValueError, match=r"cnn: x must be \[..., \(8, 6, 2\)\], got \[3, 8, 6, 1\]"
     ):
@@ -105,7 +105,7 @@ def test_bad_shapes_are_named():
 
 
 def test_summary_lists_every_leaf_and_counts():
-    params = models.init_mlp(KEY, MLP)
+    params = jax.jit(models.init_mlp)(KEY, MLP)
     text = models.summary(params, lambda p, x: models.mlp(p, MLP, x), jnp.ones((10, 6)))
     lines = text.splitlines()
     assert any(line.split() == ["layers/0/kernel", "6×8", "float32", "48"] for line in lines)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxnets import gradients, losses, models, nn, tree
-from tests.catalogue import BERT, GPT, LLAMA
+from tests.catalogue import BERT, GPT, LLAMA, thorough_beyond
 from tests.numerics import assert_trees_close, relative_error
 
 KEY = jax.random.key(0)
@@ -16,7 +16,7 @@ def small(**changes):
 
 
 def test_paths_are_those_of_the_design():
-    paths = set(tree.flatten_with_paths(models.init_transformer(KEY, LLAMA)))
+    paths = set(tree.flatten_with_paths(jax.jit(models.init_transformer)(KEY, LLAMA)))
     block = {f"attention/{name}/kernel" for name in ("query", "key", "value", "out")}
     block |= {f"mlp/{name}/kernel" for name in ("up", "gate", "down")}
     block |= {"attention_norm/scale", "mlp_norm/scale"}
@@ -35,10 +35,12 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(
+    "name", thorough_beyond({"rotary", "scanned"}, {name: (name,) for name in FORMS})
+)
 def test_prefill_and_cached_steps_are_the_full_pass(name):
     config = FORMS[name]
-    params = models.init_transformer(KEY, config)
+    params = jax.jit(models.init_transformer)(KEY, config)
     want = jax.jit(models.transformer)(params, config, IDS)
     caches = models.transformer_caches(config, 6, lead=(2,))
     prefill, caches = models.continue_transformer(params, config, IDS[:, :2], caches, 0)
@@ -60,7 +62,7 @@ def test_stacked_blocks_and_remat_are_the_listed_ones():
     # with rotations a key's bias has a derivative that is not 0
     options = {"dropout_rate": 0.3, "positions": "rotary"}
     listed, config = small(**options), small(scan=True, remat=True, **options)
-    params = models.init_transformer(KEY, listed)
+    params = jax.jit(models.init_transformer)(KEY, listed)
     stacked = params | {"blocks": jax.tree.map(lambda *x: jnp.stack(x), *params["blocks"])}
 
     def value_and_gradient(params, config):
@@ -79,7 +81,7 @@ def test_stacked_blocks_and_remat_are_the_listed_ones():
 
 
 def test_padding_is_not_seen_by_the_encoder():
-    params = models.init_encoder(KEY, BERT)
+    params = jax.jit(models.init_encoder)(KEY, BERT)
     mask = jnp.arange(5) < 3
     spoiled = jnp.where(mask, IDS, 7)
     kinds = IDS % 2
@@ -94,7 +96,7 @@ def test_padding_is_not_seen_by_the_encoder():
 
 def test_half_precision_and_dropout():
     config = small(dtype=jnp.bfloat16, dropout_rate=0.5)
-    params = models.init_transformer(KEY, config)
+    params = jax.jit(models.init_transformer)(KEY, config)
     y = models.transformer(params, config, IDS)
     assert y.dtype == jnp.bfloat16
     assert relative_error(y, models.transformer(params, small(), IDS)) < 0.05
@@ -107,7 +109,7 @@ def test_half_precision_and_dropout():
 def test_the_engine_needs_no_fallback_for_next_tokens(scan):
     """With a vocabulary at which a tied table's products are what is cheap."""
     config = models.TransformerConfig(300, depth=2, features=16, heads=2, max_length=8, scan=scan)
-    params = models.init_transformer(KEY, config)
+    params = jax.jit(models.init_transformer)(KEY, config)
 
     def loss(params, ids):
         logits = models.transformer(params, config, ids[:-1])
@@ -122,7 +124,7 @@ def test_the_engine_needs_no_fallback_for_next_tokens(scan):
 @pytest.mark.thorough
 def test_long_sequences_take_the_tiles_and_keep_the_engine():
     config = models.TransformerConfig(5, 1, 4, 1, positions="rotary", activation=nn.relu, hidden=4)
-    params = models.init_transformer(KEY, config)
+    params = jax.jit(models.init_transformer)(KEY, config)
     ids = jax.random.randint(KEY, (2, 513), 0, 5)
 
     def loss(params, ids):
@@ -139,11 +141,11 @@ def test_errors_say_what_is_wanted():
         models.TransformerConfig(11, heads=4, kv_heads=3)
     with pytest.raises(ValueError, match="positions must be one of"):
         models.TransformerConfig(11, positions="absolute")
-    params = models.init_transformer(KEY, GPT)
+    params = jax.jit(models.init_transformer)(KEY, GPT)
     with pytest.raises(ValueError, match="6 positions are more than max_length 5"):
         models.transformer(params, GPT, jnp.zeros(6, int))
     with pytest.raises(ValueError, match=r"config\.token_types is 0"):
         models.encoder(params, GPT, jnp.zeros(3, int), token_types=jnp.zeros(3, int))
-    params = models.init_encoder(KEY, BERT)
+    params = jax.jit(models.init_encoder)(KEY, BERT)
     with pytest.raises(ValueError, match=r"shapes must match exactly, got ids \(2, 3\)"):
         models.encoder(params, BERT, jnp.zeros((2, 3), int), token_types=jnp.zeros(3, int))

@@ -251,9 +251,10 @@ def test_bad_input_is_named():
         nn.rnn_cell(nn.init_rnn_cell(KEY, 3, 4), jnp.zeros(4), jnp.ones(3, int))
 
 
+@pytest.mark.thorough
 def test_a_stream_in_parts_is_the_whole():
     config = models.RNNConfig(3, 7, "gru", (4, 5), readout="each", vocabulary=7)
-    params = models.init_rnn(KEY, config)
+    params = jax.jit(models.init_rnn)(KEY, config)
     ids = jax.random.randint(KEY, (2, 6), 0, 7)
     carry, parts = models.zero_rnn_carry(params, config, (2,)), []
     for part in (ids[:, :4], ids[:, 4:]):
@@ -268,7 +269,7 @@ def test_a_stream_in_parts_is_the_whole():
 )
 def test_a_padded_sequence_reads_as_the_short_one(readout):
     config = models.RNNConfig(3, 2, "lstm", (4, 3), bidirectional=True, readout=readout)
-    params, x = models.init_rnn(KEY, config), jax.random.normal(KEY, (2, 5, 3))
+    params, x = jax.jit(models.init_rnn)(KEY, config), jax.random.normal(KEY, (2, 5, 3))
     got = models.rnn(params, config, x, lengths=jnp.asarray([5, 3]))[1]
     want = models.rnn(params, config, x[1, :3])
     assert relative_error(got[:3] if readout == "each" else got, want) <= 1e-6
@@ -283,7 +284,7 @@ def test_a_mean_is_that_of_the_steps_logits():
 
 def test_dropout_of_a_recurrent_net_acts_with_a_key_only():
     config = models.RNNConfig(3, 2, "vanilla", (16,), dropout_rate=0.5)
-    params, x = models.init_rnn(KEY, config), jnp.ones((5, 3))
+    params, x = jax.jit(models.init_rnn)(KEY, config), jnp.ones((5, 3))
     plain = models.rnn(params, config, x)
     one, two = (models.rnn(params, config, x, key=jax.random.key(k)) for k in (1, 2))
     np.testing.assert_array_equal(plain, models.rnn(params, config, x))
@@ -299,6 +300,6 @@ def test_bad_configs_are_named():
     with pytest.raises(ValueError, match="RNNConfig: there must be a layer"):
         models.RNNConfig(3, 2, hidden=())
     config = models.RNNConfig(3, 2, bidirectional=True)
-    params = models.init_rnn(KEY, config)
+    params = jax.jit(models.init_rnn)(KEY, config)
     with pytest.raises(ValueError, match="a bidirectional net has no carry"):
         models.rnn_with_carry(params, config, jnp.ones((5, 3)), None)

@@ -13,6 +13,7 @@ from tests.numerics import assert_trees_equal
 NAMES = pretrained.EFFICIENTNET_NAMES
 
 
+@pytest.mark.thorough
 def test_there_and_back_bit_for_bit():
     pair = models.init_efficientnet(jax.random.key(0), EFFICIENTNET)
     state_dict = pretrained.to_state_dict(pair, NAMES)

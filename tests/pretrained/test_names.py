@@ -263,7 +263,7 @@ def test_nnxs_state_gives_nnxs_outputs_and_comes_back():
 
 
 def test_what_differs_from_flax_is_named():
-    params = models.init_mlp(KEY, MLP)
+    params = jax.jit(models.init_mlp)(KEY, MLP)
     like = LinenMLP().init(KEY, np.ones(6))
     with pytest.raises(ValueError, match="no rule renames leaf 'layers/0/bias'"):
         pretrained.to_flax(params, like, {})
