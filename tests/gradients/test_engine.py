@@ -94,8 +94,17 @@ def test_float64(case, x64):
     assert_as_defined(case.loss, params, batch, 1e-10)
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case,
+            id=case.name,
+            marks=pytest.mark.thorough if case.name in FEW else pytest.mark.exhaustive,
+        )
+        for case in CASES
+    ],
+)
 def test_float32(case):
     params, batch = drawn(case, jnp.float32)
     assert_as_defined(case.loss, params, batch, 1e-5)

@@ -180,7 +180,7 @@ def test_linens_parameters_and_cross_attention(x64):
     assert_trees_close(*results, 1e-12)
 
 
-@pytest.mark.parametrize("start", ["known", "traced"])
+@pytest.mark.parametrize("start", ["traced", pytest.param("known", marks=pytest.mark.thorough)])
 def test_a_cache_filled_piece_by_piece_is_the_full_pass(start):
     params = nn.init_attention(jax.random.key(0), 8, 4, kv_heads=2)
     x = jnp.asarray(normal(2, 6, 8), np.float32)

@@ -265,7 +265,7 @@ def test_a_stream_in_parts_is_the_whole():
 
 
 @pytest.mark.parametrize(
-    "readout", thorough_beyond({"mean"}, {name: (name,) for name in ("last", "mean", "each")})
+    "readout", thorough_beyond(set(), {name: (name,) for name in ("last", "mean", "each")})
 )
 def test_a_padded_sequence_reads_as_the_short_one(readout):
     config = models.RNNConfig(3, 2, "lstm", (4, 3), bidirectional=True, readout=readout)
