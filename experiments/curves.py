@@ -15,7 +15,7 @@ import numpy as np
 from experiments import named_optimizers
 from experiments.classification import Batch, Program, batch_of, make_program
 from experiments.data import Dataset, standardizer
-from experiments.errors import UsageError
+from experiments.errors import UsageError, diverged
 from experiments.nets import Augment, NetConfig
 from experiments.progress import progress
 from experiments.run import Run, append_metrics, read_metrics, rewind
@@ -255,7 +255,4 @@ def _require_finite(records: Sequence[Mapping[str, Any]]) -> None:
     for record in records:
         for name, kind in (("loss", "loss"), ("held_out_loss", "held-out loss")):
             if not np.isfinite(value := record.get(name, 0.0)):
-                raise UsageError(
-                    f"training diverged: {record['curve']} has {kind} {value} at step "
-                    f"{record['step']}; try a lower --learning-rate"
-                )
+                raise diverged(f"{record['curve']} has {kind} {value} at step {record['step']}")

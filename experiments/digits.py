@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 import jax
-import numpy as np
 
 from experiments import named_optimizers
 from experiments.classification import examine
@@ -17,6 +16,7 @@ from experiments.curves import Training, split, train_curves
 from experiments.data import Dataset, fingerprint, load
 from experiments.digits_report import Results, print_results, write_report
 from experiments.errors import UsageError
+from experiments.flags import require_batch, require_positive, require_seed
 from experiments.nets import Augment, NetConfig, cnn_config, init_net, resnet_config
 from experiments.run import open_run
 from jaxnets import tree
@@ -111,17 +111,11 @@ def settle(config: Config) -> Amounts:
         for name in ("learning_rate", "patience", "checkpoint_every", "width")
     }
     del positive["augment"]
-    for name, value in positive.items():
-        if value is not None and not (value > 0 and np.isfinite(value)):
-            raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
+    require_positive(positive)
     for name in ("dropout", "label_smoothing"):
         if not 0 <= (share := getattr(config, name)) <= 1:
             raise UsageError(f"--{name.replace('_', '-')} must be from 0 to 1, got {share}")
-    if not 0 <= config.seed < 2**31 - amounts.seeds:
-        raise UsageError(
-            f"--seed must be from 0 to {2**31 - 1 - amounts.seeds} (2³¹ - 1 - seeds), "
-            f"got {config.seed}"
-        )
+    require_seed(config.seed, amounts.seeds)
     return amounts
 
 
@@ -148,10 +142,7 @@ def _main(config: Config, amounts: Amounts) -> int:
     model = _model(config, images)
     data = split(images, config.patience, model.dtype)
     kept = len(data.train["y"])
-    if amounts.batch_size > kept:
-        raise UsageError(
-            f"--batch-size must be at most the {kept} training images, got {amounts.batch_size}"
-        )
+    require_batch(amounts.batch_size, kept)
     _describe(images, model)
     training = Training(
         learning_rate=config.learning_rate,

@@ -18,6 +18,11 @@ class FetchError(UsageError):
     """
 
 
+def diverged(what: str, flag: str = "--learning-rate") -> UsageError:
+    """Of a training whose loss, or the like, is no longer finite: `what` says which, and where."""
+    return UsageError(f"training diverged: {what}; try a lower {flag}")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" (did you mean …?)"` if one of `known` is close to `name`, else nothing."""
     close = get_close_matches(name, list(known), n=1)

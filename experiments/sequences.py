@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.classification import example_loss
-from experiments.errors import UsageError
+from experiments.errors import UsageError, diverged
+from experiments.flags import require_not_negative, require_positive, require_seed
 from experiments.progress import Handle, progress, report_progress
 from experiments.run import Run, append_metrics
 from jaxnets import gradients, optim, train
@@ -64,18 +65,11 @@ def require_flags(config: Any, positive: Mapping[str, float]) -> None:
     Raises:
       UsageError: naming the flag that is out of range.
     """
-    for name, value in positive.items():
-        if not (value > 0 and np.isfinite(value)):
-            raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
+    require_positive(positive)
     if not 0 <= config.dropout <= 1:
         raise UsageError(f"--dropout must be from 0 to 1, got {config.dropout}")
-    if not (config.weight_decay >= 0 and np.isfinite(config.weight_decay)):
-        raise UsageError(f"--weight-decay must not be negative, got {config.weight_decay}")
-    if not 0 <= config.seed < 2**31 - config.seeds:
-        raise UsageError(
-            f"--seed must be from 0 to {2**31 - 1 - config.seeds} (2³¹ - 1 - seeds), "
-            f"got {config.seed}"
-        )
+    require_not_negative({"weight_decay": config.weight_decay})
+    require_seed(config.seed, config.seeds)
 
 
 class Program(NamedTuple):
@@ -220,10 +214,7 @@ def _require_finite(
 ) -> None:
     for seed, ran, loss in zip(seeds, history.ran[:, 0], values["loss"], strict=True):
         if ran and not np.isfinite(loss):
-            raise UsageError(
-                f"training diverged: {name}, seed {seed}, has loss {loss}; try a lower "
-                "--learning-rate"
-            )
+            raise diverged(f"{name}, seed {seed}, has loss {loss}")
 
 
 def of_seed(trained: Trained, index: int) -> Params:

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.data.weights import fetch_weights
 from experiments.errors import UsageError
+from experiments.flags import require_positive, require_seed
 from experiments.generate.generation import encode, generate, load_language, score, until_stop
 from experiments.generate.report import Results, print_results, write_report
 from experiments.run import append_metrics, open_run
@@ -56,16 +57,12 @@ def check(config: Config) -> None:
     Raises:
       UsageError: naming the flag that is out of range.
     """
-    for name in ("tokens", "samples", "top_k"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
+    require_positive({name: getattr(config, name) for name in ("tokens", "samples", "top_k")})
     if not (config.temperature > 0 and np.isfinite(config.temperature)):
         raise UsageError(f"--temperature must be positive, got {config.temperature}; 0 is --greedy")
     if config.top_p is not None and not 0 < config.top_p <= 1:
         raise UsageError(f"--top-p must be above 0 and at most 1, got {config.top_p}")
-    if not 0 <= config.seed < 2**31:
-        raise UsageError(f"--seed must be from 0 to {2**31 - 1} (2³¹ - 1), got {config.seed}")
+    require_seed(config.seed)
     if config.greedy and config.samples > 1:
         raise UsageError("--greedy has one continuation: leave --samples out")
 

@@ -12,6 +12,7 @@ import numpy as np
 from experiments.data import Dataset, fingerprint, load
 from experiments.data.dataset import Images
 from experiments.errors import UsageError
+from experiments.flags import filled, require_batch, require_positive, require_seed
 from experiments.images import adversarial, autoencoders, denoisers
 from experiments.images.frechet import (
     Features,
@@ -105,22 +106,16 @@ def settle(config: Config) -> Amounts:
     defaults = Amounts(16 if digits else 64, JUDGE_EPOCHS, 64 if digits else 128, 2000)
     if config.quick:
         defaults = defaults._replace(width=16, judge_epochs=JUDGE_EPOCHS // 5, samples=200)
-    given = {name: getattr(config, name) for name in Amounts._fields}
-    amounts = defaults._replace(**{k: v for k, v in given.items() if v is not None})
-    for name, value in (*amounts._asdict().items(), ("epochs", config.epochs)):
-        if value is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
-    factor = config.learning_rate_factor
-    if not (factor > 0 and np.isfinite(factor)):
-        raise UsageError(f"--learning-rate-factor must be positive, got {factor}")
+    amounts = filled(config, defaults)
+    others = {name: getattr(config, name) for name in ("epochs", "learning_rate_factor")}
+    require_positive(amounts._asdict() | others)
     if amounts.width % 8:
         raise UsageError(f"--width must be a multiple of 8, got {amounts.width}")
     if amounts.samples < 2:
         raise UsageError(f"--samples must be at least 2, got {amounts.samples}")
     if not config.models:
         raise UsageError(f"--models must name some of {', '.join(MODELS)}")
-    if not 0 <= config.seed < 2**31:
-        raise UsageError(f"--seed must be from 0 to {2**31 - 1} (2³¹ - 1), got {config.seed}")
+    require_seed(config.seed)
     return amounts
 
 
@@ -142,11 +137,7 @@ def main(config: Config) -> int:
         raise UsageError(
             f"{data.name}: images must have sides that are multiples of 4, got {height}×{width}"
         )
-    if amounts.batch_size > len(data.train_y):
-        raise UsageError(
-            f"--batch-size must be at most the {len(data.train_y)} training images, "
-            f"got {amounts.batch_size}"
-        )
+    require_batch(amounts.batch_size, len(data.train_y))
     amounts = amounts._replace(samples=min(amounts.samples, len(data.test_y)))
     config = replace(config, **amounts._asdict())
     print(f"{data.name}: {len(data.train_y):,} images, on {jax.devices()[0].device_kind}")

@@ -10,7 +10,7 @@ from jax import lax
 from numpy.typing import NDArray
 
 from experiments.data.dataset import Images
-from experiments.errors import UsageError
+from experiments.errors import diverged
 from experiments.progress import Handle, progress, report_progress
 from experiments.randomness import Keys, keys_of
 from jaxnets import optim, train
@@ -116,10 +116,10 @@ def fit(name: str, task: Task, step: Step, state: Any) -> Fitted:
     losses = {key: np.asarray(value).ravel() for key, value in metrics.items()}
     for key, values in losses.items():
         if not np.isfinite(values).all():
-            raise UsageError(
-                f"training diverged: the {name}'s {key} is {values[~np.isfinite(values)][0]} at "
-                f"step {int(np.argmin(np.isfinite(values))) + 1}; try a lower "
-                "--learning-rate-factor"
+            raise diverged(
+                f"the {name}'s {key} is {values[~np.isfinite(values)][0]} at step "
+                f"{int(np.argmin(np.isfinite(values))) + 1}",
+                "--learning-rate-factor",
             )
     return Fitted(state, losses, time.perf_counter() - started)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from experiments.classification import batch_of, examine
 from experiments.data import Dataset, fingerprint, load, standardizer
 from experiments.errors import UsageError
+from experiments.flags import filled, require_batch, require_positive, require_seed
 from experiments.influence import cost, scores
 from experiments.influence.labels import Labels, flip
 from experiments.influence.report import OneRun, Results, print_results, write_report
@@ -73,25 +74,18 @@ def settle(config: Config) -> Amounts:
     defaults = Amounts(64, 30, 5) if config.data == "digits" else Amounts(128, 5, 1)
     if config.quick:
         defaults = defaults._replace(epochs=-(-defaults.epochs // 3), seeds=1)
-    given = {name: getattr(config, name) for name in Amounts._fields}
-    amounts = defaults._replace(**{k: v for k, v in given.items() if v is not None})
+    amounts = filled(config, defaults)
     positive = amounts._asdict() | {
         name: getattr(config, name) for name in ("learning_rate", "checkpoint_every")
     }
-    for name, value in positive.items():
-        if not (value > 0 and np.isfinite(value)):
-            raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
+    require_positive(positive)
     if amounts.batch_size < 2:
         raise UsageError("--batch-size must be at least 2: noise is seen between examples, got 1")
     if not 0 < config.flipped < 1:
         raise UsageError(f"--flipped must be above 0 and below 1, got {config.flipped}")
     if not 0 <= config.momentum < 1:
         raise UsageError(f"--momentum must be from 0 to below 1, got {config.momentum}")
-    if not 0 <= config.seed < 2**31 - amounts.seeds:
-        raise UsageError(
-            f"--seed must be from 0 to {2**31 - 1 - amounts.seeds} (2³¹ - 1 - seeds), "
-            f"got {config.seed}"
-        )
+    require_seed(config.seed, amounts.seeds)
     return amounts
 
 
@@ -100,11 +94,7 @@ def main(config: Config) -> int:
     amounts = settle(config)
     config = replace(config, **amounts._asdict())
     data = load(config.data, config.data_folder)
-    if amounts.batch_size > len(data.train_y):
-        raise UsageError(
-            f"--batch-size must be at most the {len(data.train_y)} training images, "
-            f"got {amounts.batch_size}"
-        )
+    require_batch(amounts.batch_size, len(data.train_y))
     # a norm over the batch would leave no example a gradient of its own
     model = replace(
         cnn_config(data, dropout=0.0, dtype="float32"),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.classification import REPORTS_PER_EPOCH, Batch, example_loss
-from experiments.errors import UsageError
+from experiments.errors import diverged
 from experiments.progress import Handle, progress, report_progress
 from jaxnets import gradients, models, optim, train, tree
 from jaxnets.types import Array, Params, PyTree
@@ -145,10 +145,7 @@ def run(training: Training, program: Program, data: Batch, test: Batch, seed: in
             state, metrics = program.epoch(state, data, bar)
             seen.append(summarize(metrics))
             if not np.isfinite(seen[-1].loss):
-                raise UsageError(
-                    f"training diverged: seed {seed} has loss {seen[-1].loss} in epoch {epoch}; "
-                    "try a lower --learning-rate"
-                )
+                raise diverged(f"seed {seed} has loss {seen[-1].loss} in epoch {epoch}")
             if epoch % training.checkpoint_every == 0 or epoch == training.epochs:
                 # a copy: the program gives up the state that it is handed
                 checkpoints.append(jax.tree.map(jnp.copy, state.params))

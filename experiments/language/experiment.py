@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.data.texts import Text, fingerprint, load_text, split
 from experiments.errors import UsageError
+from experiments.flags import filled, require_positive, require_seed
 from experiments.language import looks, nets
 from experiments.language.report import Looks, print_results, write_report
 from experiments.language.sizes import FULL, QUICK, Sizes
@@ -90,15 +91,10 @@ def settle(config: Config) -> Sizes:
     Raises:
       UsageError: naming the flag that is out of range.
     """
-    given = {name: getattr(config, name) for name in Sizes._fields}
-    sizes = (QUICK if config.quick else FULL)._replace(
-        **{name: value for name, value in given.items() if value is not None}
-    )
+    sizes = filled(config, QUICK if config.quick else FULL)
     positive = {k: v for k, v in sizes._asdict().items() if k not in ("dropout", "dtype")}
     positive |= {k: getattr(config, k) for k in ("samples", "sample_length", "temperature")}
-    for name, value in positive.items():
-        if not (value > 0 and np.isfinite(value)):
-            raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
+    require_positive(positive)
     if not 0 <= sizes.dropout < 1:
         raise UsageError(f"--dropout must be from 0 to below 1, got {sizes.dropout}")
     if not 0 < config.held_out < 1:
@@ -112,8 +108,7 @@ def settle(config: Config) -> Sizes:
         )
     if not config.prompt:
         raise UsageError("--prompt must not be empty")
-    if not 0 <= config.seed < 2**31:
-        raise UsageError(f"--seed must be from 0 to {2**31 - 1} (2³¹ - 1), got {config.seed}")
+    require_seed(config.seed)
     return sizes
 
 

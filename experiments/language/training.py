@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.errors import UsageError
+from experiments.errors import diverged
 from experiments.language.nets import Net
 from experiments.language.sizes import Sizes
 from experiments.progress import Handle, progress, report_progress
@@ -154,9 +154,8 @@ def run(
             state, metrics = programs[int(n)](state, text, bar)
             seen.append(np.asarray(metrics["loss"], np.float64))
             if not np.isfinite(seen[-1]).all():
-                raise UsageError(
-                    f"training diverged: the {net.name} has {seen[-1][-1]} bits per byte at step "
-                    f"{int(state.step)}; try a lower --learning-rate"
+                raise diverged(
+                    f"the {net.name} has {seen[-1][-1]} bits per byte at step {int(state.step)}"
                 )
             measured.append((int(state.step), float(measure(state, part))))
             record(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from experiments.data import Dataset, fingerprint, load
 from experiments.errors import UsageError
+from experiments.flags import filled, require_batch, require_positive, require_seed
 from experiments.optimizers import descent, images
 from experiments.optimizers.families import REFERENCES, Contender, Family, chosen
 from experiments.optimizers.functions import ARENAS
@@ -86,25 +87,18 @@ def settle(config: Config) -> Amounts:
     defaults = Amounts(6, 1000, 2, 1) if config.quick else Amounts(16, 2000, 0, 3)
     if not config.quick:
         defaults = defaults._replace(epochs=EPOCHS.get(config.data, 2))
-    given = {name: getattr(config, name) for name in Amounts._fields}
-    amounts = defaults._replace(**{k: v for k, v in given.items() if v is not None})
+    amounts = filled(config, defaults)
     positive = amounts._asdict() | {
         name: getattr(config, name)
         for name in ("lowest_rate", "highest_rate", "hidden", "batch_size")
     }
-    for name, value in positive.items():
-        if not (value > 0 and np.isfinite(value)):
-            raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
+    require_positive(positive)
     if amounts.rates < 2 or config.lowest_rate >= config.highest_rate:
         raise UsageError(
             "the grid needs --rates of at least 2 and --lowest-rate below --highest-rate, got "
             f"{amounts.rates} from {config.lowest_rate:g} to {config.highest_rate:g}"
         )
-    if not 0 <= config.seed < 2**31 - amounts.seeds:
-        raise UsageError(
-            f"--seed must be from 0 to {2**31 - 1 - amounts.seeds} (2³¹ - 1 - seeds), "
-            f"got {config.seed}"
-        )
+    require_seed(config.seed, amounts.seeds)
     return amounts
 
 
@@ -115,10 +109,7 @@ def main(config: Config) -> int:
     data = load(config.data, config.data_folder)
     split = images.split(data)
     kept = len(split.train["y"])
-    if config.batch_size > kept:
-        raise UsageError(
-            f"--batch-size must be at most the {kept} training images, got {config.batch_size}"
-        )
+    require_batch(config.batch_size, kept)
     families = chosen(config.optimizers)
     rates = np.geomspace(config.lowest_rate, config.highest_rate, amounts.rates)
     opened = open_run(

@@ -10,6 +10,7 @@ import numpy as np
 from experiments import named_optimizers
 from experiments.data import fingerprint, load
 from experiments.errors import UsageError
+from experiments.flags import filled, require_batch, require_seed
 from experiments.optimizers.images import Split
 from experiments.private import canaries, classifier
 from experiments.private.bound import lower_bound
@@ -106,8 +107,7 @@ def settle(config: Config) -> Amounts:
         amounts = amounts._replace(
             epsilons=(1.0, 8.0), learning_rates=defaults.learning_rates[-2:-1], seeds=1
         )
-    given = {name: getattr(config, name) for name in Amounts._fields}
-    amounts = amounts._replace(**{k: v for k, v in given.items() if v is not None})
+    amounts = filled(config, amounts)
     positive = amounts._asdict() | {
         name: getattr(config, name) for name in ("clip_norm", "audited", "canaries", "guesses")
     }
@@ -117,11 +117,7 @@ def settle(config: Config) -> Amounts:
             shown = " ".join(f"{v:g}" for v in values)
             raise UsageError(f"--{name.replace('_', '-')} must be positive, got {shown}")
     _require_telling(config)
-    if not 0 <= config.seed < 2**31 - amounts.seeds:
-        raise UsageError(
-            f"--seed must be from 0 to {2**31 - 1 - amounts.seeds} (2³¹ - 1 - seeds), "
-            f"got {config.seed}"
-        )
+    require_seed(config.seed, amounts.seeds)
     return amounts._replace(epsilons=tuple(sorted(set(amounts.epsilons))))
 
 
@@ -150,10 +146,7 @@ def main(config: Config) -> int:
     data = load(config.data, config.data_folder)
     split = classifier.images_of(data)
     n = len(split.train["y"])
-    if amounts.batch_size > n:
-        raise UsageError(
-            f"--batch-size must be at most the {n} training images, got {amounts.batch_size}"
-        )
+    require_batch(amounts.batch_size, n)
     if config.delta * n >= 1:
         raise UsageError(
             f"--delta must be below 1 / {n}, one over the number of training images, "

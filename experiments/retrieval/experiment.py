@@ -11,6 +11,13 @@ from numpy.typing import NDArray
 
 from experiments.data.captioned import SIDE, Captioned, load_captioned
 from experiments.errors import UsageError
+from experiments.flags import (
+    filled,
+    require_batch,
+    require_not_negative,
+    require_positive,
+    require_seed,
+)
 from experiments.retrieval.images import pretrained_features, shrink
 from experiments.retrieval.measure import Split, split
 from experiments.retrieval.report import OneRun, part, print_results, write_report
@@ -93,14 +100,11 @@ def settle(config: Config) -> Amounts:
       UsageError: naming the flag that is out of range.
     """
     defaults = Amounts(16, 60, 1, 2) if config.quick else Amounts(32, 100, 3, 8)
-    given = {name: getattr(config, name) for name in Amounts._fields}
-    amounts = defaults._replace(**{k: v for k, v in given.items() if v is not None})
+    amounts = filled(config, defaults)
     positive = amounts._asdict() | {
         name: getattr(config, name) for name in ("learning_rate", "features")
     }
-    for name, value in positive.items():
-        if not (value > 0 and np.isfinite(value)):
-            raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
+    require_positive(positive)
     if config.side not in (16, 32, 64, SIDE):
         raise UsageError(f"--side must be 16, 32, 64 or {SIDE}, got {config.side}")
     if config.batch_size < 2:
@@ -110,13 +114,8 @@ def settle(config: Config) -> Amounts:
             raise UsageError(
                 f"--{name.replace('_', '-')} must be from 0 to below 1, got {getattr(config, name)}"
             )
-    if not (config.weight_decay >= 0 and np.isfinite(config.weight_decay)):
-        raise UsageError(f"--weight-decay must not be negative, got {config.weight_decay}")
-    if not 0 <= config.seed < 2**31 - amounts.seeds:
-        raise UsageError(
-            f"--seed must be from 0 to {2**31 - 1 - amounts.seeds} (2³¹ - 1 - seeds), "
-            f"got {config.seed}"
-        )
+    require_not_negative({"weight_decay": config.weight_decay})
+    require_seed(config.seed, amounts.seeds)
     return amounts
 
 
@@ -130,10 +129,7 @@ def main(config: Config) -> int:
         for i in range(amounts.seeds)
     ]
     fewest = min(len(s.train) for s in splits)
-    if config.batch_size > fewest:
-        raise UsageError(
-            f"--batch-size must be at most the {fewest} training pairs, got {config.batch_size}"
-        )
+    require_batch(config.batch_size, fewest, "pairs")
     opened = open_run(
         config.runs, "retrieval", config, data=fingerprint(data), folder=config.folder
     )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.classification import REPORTS_PER_EPOCH
-from experiments.errors import UsageError
+from experiments.errors import diverged
 from experiments.progress import Handle, progress, report_progress
 from experiments.retrieval.images import augment
 from experiments.retrieval.measure import Recall, recall
@@ -190,10 +190,7 @@ def run(
             state, metrics = program.epoch(state, data, bar)
             losses.append(float(jnp.mean(metrics["loss"])))
             if not np.isfinite(losses[-1]):
-                raise UsageError(
-                    f"training diverged: seed {seed} has loss {losses[-1]} in epoch {epoch}; "
-                    "try a lower --learning-rate"
-                )
+                raise diverged(f"seed {seed} has loss {losses[-1]} in epoch {epoch}")
             u, v = unit_vectors(held_out)
             recalls.append(recall(u, v))
     return Trained(state, np.array(losses), recalls, recall(*unit_vectors(known)), u, v)

@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.data.reviews import NAME, Part, Reviews, fingerprint, load_reviews
 from experiments.errors import UsageError
+from experiments.flags import filled, require_batch
 from experiments.run import Run, open_run
 from experiments.sentiment import saliency
 from experiments.sentiment.nets import make_classifier
@@ -94,8 +95,7 @@ def settle(config: Config) -> Amounts:
     defaults = Amounts(400, 128, depth, rate, 6)
     if config.quick:
         defaults = defaults._replace(tokens=160, width=48, epochs=3)
-    given = {name: getattr(config, name) for name in Amounts._fields}
-    amounts = defaults._replace(**{k: v for k, v in given.items() if v is not None})
+    amounts = filled(config, defaults)
     positive = amounts._asdict() | {
         n: getattr(config, n) for n in ("batch_size", "patience", "seeds")
     }
@@ -112,11 +112,7 @@ def main(config: Config) -> int:
     amounts = settle(config)
     config = replace(config, **amounts._asdict())
     reviews = load_reviews(config.data, config.data_folder)
-    if config.batch_size > len(reviews.train.labels):
-        raise UsageError(
-            f"--batch-size must be at most the {len(reviews.train.labels)} training reviews, got "
-            f"{config.batch_size}"
-        )
+    require_batch(config.batch_size, len(reviews.train.labels), "reviews")
     words = [words_of(text) for text in reviews.train.texts]
     vocabulary = make_vocabulary(words, config.vocabulary)
     data = {

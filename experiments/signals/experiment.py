@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.data.signals import Signals, Split, fingerprint, load_signals, standardizer
 from experiments.errors import UsageError
+from experiments.flags import filled, require_batch
 from experiments.run import Run, open_run
 from experiments.sequences import (
     Batch,
@@ -73,9 +74,7 @@ def settle(config: Config, model: str) -> Recipe:
     Raises:
       UsageError: naming the flag that is out of range.
     """
-    recipe = recipe_for(config.data, model, quick=config.quick)
-    given = {name: getattr(config, name) for name in Recipe._fields}
-    recipe = recipe._replace(**{k: v for k, v in given.items() if v is not None})
+    recipe = filled(config, recipe_for(config.data, model, quick=config.quick))
     require_flags(config, {**recipe._asdict(), "seeds": config.seeds})
     if len(set(config.model)) < max(1, len(config.model)):
         raise UsageError(f"--model must name one net or several, each once, got {config.model}")
@@ -97,11 +96,7 @@ def main(config: Config) -> int:
     signals = load_signals(config.data, config.data_folder)
     data = split(signals, validate=config.validate)
     for recipe in recipes.values():
-        if recipe.batch_size > len(data.train["y"]):
-            raise UsageError(
-                f"--batch-size must be at most the {len(data.train['y'])} training signals, "
-                f"got {recipe.batch_size}"
-            )
+        require_batch(recipe.batch_size, len(data.train["y"]), "signals")
     _describe(signals, data)
     opened = open_run(
         config.runs, "signals", config, data=fingerprint(signals), folder=config.folder

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.errors import UsageError
+from experiments.flags import filled, require_positive, require_seed
 from experiments.run import append_metrics, open_run
 from experiments.translation import nets, scoring, vocabulary
 from experiments.translation.nets import Kind, Net
@@ -111,16 +112,13 @@ def settle(config: Config) -> Amounts:
     Raises:
       UsageError: naming the flag that is out of range.
     """
-    given = {name: getattr(config, name) for name in Amounts._fields}
     forms = QUICK if config.quick else FULL
     form = forms[config.model] if config.model else next(iter(forms.values()))
-    amounts = form._replace(**{k: v for k, v in given.items() if v is not None})
+    amounts = filled(config, form)
     counts = ("words", "validation", "test", "beams")
     positive = amounts._asdict() | {name: getattr(config, name) for name in counts}
     del positive["dropout"], positive["model"]
-    for name, value in positive.items():
-        if not (value > 0 and np.isfinite(value)):
-            raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
+    require_positive(positive)
     shares = {name: getattr(config, name) for name in ("label_smoothing", "warmup")}
     for name, share in {"dropout": amounts.dropout, **shares}.items():
         if not 0 <= share < 1:
@@ -134,8 +132,7 @@ def settle(config: Config) -> Amounts:
         raise UsageError(f"--heads must divide {amounts.features} features, got {amounts.heads}")
     if amounts.model == "lstm" and amounts.features % 2:
         raise UsageError(f"--features must be even for the lstm, got {amounts.features}")
-    if not 0 <= config.seed < 2**31:
-        raise UsageError(f"--seed must be from 0 to {2**31 - 1}, got {config.seed}")
+    require_seed(config.seed)
     return amounts
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from experiments.classification import REPORTS_PER_EPOCH
-from experiments.errors import UsageError
+from experiments.errors import UsageError, diverged
 from experiments.progress import Handle, progress, report_progress
 from experiments.run import Run, append_metrics, read_metrics, rewind
 from experiments.translation.nets import Net
@@ -218,9 +218,9 @@ def fit(
                 cpu_seconds=time.process_time() - cpu_started,
             )
             if not np.isfinite([epoch.loss, epoch.held_out]).all():
-                raise UsageError(
-                    f"training diverged: loss {epoch.loss} in epoch {len(seen) + 1}, and "
-                    f"{epoch.held_out} on validation pairs; try a lower --learning-rate"
+                raise diverged(
+                    f"loss {epoch.loss} in epoch {len(seen) + 1}, and {epoch.held_out} on "
+                    "validation pairs"
                 )
             if epoch.held_out <= min((e.held_out for e in seen), default=np.inf):
                 # a copy: the program gives up the state that it is handed
