@@ -249,7 +249,7 @@ def test_a_resnet_is_shown_shifted_images_and_on_fashion_mnist_mirrored_ones():
     assert digits.settle(dataclasses.replace(resnet, augment="both")).augment == "both"
 
 
-@pytest.mark.thorough
+@pytest.mark.exhaustive
 def test_a_resnet_trains_on_augmented_images_and_is_examined(small, tmp_path, capsys):
     more = "--model resnet --width 4 --augment both --label-smoothing 0.1 --no-compare --epochs 24"
     folder = tmp_path / "run"

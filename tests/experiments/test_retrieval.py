@@ -74,7 +74,7 @@ def test_a_run_leaves_its_config_metrics_pictures_and_report(drawings, tmp_path,
     assert re.search(r"^  by chance +14\.3 %   71\.4 %   100\.0 %$", out, re.MULTILINE)
 
 
-@pytest.mark.thorough
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("more", ["--text gru --loss siglip", "--text transformer"])
 def test_other_towers_run(drawings, tmp_path, more):
     assert cli.main(flags(drawings, tmp_path / "run", *more.split())) == 0

@@ -75,7 +75,7 @@ def test_a_run_leaves_its_config_metrics_pictures_and_report(file, tmp_path, cap
     assert "BLEU" in capsys.readouterr().out
 
 
-@pytest.mark.thorough
+@pytest.mark.exhaustive
 def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(file, tmp_path, monkeypatch):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert cli.main(flags(file, whole)) == 0
