@@ -135,15 +135,18 @@ def batch_of(case, dtype):
     return jax.random.normal(key, (B, *case.shape), dtype)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(
-            case, id=case.name, marks=pytest.mark.exhaustive if case.heavy else pytest.mark.thorough
-        )
-        for case in LAYERS_AND_MODELS
-    ],
-)
+def each_layer_and_model(quick=()):
+    def mark(case):
+        if case.heavy:
+            return [pytest.mark.exhaustive]
+        return [] if case.name in quick else [pytest.mark.thorough]
+
+    return pytest.mark.parametrize(
+        "case", [pytest.param(case, id=case.name, marks=mark(case)) for case in LAYERS_AND_MODELS]
+    )
+
+
+@each_layer_and_model()
 def test_layers_and_models(case, x64):
     params = jax.tree.map(lambda x: x.astype(jnp.float64), initial(case))
     if not jax.tree.leaves(params):
@@ -151,13 +154,7 @@ def test_layers_and_models(case, x64):
     assert_as_defined(of_layer(case), params, batch_of(case, jnp.float64), 1e-10)
 
 
-@pytest.mark.parametrize(
-    "case",
-    thorough_beyond(
-        {case.name for case in MODELS if not case.heavy},
-        {case.name: (case,) for case in LAYERS_AND_MODELS},
-    ),
-)
+@each_layer_and_model(quick={case.name for case in MODELS})
 def test_no_layer_falls_back(case):
     params = initial(case)
     if not jax.tree.leaves(params):

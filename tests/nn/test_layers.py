@@ -21,13 +21,10 @@ LONG = {
     "bidirectional",
     "cached_attention",
     "cnn/eval",
-    "cnn/without_batch_norm",
     "conv/1d_causal_dilated",
     "conv/2d_grouped",
     "conv/3d",
     "rnn/bidirectional",
-    "rnn/language",
-    "signal_cnn",
     "unroll/gru_reverse_padded",
     "unroll/lstm_padded",
 }
@@ -97,10 +94,21 @@ def test_agrees_with_linen_in_value_and_all_gradients(case):
         assert_trees_close(ours, value_and_gradients(case.oracle), tolerance)
 
 
-HEAVY = {case.name: (case,) for case in CASES if case.heavy}
+FEW = {"encoder", "resnet/group_norm", "seq2seq", "transformer", "two_tower", "vae"}
 
 
-@pytest.mark.parametrize("case", thorough_beyond({"vae", "generator"}, HEAVY))
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case,
+            id=case.name,
+            marks=pytest.mark.thorough if case.name in FEW else pytest.mark.exhaustive,
+        )
+        for case in CASES
+        if case.heavy
+    ],
+)
 def test_heavy_models_agree_with_linen_in_value(case, x64):
     params, x = params_and_input(case, np.float64)
     got, want = (jax.jit(f)(params, x) for f in (case.apply, case.oracle))
