@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnets.optim.decay import Mask, mask_tree
 from jaxnets.optim.hyper import NON_NEGATIVE, POSITIVE, Hyper, transformation
@@ -15,7 +14,6 @@ from jaxnets.optim.leaves import (
     norms,
     require_params,
     rms,
-    widened,
 )
 from jaxnets.optim.transform import (
     EmptyState,
@@ -139,29 +137,11 @@ def unitwise_clip(g_norm: Array, max_norm: Array, grad: Array, div_eps: ArrayLik
     return grad * _shrinking(g_norm, max_norm, div_eps)
 
 
-def _norm_beyond_dust(x: Array, axis: Axis) -> Array:
-    """`√Σ|x|²` up to 4e28 (in float32); values below 3e-10 may count as 0.
-
-    Where norms below 1e-6 count as that, as here, one pass is enough: `norms` needs a branch for a
-    second, and XLA waits at each branch.
-    """
-    size = jnp.abs(widened(x))
-    # a power of two rounds nothing; were it not for the bound, XLA would square before it scales
-    scaled = jnp.minimum(size * 2.0**-31, np.finfo(size.dtype).max)
-    square = jnp.sum(scaled**2, axis, keepdims=True)
-    # the root of 0 has no derivative
-    root = jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
-    return root * 2.0**31
-
-
 @transformation(clipping=POSITIVE, eps=NON_NEGATIVE)
 def adaptive_grad_clip(
     clipping: Hyper, eps: Hyper = 1e-3, axis: Axis = None
 ) -> GradientTransformation:
     """Clip each unit's gradient to `λ max(‖θ‖, ε)`, in proportion to the norm of its weights.
-
-    Large gradients do not overflow while `‖g‖` stays below 4e28 (in float32, and also for gradients
-    of lower precision).
 
     Args:
       clipping: `λ > 0`.
@@ -182,12 +162,12 @@ def adaptive_grad_clip(
     ) -> tuple[Updates, State]:
         require_params("adaptive_grad_clip", params)
 
-        def step(g: Array, p: Array) -> Array:
-            g_norm, p_norm = (
-                _norm_beyond_dust(x, _unit_axes(x) if axis is None else axis) for x in (g, p)
-            )
+        axes = _unit_axes if axis is None else lambda x: axis
+        g_norms, p_norms = norms((updates, params), axes)
+
+        def step(g: Array, p: Array, g_norm: Array, p_norm: Array) -> Array:
             return g * _shrinking(g_norm, clipping * jnp.maximum(p_norm, eps))
 
-        return map_with_params(step, updates, params), state
+        return map_with_params(step, updates, params, g_norms, p_norms), state
 
     return GradientTransformation(empty_state, update)

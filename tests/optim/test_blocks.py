@@ -79,7 +79,6 @@ def test_lengths_of_clipped_updates():
 @pytest.mark.parametrize("shape", [(), (50,), (40, 30), (3, 3, 8, 16)])
 @pytest.mark.parametrize("size", [1e-30, 1e-9, 1e-7, 1.0, 1e20, 1e27])
 def test_units_of_any_size(size, shape, dtype):
-    """In one pass, whose squares of scaled values XLA must not scale instead."""
     rng = np.random.default_rng(0)
     g = jnp.asarray(size * rng.normal(size=shape), dtype)
     p = jnp.asarray(rng.normal(size=shape), dtype)
