@@ -266,7 +266,7 @@ def test_forms():
         ("--dropout 1", "--dropout must be from 0 to below 1, got 1"),
         ("--learning-rate nan", "--learning-rate must be positive, got nan"),
         ("--weight-decay -1", "--weight-decay must be from 0, got -1"),
-        ("--seed -1", "--seed must be from 0 to 2147483647, got -1"),
+        ("--seed -1", "--seed must be from 0 to 2147483647 (2³¹ - 1), got -1"),
         ("--test 200", "--test 200 and --validation 20 leave nothing to train on"),
         ("--batch-size 64", "--batch-size must be at most a quarter of the 160 training pairs"),
         ("--data bibel", "--data must be bible or an existing .tsv file, got 'bibel'"),
