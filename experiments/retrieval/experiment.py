@@ -17,6 +17,7 @@ from experiments.flags import (
     require_not_negative,
     require_positive,
     require_seed,
+    require_shares,
 )
 from experiments.retrieval.images import pretrained_features, shrink
 from experiments.retrieval.measure import Split, split
@@ -109,11 +110,7 @@ def settle(config: Config) -> Amounts:
         raise UsageError(f"--side must be 16, 32, 64 or {SIDE}, got {config.side}")
     if config.batch_size < 2:
         raise UsageError(f"--batch-size must be at least 2, got {config.batch_size}")
-    for name in ("word_dropout", "held_out"):
-        if not 0 <= getattr(config, name) < 1:
-            raise UsageError(
-                f"--{name.replace('_', '-')} must be from 0 to below 1, got {getattr(config, name)}"
-            )
+    require_shares({name: getattr(config, name) for name in ("word_dropout", "held_out")})
     require_not_negative({"weight_decay": config.weight_decay})
     require_seed(config.seed, amounts.seeds)
     return amounts

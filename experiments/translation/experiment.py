@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.errors import UsageError
-from experiments.flags import filled, require_positive, require_seed
+from experiments.flags import filled, require_positive, require_seed, require_shares
 from experiments.run import append_metrics, open_run
 from experiments.translation import nets, scoring, vocabulary
 from experiments.translation.nets import Kind, Net
@@ -120,9 +120,7 @@ def settle(config: Config) -> Amounts:
     del positive["dropout"], positive["model"]
     require_positive(positive)
     shares = {name: getattr(config, name) for name in ("label_smoothing", "warmup")}
-    for name, share in {"dropout": amounts.dropout, **shares}.items():
-        if not 0 <= share < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be from 0 to below 1, got {share}")
+    require_shares({"dropout": amounts.dropout, **shares})
     for name in ("weight_decay", "length_penalty"):
         if not 0 <= getattr(config, name) < np.inf:
             raise UsageError(

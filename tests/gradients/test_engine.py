@@ -94,17 +94,8 @@ def test_float64(case, x64):
     assert_as_defined(case.loss, params, batch, 1e-10)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(
-            case,
-            id=case.name,
-            marks=pytest.mark.thorough if case.name in FEW else pytest.mark.exhaustive,
-        )
-        for case in CASES
-    ],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_float32(case):
     params, batch = drawn(case, jnp.float32)
     assert_as_defined(case.loss, params, batch, 1e-5)
