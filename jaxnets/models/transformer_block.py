@@ -68,7 +68,7 @@ class TransformerConfig:
       norm_bias: whether layer norms have.
       tied: whether the logits come from the embedding's own table.
       window: how many positions attention reaches back (and, if not causal, forth); `None` is all.
-      implementation: of self-attention without a cache, see `nn.attention`; `None` is its choice.
+      implementation: of attention without a cache, see `nn.attention`; `None` is its choice.
       dropout_rate: in `[0, 1]`, of the embeddings, and of what attention and MLP add.
       scan: whether the blocks are stacked and run in one `lax.scan`: compiles in the time of one
         block. Unrolled runs faster on the CPU.
@@ -242,7 +242,10 @@ def block(
         return y
 
     def cross_attend(x: Array) -> Array:
-        return attend_to(params["cross_attention"], x, context, key_mask=context_mask)
+        return attend_to(
+            params["cross_attention"], x, context, key_mask=context_mask,
+            implementation=config.implementation if cache is None else None,
+        )  # fmt: skip
 
     def mlp(x: Array) -> Array:
         up = dense(params["mlp"]["up"], x)

@@ -5,6 +5,7 @@ keys and values. Logits and weights are float32 (float64 for float64); products 
 the values' dtype.
 """
 
+import functools
 import math
 from operator import index
 from typing import Any, Literal, get_args
@@ -144,13 +145,25 @@ def attention(
     seen = visible(*positions, causal=causal, window=window)
     seen = None if seen is None else jnp.broadcast_to(seen, grouped)
     if key_mask is not None:
-        seen = _and(seen, _over_heads("key_mask", key_mask[..., None, None, :], grouped))
+        key_mask = key_mask[..., None, None, :]
+        seen = _and(seen, _over_heads("key_mask", key_mask, grouped))
     if mask is not None:
         if mask.ndim in (2, len(lead) + 2):
             mask = jnp.expand_dims(mask, -3)
         seen = _and(seen, _over_heads("mask", mask, grouped))
     if implementation != "plain":
-        return _by_jax(query, key, value, logits_bias, seen, scale, implementation)
+        masks = [m for m in (key_mask, mask) if m is not None]
+        rule: dict[str, Any] = {}
+        if first == 0 and (causal or window is None or implementation == "xla"):
+            reach = None if window is None else (window - 1, 0 if causal else window - 1)
+            rule = {"is_causal": causal, "local_window_size": reach}
+            if not masks and t <= s:
+                seen = None  # each query sees the key at its own position
+        elif (near := visible(*positions, causal=causal, window=window)) is not None:
+            masks.append(near[None])
+        return _by_jax(
+            query, key, value, bias, masks, seen, scale=scale, implementation=implementation, **rule
+        )
 
     # heads lead, and the queries that share keys are rows of one product
     q = jnp.moveaxis(query, -3, -2).reshape(*lead, kv_heads, heads // kv_heads * t, -1)
@@ -170,25 +183,33 @@ def _by_jax(
     key: Array,
     value: Array,
     bias: Array | None,
+    masks: list[Array],
     seen: Array | None,
-    scale: float,
-    implementation: Any,
+    **options: Any,
 ) -> Array:
-    """By `jax.nn.dot_product_attention`, with 0 for queries that see nothing."""
+    """By `jax.nn.dot_product_attention`, with 0 for queries that see nothing.
 
-    def flat(x: Array | None) -> Array | None:
-        return None if x is None else x.reshape(-1, query.shape[-2], *x.shape[-2:])
+    Bias and masks, `[..., heads or 1, T or 1, S]`, are not repeated over a batch or over heads that
+    share them: cuDNN reads them from memory. Of `is_causal` and `local_window_size` it reads none.
+    """
+    *lead, t, heads, _ = query.shape
+
+    def together(x: Array | None) -> Array | None:
+        if x is None:
+            return None
+        shared = () if x.ndim == 3 else tuple(lead)
+        x = jnp.broadcast_to(x, (*shared, x.shape[-3], t, x.shape[-1]))
+        return x.reshape(-1, *x.shape[-3:])
 
     q, k, v = (x.reshape(-1, *x.shape[-3:]) for x in (query, key, value))
-    bias = flat(bias)
-    y = jax.nn.dot_product_attention(
-        q, k, v, None if bias is None else bias.astype(q.dtype), flat(seen), scale=scale,
-        implementation=implementation,
+    y: Array = jax.nn.dot_product_attention(
+        q, k, v, together(None if bias is None else bias.astype(q.dtype)),
+        together(functools.reduce(_and, masks, None)), **options,
     ).reshape(*query.shape[:-1], value.shape[-1])  # fmt: skip
     if seen is None:
         return y
-    some = jnp.moveaxis(seen.any(-1).reshape(*query.shape[:-3], -1, query.shape[-3]), -2, -1)
-    return jnp.where(jnp.broadcast_to(some[..., None], y.shape), y, 0)
+    some = jnp.moveaxis(seen.any(-1).reshape(*lead, heads, t), -2, -1)
+    return jnp.where(some[..., None], y, 0)
 
 
 def _where_there(key_mask: Array, x: Array) -> Array:

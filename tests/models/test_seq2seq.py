@@ -167,6 +167,26 @@ def test_padding_changes_nothing(name):
     assert relative_error(got[0][1][1], alone) < 2e-6
 
 
+def test_every_attention_is_by_the_configs_implementation(monkeypatch):
+    asked = []
+
+    def spy(query, key, value, bias, mask, **rule):
+        asked.append((rule["implementation"], rule.get("is_causal", False)))
+        return query
+
+    params, config, forward, *_ = net("listed")
+    both = (dataclasses.replace(c, implementation="xla") for c in (config.encoder, config.decoder))
+    by_jax = models.Seq2SeqConfig(*both, shared=config.shared)
+    got = forward(params, by_jax, SOURCE, TARGET, lengths=LENGTHS)
+    want = forward(params, config, SOURCE, TARGET, lengths=LENGTHS)
+    assert relative_error(got, want) < 2e-6
+    monkeypatch.setattr(jax.nn, "dot_product_attention", spy)
+    forward(params, by_jax, SOURCE, TARGET, lengths=LENGTHS)
+    layers = [("xla", False)] * config.encoder.depth
+    layers += [("xla", True), ("xla", False)] * config.decoder.depth
+    assert asked == layers
+
+
 @each(set(), CONFIGS)
 def test_attention_maps_are_distributions_over_what_is_there(name):
     params, config, *_ = net(name)

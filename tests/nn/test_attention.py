@@ -156,13 +156,49 @@ def test_a_query_that_sees_nothing_gives_0_and_no_nan():
         assert all(not jnp.any(g) for g in gradients)
 
 
-def test_jaxs_implementation_is_handed_the_same_masks():
+@pytest.mark.parametrize("name", MASKS)
+def test_jaxs_implementation_is_handed_the_same_masks(name):
+    q, k, v = (jnp.asarray(normal(2, *s), np.float32) for s in ((T, 4, D), (S, 2, D), (S, 2, D)))
+    options = options_of(name, np.float32)
+    got = nn.attention(q, k, v, implementation="xla", **options)
+    assert relative_error(got, nn.attention(q, k, v, **options)) < 1e-6
+
+
+def test_jaxs_implementation_is_handed_masks_of_each_example():
     q, k, v = (jnp.asarray(normal(2, T, h, D), np.float32) for h in (4, 2, 2))
     there = jnp.asarray(np.arange(T) % 3 != 1)
     options = {"causal": True, "key_mask": jnp.stack([there, ~there])}
     options |= {"slopes": nn.alibi_slopes(4)}
     got = nn.attention(q, k, v, implementation="xla", **options)
     assert relative_error(got, nn.attention(q, k, v, **options)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("options", "causal", "reach", "mask"),
+    [
+        ({"causal": True}, True, None, None),
+        ({"causal": True, "window": 3}, True, (2, 0), None),
+        ({"causal": True, "key_mask": np.ones((2, T), bool)}, True, None, (2, 1, T, T)),
+        ({"causal": True, "start": 2}, False, None, (1, 1, T, T)),
+        ({"window": 3}, False, None, (1, 1, T, T)),  # for which cuDNN has no rule
+        ({"mask": np.ones((T, T), bool)}, False, None, (1, 1, T, T)),
+    ],
+)
+def test_cudnn_reads_no_mask_that_it_has_a_rule_for(options, causal, reach, mask, monkeypatch):
+    given = {}
+
+    def spy(query, key, value, bias, mask, **rule):
+        given.update(rule, mask=None if mask is None else mask.shape)
+        return query
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", spy)
+    x = jnp.ones((2, T, 4, D), np.float16)
+    options = {n: jnp.asarray(o) if isinstance(o, np.ndarray) else o for n, o in options.items()}
+    nn.attention(x, x, x, implementation="cudnn", **options)
+    assert given["implementation"] == "cudnn"
+    assert given.get("is_causal", False) is causal
+    assert given.get("local_window_size") == reach
+    assert given["mask"] == mask
 
 
 def test_linens_parameters_and_cross_attention(x64):
