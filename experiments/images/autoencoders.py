@@ -14,6 +14,8 @@ from jaxnets.types import Array, Key, Params
 LEARNING_RATE = 2e-3
 NOISE = 0.4
 """Deviation of what the denoising autoencoder takes away; images are in [0, 1]."""
+STDDEV = 0.3
+"""What the VAE's deviation of a pixel begins as: near that of the images themselves."""
 SPAN = 2.5
 """How far a traversal goes from a latent's mean, in the prior's deviations."""
 
@@ -76,8 +78,8 @@ def _beside(rows: dict[str, Any], caption: str) -> Grid:
 
 
 def vae(task: Task) -> Outcome:
-    """The evidence lower bound, each pixel's value the probability of a Bernoulli variable."""
-    config = models.VAEConfig(nets(task))
+    """The evidence lower bound, each pixel's value normal with one learned deviation."""
+    config = models.VAEConfig(nets(task), likelihood="gaussian", stddev=STDDEV, learned_stddev=True)
     bound_key, sample_key = jax.random.split(task.keys.sample)
 
     def loss(params: Params, example: dict[str, Array], key: Key) -> Any:
@@ -91,10 +93,10 @@ def vae(task: Task) -> Outcome:
     )
 
     def of_mean(x: Array) -> Array:
-        return jax.nn.sigmoid(models.vae(params, config, x)[0])
+        return models.vae(params, config, x)[0]
 
     def of_latent(z: Array) -> Array:
-        return jax.nn.sigmoid(models.decode_image(params, config.nets, z))
+        return models.decode_image(params, config.nets, z)
 
     made = many(of_mean, task.test)
     drawn = many(
@@ -112,12 +114,12 @@ def vae(task: Task) -> Outcome:
         grids={
             "reconstructions": _beside(rows, "The VAE: test images through the posterior's mean."),
             "interpolation": Grid(
-                np.asarray(decode(between)),
+                clipped(np.asarray(decode(between))),
                 [f"pair {i + 1}" for i in range(len(between))],
                 "From one test image (left) to another (right) along a line between their latents.",
             ),
             "traversal": Grid(
-                np.asarray(decode(along)),
+                clipped(np.asarray(decode(along))),
                 [f"latent {i}" for i in informative],
                 f"One test image, one of its latents at a time from -{SPAN} to {SPAN}; those "
                 "latents that say most about an image, the most informative first.",
@@ -127,6 +129,7 @@ def vae(task: Task) -> Outcome:
             "squared error of a reconstruction": _squared_error(made, task.test),
             "negative ELBO (nats)": float(jnp.mean(bound)),
             "of which KL": float(jnp.mean(parts["kl"])),
+            "deviation of a pixel": float(jnp.exp(params["log_stddev"])),
         },
         seconds=fitted.seconds,
         parameters=tree.size(initial),

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,6 +128,23 @@ def test_the_parts_of_the_bound(x64):
     np.testing.assert_allclose(loss, -likelihood + 0.3 * kl, rtol=1e-10)
 
 
+def test_the_best_deviation_is_what_the_decoder_misses(x64):
+    """Where the derivative by its logarithm is 0, and the second 2 for each pixel."""
+    config = dataclasses.replace(GAUSSIAN, learned_stddev=True)
+    params = jax.jit(models.init_vae)(KEY, config)
+    x = jax.random.normal(KEY, (5, 1, 3, 1), jnp.float64)
+    same, _ = models.negative_elbo(params, GAUSSIAN, x, KEY)
+    np.testing.assert_allclose(models.negative_elbo(params, config, x, KEY)[0], same, rtol=1e-6)
+    missed = models.vae(params, config, x, key=KEY)[0] - x
+    best = jnp.log(jnp.mean(missed**2)) / 2
+
+    def loss(log_stddev):
+        return jnp.sum(models.negative_elbo(params | {"log_stddev": log_stddev}, config, x, KEY)[0])
+
+    assert abs(jax.grad(loss)(best)) < 1e-12 * loss(best)
+    np.testing.assert_allclose(jax.grad(jax.grad(loss))(best), 2 * x.size, rtol=1e-12)
+
+
 def test_draws_of_z_have_the_posteriors_moments_and_gradient():
     mean, log_variance = jnp.array([0.5, -2.0]), jnp.array([-1.0, 1.5])
 
@@ -182,6 +201,8 @@ def test_bad_shapes_are_named():
         models.VAEConfig(AUTOENCODER, likelihood="laplace")
     with pytest.raises(ValueError, match=r"stddev must be positive, got 0"):
         models.VAEConfig(AUTOENCODER, stddev=0)
+    with pytest.raises(ValueError, match="learned_stddev is of likelihood 'gaussian', got 'bern"):
+        models.VAEConfig(AUTOENCODER, learned_stddev=True)
     params = jax.jit(models.init_autoencoder)(KEY, AUTOENCODER)
     with pytest.raises(ValueError, match=r"encode_image: x must be .* got \[4, 8, 2\]"):
         models.autoencoder(params, AUTOENCODER, jnp.ones((4, 8, 2)))
