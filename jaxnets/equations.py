@@ -35,18 +35,20 @@ def programs_inside(equation: Any) -> Iterator[Any]:
             waiting.append(value.jaxpr)
 
 
+def true_of(x: Array) -> Array:
+    """True, which XLA can only know once the number `x` has been computed."""
+    bits = lax.bitcast_convert_type(jnp.real(x).astype(jnp.float32), jnp.uint32)
+    return (bits & 1) < 2
+
+
 def is_there(x: Array) -> Array:
     """True, which XLA can only know once `x` has been computed; at once on other platforms.
 
     For the order of computations on a CPU, where XLA drops what `optimization_barrier` says of it.
     """
-
-    def after(first: Array) -> Array:
-        bits = lax.bitcast_convert_type(jnp.real(first).astype(jnp.float32), jnp.uint32)
-        return (bits & 1) < 2
-
-    first = x.ravel()[0]
-    ready: Array = lax.platform_dependent(first, cpu=after, default=lambda first: jnp.array(True))
+    ready: Array = lax.platform_dependent(
+        x.ravel()[0], cpu=true_of, default=lambda first: jnp.array(True)
+    )
     return ready
 
 

@@ -57,11 +57,11 @@ _ELEMENTWISE = {
     "cosh", "digamma", "div", "eq", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge",
     "gt", "imag", "integer_pow", "is_finite", "le", "lgamma", "log", "log1p", "logistic", "lt",
     "max", "min", "mul", "name", "ne", "neg", "not", "or", "pow", "real", "reduce_precision", "rem",
-    "round", "rsqrt", "select_n", "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "sub",
-    "tan", "tanh", "xor",
+    "round", "rsqrt", "select_n", "sign", "sin", "sinh", "sqrt", "square", "stop_gradient",
+    "stored", "sub", "tan", "tanh", "xor",
 }  # fmt: skip
 _LINEAR = {"add", "add_any", "convert_element_type", "copy", "copy_p", "name", "neg",
-           "reduce_precision", "select_n", "sub"}  # fmt: skip
+           "reduce_precision", "select_n", "stored", "sub"}  # fmt: skip
 _REDUCING = {"argmax", "argmin", "reduce_and", "reduce_max", "reduce_min", "reduce_or",
              "reduce_prod", "reduce_sum", "reduce_xor"}  # fmt: skip
 _ALONG_AN_AXIS = {"cumlogsumexp": "axis", "cummax": "axis", "cummin": "axis", "cumprod": "axis",

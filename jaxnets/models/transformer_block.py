@@ -29,6 +29,7 @@ from jaxnets.nn import (
 )
 from jaxnets.nn.attention import Implementation
 from jaxnets.nn.initializers import lecun_normal
+from jaxnets.nn.stored import stored_gradient
 from jaxnets.types import Activation, Array, ArrayLike, DTypeLike, Initializer, Key, Params
 
 Positions = Literal["learned", "rotary", "rotary_interleaved", "sinusoidal", "alibi", "none"]
@@ -223,7 +224,7 @@ def block(
     """
 
     def residual(name: str, x: Array, f: Callable[[Array], Array], index: int) -> Array:
-        norm = params[f"{name}_norm"]
+        norm, x = params[f"{name}_norm"], stored_gradient(x)
         y = f(normalize(norm, config, x) if config.pre_norm else x)
         x = x + dropout(y, config.dropout_rate, key=layer_key(key, index))
         return x if config.pre_norm else normalize(norm, config, x)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxnets.checks import concrete, require_real
 from jaxnets.nn.blocked_attention import blocked_attention
 from jaxnets.nn.position import alibi
-from jaxnets.types import Array, ArrayLike, Shape
+from jaxnets.types import Array, ArrayLike, DTypeLike, Shape
 
 Implementation = Literal["plain", "blocked", "cudnn", "xla"]
 
@@ -133,83 +133,85 @@ def attention(
             query, key, value, causal=causal, window=window, start=int(first),
             key_mask=key_mask, slopes=slopes, scale=scale,
         )  # fmt: skip
-    wide = jnp.promote_types(query.dtype, jnp.float32)
     *lead, _, heads, _ = query.shape
-    kv_heads = key.shape[-2]
-    grouped = (*lead, kv_heads, heads // kv_heads, t, s)
-
+    grouped = (*lead, key.shape[-2], heads // key.shape[-2], t, s)
     positions = jnp.asarray(start) + jnp.arange(t), jnp.arange(s)
     if slopes is not None:
         bias = _sum(bias, alibi(slopes, *positions))
-    logits_bias = None if bias is None else _over_heads("bias", bias, grouped)
-    seen = visible(*positions, causal=causal, window=window)
-    seen = None if seen is None else jnp.broadcast_to(seen, grouped)
+    if mask is not None and mask.ndim in (2, len(lead) + 2):
+        mask = jnp.expand_dims(mask, -3)
     if key_mask is not None:
         key_mask = key_mask[..., None, None, :]
-        seen = _and(seen, _over_heads("key_mask", key_mask, grouped))
-    if mask is not None:
-        if mask.ndim in (2, len(lead) + 2):
-            mask = jnp.expand_dims(mask, -3)
-        seen = _and(seen, _over_heads("mask", mask, grouped))
-    if implementation != "plain":
-        masks = [m for m in (key_mask, mask) if m is not None]
-        rule: dict[str, Any] = {}
-        if first == 0 and (causal or window is None or implementation == "xla"):
-            reach = None if window is None else (window - 1, 0 if causal else window - 1)
-            rule = {"is_causal": causal, "local_window_size": reach}
-            if not masks and t <= s:
-                seen = None  # each query sees the key at its own position
-        elif (near := visible(*positions, causal=causal, window=window)) is not None:
-            masks.append(near[None])
-        return _by_jax(
-            query, key, value, bias, masks, seen, scale=scale, implementation=implementation, **rule
-        )
+    for name, given in (("bias", bias), ("key_mask", key_mask), ("mask", mask)):
+        if given is not None:
+            _over_heads(name, given, grouped)
+    near = visible(*positions, causal=causal, window=window)
+    masks = [m for m in (key_mask, mask) if m is not None]
+    seen = _all([*masks, *([] if near is None else [near])], len(grouped) - 1)
 
+    if implementation == "plain":
+        y = _plain(query, key, value, bias, seen, scale)
+    elif first == 0 and (causal or window is None or implementation == "xla"):
+        reach = None if window is None else (window - 1, 0 if causal else window - 1)
+        y = _by_jax(
+            query, key, value, bias, _all(masks, len(grouped) - 1), scale=scale,
+            is_causal=causal, local_window_size=reach, implementation=implementation,
+        )  # fmt: skip
+    else:
+        y = _by_jax(query, key, value, bias, seen, scale=scale, implementation=implementation)
+    sees_itself = not masks and first is not None and 0 <= first <= s - t
+    if seen is None or sees_itself:
+        return y
+    # of the results, not of the weights, where on CPUs it would double the backward pass's time
+    some = jnp.moveaxis(seen.any(-1), -2, -1)
+    return jnp.where(jnp.broadcast_to(some[..., None], y.shape), y, 0)
+
+
+def _plain(
+    query: Array, key: Array, value: Array, bias: Array | None, seen: Array | None, scale: float
+) -> Array:
+    """With all logits at once; where nothing is seen, the mean of all values."""
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    *lead, t, heads, _ = query.shape
+    s, kv_heads = key.shape[-3:-1]
+    grouped = (*lead, kv_heads, heads // kv_heads, t, s)
     # heads lead, and the queries that share keys are rows of one product
     q = jnp.moveaxis(query, -3, -2).reshape(*lead, kv_heads, heads // kv_heads * t, -1)
     k = jnp.moveaxis(key, -3, -2)
     v = jnp.moveaxis(value, -3, -2)
     logits = jnp.einsum("...td,...sd->...ts", q, k, preferred_element_type=wide)
     logits = logits.reshape(grouped) * scale
-    if logits_bias is not None:
-        logits += logits_bias.astype(wide)
-    weights = masked_softmax(logits, seen).astype(value.dtype)
+    if bias is not None:
+        logits += _over_heads("bias", bias, grouped).astype(wide)
+    if seen is not None:
+        logits = jnp.where(_over_heads("mask", seen, grouped), logits, _least(wide))
+    weights = jax.nn.softmax(logits, -1).astype(value.dtype)
     y = weights.reshape(*lead, kv_heads, -1, s) @ v
     return jnp.moveaxis(y.reshape(*lead, heads, t, -1), -2, -3)
 
 
 def _by_jax(
-    query: Array,
-    key: Array,
-    value: Array,
-    bias: Array | None,
-    masks: list[Array],
-    seen: Array | None,
-    **options: Any,
+    query: Array, key: Array, value: Array, bias: Array | None, mask: Array | None, **options: Any
 ) -> Array:
-    """By `jax.nn.dot_product_attention`, with 0 for queries that see nothing.
+    """By `jax.nn.dot_product_attention`.
 
-    Bias and masks, `[..., heads or 1, T or 1, S]`, are not repeated over a batch or over heads that
+    Bias and mask, `[..., heads or 1, T or 1, S]`, are not repeated over a batch or over heads that
     share them: cuDNN reads them from memory. Of `is_causal` and `local_window_size` it reads none.
     """
-    *lead, t, heads, _ = query.shape
+    *lead, t, _, _ = query.shape
 
     def together(x: Array | None) -> Array | None:
         if x is None:
             return None
-        shared = () if x.ndim == 3 else tuple(lead)
-        x = jnp.broadcast_to(x, (*shared, x.shape[-3], t, x.shape[-1]))
-        return x.reshape(-1, *x.shape[-3:])
+        *own, rows, _, s = x.shape
+        if all(n == 1 for n in own):
+            return jnp.broadcast_to(x.reshape(1, *x.shape[-3:]), (1, rows, t, s))
+        return jnp.broadcast_to(x, (*lead, rows, t, s)).reshape(-1, rows, t, s)
 
     q, k, v = (x.reshape(-1, *x.shape[-3:]) for x in (query, key, value))
-    y: Array = jax.nn.dot_product_attention(
-        q, k, v, together(None if bias is None else bias.astype(q.dtype)),
-        together(functools.reduce(_and, masks, None)), **options,
-    ).reshape(*query.shape[:-1], value.shape[-1])  # fmt: skip
-    if seen is None:
-        return y
-    some = jnp.moveaxis(seen.any(-1).reshape(*lead, heads, t), -2, -1)
-    return jnp.where(some[..., None], y, 0)
+    bias = None if bias is None else bias.astype(q.dtype)
+    y: Array = jax.nn.dot_product_attention(q, k, v, together(bias), together(mask), **options)
+    return y.reshape(*query.shape[:-1], value.shape[-1])
 
 
 def _where_there(key_mask: Array, x: Array) -> Array:
@@ -221,8 +223,13 @@ def _sum(a: Array | None, b: Array) -> Array:
     return b if a is None else a + jnp.broadcast_to(b, a.shape)
 
 
-def _and(a: Array | None, b: Array) -> Array:
-    return b if a is None else a & b
+def _all(masks: list[Array], ndim: int) -> Array | None:
+    """All that all of them let see, `[..., heads or 1, T or 1, S]`."""
+    if not masks:
+        return None
+    return functools.reduce(
+        jnp.logical_and, (m.reshape((1,) * (ndim - m.ndim) + m.shape) for m in masks)
+    )
 
 
 def _over_heads(name: str, x: Array, grouped: Shape) -> Array:
@@ -240,10 +247,14 @@ def _over_heads(name: str, x: Array, grouped: Shape) -> Array:
         ) from None
 
 
+def _least(dtype: DTypeLike) -> float:
+    """Finite, so that where nothing is seen neither value nor derivative is NaN."""
+    return float(jnp.finfo(dtype).min)  # type: ignore[no-untyped-call]
+
+
 def masked_softmax(logits: Array, seen: Array | None) -> Array:
     """Over the last axis, of what is seen; where nothing is, 0."""
     if seen is None:
         return jax.nn.softmax(logits, -1)
-    # finite, so that where nothing is seen neither value nor derivative is NaN
-    logits = jnp.where(seen, logits, float(jnp.finfo(logits.dtype).min))  # type: ignore[no-untyped-call]
+    logits = jnp.where(seen, logits, _least(logits.dtype))
     return jnp.where(seen, jax.nn.softmax(logits, -1), 0)

@@ -15,6 +15,23 @@ def add_bias(params: Params, y: Array) -> Array:
     return y + jnp.broadcast_to(params["bias"].astype(y.dtype), y.shape)
 
 
+def is_split(x: Array, axes: slice = slice(None)) -> bool:
+    """Whether x is known to be split over devices along one of the axes: an explicit sharding."""
+    return any(name is not None for name in jax.typeof(x).sharding.spec[axes])
+
+
+def matmul(x: Array, kernel: Array) -> Array:
+    """`x W`, `[..., n_out]` in x's dtype; on CPUs as the product of one matrix of all rows.
+
+    Of the gradient `Σ x ⊗ dy` over several axes XLA makes there a transposed copy of `dy`, into
+    which it fuses all that led to `dy`: in a residual net, the whole backward pass so far.
+    """
+    kernel = kernel.astype(x.dtype)
+    if x.ndim <= 2 or jax.default_backend() != "cpu" or is_split(x, slice(1, -1)):
+        return x @ kernel
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
 def init_dense(
     key: Key,
     n_in: int,
@@ -54,7 +71,7 @@ def dense(params: Params, x: Array) -> Array:
             f"dense: x must be [..., {kernel.shape[0]}] to meet a kernel {list(kernel.shape)}, "
             f"got {list(x.shape)}"
         )
-    return add_bias(params, x @ kernel.astype(x.dtype))
+    return add_bias(params, matmul(x, kernel))
 
 
 def init_embedding(

@@ -12,6 +12,7 @@ from jax import lax
 
 from jaxnets.checks import concrete, require_real
 from jaxnets.nn.attention import attention
+from jaxnets.nn.dense import matmul
 from jaxnets.nn.initializers import lecun_normal, zeros
 from jaxnets.types import Array, ArrayLike, DTypeLike, Initializer, Key, Params, Shape
 
@@ -86,14 +87,14 @@ def init_attention(
 
 def _project(params: Params, x: Array) -> Array:
     """`[..., features]` to `[..., heads, head_dim]`."""
-    kernel = params["kernel"].astype(x.dtype)
+    kernel = params["kernel"]
     n_in, heads, head_dim = kernel.shape
     if x.ndim < 2 or x.shape[-1] != n_in:
         raise ValueError(
             f"multi_head_attention: the input must be [..., T, {n_in}] to meet a kernel "
             f"{list(kernel.shape)}, got {list(x.shape)}"
         )
-    y = x @ kernel.reshape(n_in, heads * head_dim)
+    y = matmul(x, kernel.reshape(n_in, heads * head_dim))
     if "bias" in params:
         y += jnp.broadcast_to(params["bias"].astype(x.dtype).reshape(-1), y.shape)
     split: Array = y.reshape(*x.shape[:-1], heads, head_dim)
@@ -102,9 +103,9 @@ def _project(params: Params, x: Array) -> Array:
 
 def _merge(params: Params, y: Array) -> Array:
     """`[..., heads, head_dim]` to `[..., features]`."""
-    kernel = params["kernel"].astype(y.dtype)
+    kernel = params["kernel"]
     heads, head_dim, features = kernel.shape
-    y = y.reshape(*y.shape[:-2], heads * head_dim) @ kernel.reshape(-1, features)
+    y = matmul(y.reshape(*y.shape[:-2], heads * head_dim), kernel.reshape(-1, features))
     if "bias" in params:
         y += jnp.broadcast_to(params["bias"].astype(y.dtype), y.shape)
     return y

@@ -201,6 +201,22 @@ def test_cudnn_reads_no_mask_that_it_has_a_rule_for(options, causal, reach, mask
     assert given["mask"] == mask
 
 
+def test_masks_of_all_kinds_together(x64):
+    """In a batch of two axes, over shared heads, from a later position on; by each way."""
+    q, k, v = (jnp.asarray(normal(2, 3, *shape)) for shape in ((4, 4, D), (6, 2, D), (6, 2, D)))
+    there, pairs = RNG.random((3, 6)) < 0.7, RNG.random((2, 3, 4, 6)) < 0.7
+    near = np.arange(4)[:, None] + 2 - np.arange(6)
+    sees = there[:, None] & pairs & (near >= 0) & (near < 5)
+    want = [
+        one_by_one(*x, lambda h, i, j, seen=seen: seen[i, j], lambda h, i, j: 0)
+        for *x, seen in zip(*(x.reshape(6, *x.shape[2:]) for x in (q, k, v, sees)), strict=True)
+    ]
+    options = {"key_mask": jnp.asarray(there), "mask": jnp.asarray(pairs), "window": 5}
+    for how in ("plain", "xla"):
+        got = nn.attention(q, k, v, **options, causal=True, start=2, implementation=how)
+        np.testing.assert_allclose(got.reshape(6, 4, 4, D), np.stack(want), rtol=1e-6, atol=1e-7)
+
+
 def test_linens_parameters_and_cross_attention(x64):
     """All gradients, in float64."""
     x, context = jnp.asarray(normal(2, 3, 8)), jnp.asarray(normal(2, 5, 6))

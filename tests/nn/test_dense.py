@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxnets import nn
+from tests.numerics import assert_trees_close
 
 KEY = jax.random.key(0)
 
@@ -121,3 +124,14 @@ def test_activations_are_finite_with_finite_gradients_at_extremes(name):
     y, pullback = jax.vjp(activation, x)
     assert jnp.all(jnp.isfinite(y))
     assert jnp.all(jnp.isfinite(pullback(jnp.ones_like(y))[0]))
+
+
+def test_positions_may_be_split_over_devices():
+    mesh = jax.make_mesh((1,), ("devices",), axis_types=(AxisType.Explicit,))
+    params = nn.init_dense(KEY, 3, 4)
+    x = jax.random.normal(KEY, (2, 5, 3))
+    want = jax.grad(lambda p: jnp.sum(nn.dense(p, x) ** 2))(params)
+    with jax.set_mesh(mesh):
+        split = jax.device_put(x, NamedSharding(mesh, P(None, "devices")))
+        got = jax.jit(jax.grad(lambda p: jnp.sum(nn.dense(p, split) ** 2)))(params)
+    assert_trees_close(got, want, 1e-6)
