@@ -11,7 +11,7 @@ import importlib.util
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -35,6 +35,7 @@ from experiments.errors import UsageError
 from jaxnets import losses, models, nn, optim, train
 
 OURS, NNX = "jaxnets", "Flax NNX + Optax"
+SCANNED = "jaxnets, in a scan"
 LOOP = "a compiled call for each token"
 
 COMPILATIONS = 4
@@ -173,9 +174,10 @@ def training_step(config: Config) -> None:
 
 
 def deep(config: Config) -> None:
-    """Trace and compile a deep net's step, in turns, and then run it."""
+    """Trace and compile a deep net's step, in turns, and then run it; ours also as one loop."""
     model, ids = model_config(config, config.deep), _ids(config)
     made = {name: make(model) for name, make in STEPS.items()}
+    made[SCANNED] = our_step(replace(model, scan=True))
     seconds: dict[str, list[float]] = {name: [] for name in made}
     programs: dict[str, Any] = {}
     with without_compilation_cache():

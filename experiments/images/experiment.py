@@ -46,7 +46,7 @@ EPOCHS: dict[Model, int] = {
     "flow": 200,
 }
 """On the digits, which are few."""
-QUICK = 5
+QUICK = 2
 OTHERS = 5
 OTHERS_QUICK = 100
 """What the epochs are divided by."""
