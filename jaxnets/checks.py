@@ -19,6 +19,11 @@ def concrete(x: Any) -> np.ndarray | None:
     return np.asarray(x)
 
 
+def is_split(x: Array, axes: slice = slice(None)) -> bool:
+    """Whether x is known to be split over devices along one of the axes: an explicit sharding."""
+    return any(name is not None for name in jax.typeof(x).sharding.spec[axes])
+
+
 def require_floating(function: str, /, **arrays: Array) -> None:
     """Raise `TypeError` unless every array is of a floating (or complex) dtype."""
     for name, x in arrays.items():

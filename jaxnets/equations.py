@@ -13,6 +13,7 @@ from jaxnets.types import Array
 Result = TypeVar("Result")
 _MARK = "mixes_examples_"
 _ENTERABLE = "enterable_"
+_LEADING = "keeps_leading_axes_"
 
 
 def bind(equation: Any, values: Sequence[Any]) -> list[Any]:
@@ -62,6 +63,23 @@ def mixes_examples(name: str, function: Callable[..., Result], *values: Any) -> 
     marked.__name__ = _MARK + name
     result: Result = jax.jit(marked, inline=False)(*values)
     return result
+
+
+def keeps_leading_axes(function: Callable[..., Result]) -> Callable[..., Result]:
+    """`function(x, …)`, marked: it does the same along all axes of x but the last."""
+
+    @functools.wraps(function)
+    def marked(*values: Any) -> Result:
+        return function(*values)
+
+    marked.__name__ = _LEADING + function.__name__
+    jitted: Callable[..., Result] = jax.jit(marked, inline=False)
+    return jitted
+
+
+def leading_axes_are_kept(equation: Any) -> bool:
+    """Whether an equation is a call of what is so marked."""
+    return str(equation.params.get("name", "")).startswith(_LEADING)
 
 
 def enterable(

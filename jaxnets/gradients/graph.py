@@ -103,7 +103,8 @@ def evaluate(node: Node, values: Mapping[Key, Array], memo: dict[Any, Any]) -> A
 
 
 # their results have the elements of their operand, in another order or shape or dtype
-_REARRANGING = {"convert_element_type", "copy", "copy_p", "expand_dims", "reshape", "squeeze"}
+_REARRANGING = {"convert_element_type", "copy", "copy_p", "expand_dims", "reshape", "squeeze",
+                "stored"}  # fmt: skip
 
 
 Part: TypeAlias = tuple[tuple[int, int], ...]

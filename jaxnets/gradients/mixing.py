@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from jaxnets.equations import programs_inside
+from jaxnets.equations import leading_axes_are_kept, programs_inside
 from jaxnets.gradients.graph import body_of
 from jaxnets.types import PyTree
 
@@ -118,6 +118,11 @@ def _results(equation: Any, states: Sequence[State], line: str) -> list[State]:
     name = equation.primitive.name
     if all(state is None for state in states):
         return all_are(None)
+    x, *others = states
+    if leading_axes_are_kept(equation) and isinstance(x, Along) and not any(others):
+        last = equation.invars[0].aval.ndim - 1
+        if x.axis != last:
+            return all_are(x)
     if name in _CALLS:
         body = body_of(equation) or next(programs_inside(equation), None)
         inside = getattr(body, "jaxpr", body)

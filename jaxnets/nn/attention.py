@@ -136,22 +136,25 @@ def attention(
     *lead, _, heads, _ = query.shape
     grouped = (*lead, key.shape[-2], heads // key.shape[-2], t, s)
     positions = jnp.asarray(start) + jnp.arange(t), jnp.arange(s)
-    if slopes is not None:
-        bias = _sum(bias, alibi(slopes, *positions))
     if mask is not None and mask.ndim in (2, len(lead) + 2):
         mask = jnp.expand_dims(mask, -3)
     if key_mask is not None:
         key_mask = key_mask[..., None, None, :]
-    for name, given in (("bias", bias), ("key_mask", key_mask), ("mask", mask)):
-        if given is not None:
-            _over_heads(name, given, grouped)
+    if slopes is not None:
+        slopes = alibi(slopes, *positions)
+    added = {"bias": bias, "key_mask": key_mask, "mask": mask, "slopes": slopes}
+    for name, x in added.items():
+        _require_fit(name, x, (*lead, heads, t, s))
+    bias = _sum(bias, slopes)
     near = visible(*positions, causal=causal, window=window)
     masks = [m for m in (key_mask, mask) if m is not None]
     seen = _all([*masks, *([] if near is None else [near])], len(grouped) - 1)
 
+    # cuDNN refuses others
+    cudnn_has_window = causal and t <= s and bias is None and not masks
     if implementation == "plain":
         y = _plain(query, key, value, bias, seen, scale)
-    elif first == 0 and (causal or window is None or implementation == "xla"):
+    elif first == 0 and (implementation == "xla" or window is None or cudnn_has_window):
         reach = None if window is None else (window - 1, 0 if causal else window - 1)
         y = _by_jax(
             query, key, value, bias, _all(masks, len(grouped) - 1), scale=scale,
@@ -182,9 +185,11 @@ def _plain(
     logits = jnp.einsum("...td,...sd->...ts", q, k, preferred_element_type=wide)
     logits = logits.reshape(grouped) * scale
     if bias is not None:
-        logits += _over_heads("bias", bias, grouped).astype(wide)
+        logits += _over_heads(bias, grouped).astype(wide)
     if seen is not None:
-        logits = jnp.where(_over_heads("mask", seen, grouped), logits, _least(wide))
+        if bias is not None:  # of which -inf must stay above what is not seen
+            logits = jnp.maximum(logits, _least(wide) / 2)
+        logits = jnp.where(_over_heads(seen, grouped), logits, _least(wide))
     weights = jax.nn.softmax(logits, -1).astype(value.dtype)
     y = weights.reshape(*lead, kv_heads, -1, s) @ v
     return jnp.moveaxis(y.reshape(*lead, heads, t, -1), -2, -3)
@@ -199,11 +204,12 @@ def _by_jax(
     share them: cuDNN reads them from memory. Of `is_causal` and `local_window_size` it reads none.
     """
     *lead, t, _, _ = query.shape
+    s = key.shape[-3]
 
     def together(x: Array | None) -> Array | None:
         if x is None:
             return None
-        *own, rows, _, s = x.shape
+        *own, rows, _, _ = x.shape
         if all(n == 1 for n in own):
             return jnp.broadcast_to(x.reshape(1, *x.shape[-3:]), (1, rows, t, s))
         return jnp.broadcast_to(x, (*lead, rows, t, s)).reshape(-1, rows, t, s)
@@ -219,8 +225,11 @@ def _where_there(key_mask: Array, x: Array) -> Array:
     return jnp.where(there[..., None, None], x, 0)
 
 
-def _sum(a: Array | None, b: Array) -> Array:
-    return b if a is None else a + jnp.broadcast_to(b, a.shape)
+def _sum(a: Array | None, b: Array | None) -> Array | None:
+    if a is None or b is None:
+        return b if a is None else a
+    shape = jnp.broadcast_shapes(a.shape, b.shape)
+    return jnp.broadcast_to(a, shape) + jnp.broadcast_to(b, shape)
 
 
 def _all(masks: list[Array], ndim: int) -> Array | None:
@@ -232,19 +241,24 @@ def _all(masks: list[Array], ndim: int) -> Array | None:
     )
 
 
-def _over_heads(name: str, x: Array, grouped: Shape) -> Array:
-    """`[..., heads or 1, T or 1, S]` in the shape of the logits, whose heads are in groups."""
-    *lead, kv_heads, group, t, s = grouped
+def _require_fit(name: str, x: Array | None, logits: Shape) -> None:
     try:
-        x = jnp.broadcast_to(x, (*lead, x.shape[-3], t, s))
-        if x.shape[-3] == 1:
-            return jnp.broadcast_to(jnp.expand_dims(x, -3), grouped)
-        return x.reshape(grouped)
-    except (ValueError, TypeError, IndexError):
+        fits = x is None or (x.ndim > 2 and jnp.broadcast_shapes(x.shape, logits) == logits)
+    except ValueError:
+        fits = False
+    if not fits:
         raise ValueError(
-            f"attention: {name} must fit logits {[*lead, kv_heads * group, t, s]}, got "
-            f"{list(x.shape)}"
-        ) from None
+            f"attention: {name} must fit logits {list(logits)}, got {list(x.shape)}"  # type: ignore[union-attr]
+        )
+
+
+def _over_heads(x: Array, grouped: Shape) -> Array:
+    """`[..., heads or 1, T or 1, S]` in the shape of the logits, whose heads are in groups."""
+    *lead, _, _, t, s = grouped
+    x = jnp.broadcast_to(x, (*lead, x.shape[-3], t, s))
+    if x.shape[-3] == 1:
+        return jnp.broadcast_to(jnp.expand_dims(x, -3), grouped)
+    return x.reshape(grouped)
 
 
 def _least(dtype: DTypeLike) -> float:

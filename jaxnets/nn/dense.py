@@ -1,9 +1,12 @@
 """The linear map `y = x W + b`, and embedding: the linear map of a one-hot vector."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
-from jaxnets.checks import concrete, require_floating
+from jaxnets.checks import concrete, is_split, require_floating
+from jaxnets.equations import keeps_leading_axes
 from jaxnets.nn.initializers import lecun_normal, variance_scaling, zeros
 from jaxnets.types import Array, DTypeLike, Initializer, Key, Params
 
@@ -15,9 +18,10 @@ def add_bias(params: Params, y: Array) -> Array:
     return y + jnp.broadcast_to(params["bias"].astype(y.dtype), y.shape)
 
 
-def is_split(x: Array, axes: slice = slice(None)) -> bool:
-    """Whether x is known to be split over devices along one of the axes: an explicit sharding."""
-    return any(name is not None for name in jax.typeof(x).sharding.spec[axes])
+@keeps_leading_axes
+def _rows_times(x: Array, kernel: Array) -> Array:
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return (rows @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def matmul(x: Array, kernel: Array) -> Array:
@@ -29,7 +33,7 @@ def matmul(x: Array, kernel: Array) -> Array:
     kernel = kernel.astype(x.dtype)
     if x.ndim <= 2 or jax.default_backend() != "cpu" or is_split(x, slice(1, -1)):
         return x @ kernel
-    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+    return _rows_times(x, kernel)
 
 
 def init_dense(

@@ -14,16 +14,19 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxnets.checks import is_split
 from jaxnets.equations import true_of
-from jaxnets.nn.dense import is_split
 from jaxnets.types import Array
 
 stored_p = Primitive("stored")
-"""The identity; of what it is given (`now`), or of its gradient."""
+"""The identity, for which what it is given is stored (`now`), or else its gradient."""
 
 
 def stored_gradient(x: Array) -> Array:
-    """x; the gradient by it is computed once, and kept until all that use it have."""
+    """x; on CPUs the gradient by it is computed once for all that use it.
+
+    Not where x has an explicit sharding, of which no single entry can be looked at.
+    """
     y: Array = stored_p.bind(x, now=False)
     return y
 
@@ -45,6 +48,7 @@ def _batched(values: Any, axes: Any, *, now: bool) -> Any:
 
 stored_p.def_impl(_identity)
 stored_p.def_abstract_eval(_identity)
+# the transpose of storing the gradient stores what is given, and the other way round
 ad.deflinear2(stored_p, lambda gradient, x, *, now: [stored_p.bind(gradient, now=not now)])
 batching.primitive_batchers[stored_p] = _batched
 mlir.register_lowering(stored_p, lambda context, x, *, now: [x])

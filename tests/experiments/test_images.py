@@ -214,7 +214,7 @@ def test_the_judge_learns_and_its_features_give_its_readings(small):
 
 def test_epochs_by_data_and_quickness():
     assert epochs_of(Config(), "vae") == 200
-    assert epochs_of(Config(quick=True), "vae") == 40
+    assert epochs_of(Config(quick=True), "vae") == 100
     assert epochs_of(Config(data="fashion-mnist"), "vae") == 40
     assert epochs_of(Config(data="fashion-mnist", quick=True), "vae") == 2
     assert epochs_of(Config(epochs=3, quick=True), "vae") == 3

@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import flax.linen as linen
@@ -143,17 +144,31 @@ def test_long_sequences_hold_no_square_of_logits():
     assert temporaries() < 0.1 * temporaries(implementation="plain")
 
 
-def test_a_query_that_sees_nothing_gives_0_and_no_nan():
-    q = jnp.ones((3, 2, 4))
+@pytest.mark.parametrize("how", ["key_mask", "mask"])
+def test_a_query_that_sees_nothing_gives_0_and_no_nan(how):
+    q, v = jnp.ones((3, 2, 4)), jnp.arange(24.0).reshape(3, 2, 4) + 1
     nothing = {"key_mask": jnp.zeros(3, bool)}
-    for function in (
-        lambda *o: nn.attention(*o, **nothing),
-        lambda *o: by_tiles(*o, nothing),
-        lambda *o: nn.attention(*o, **nothing, implementation="xla"),
-    ):
-        (_, y), gradients = value_and_gradients(function)(q, q, q)
+    if how == "mask":
+        nothing = {"mask": jnp.zeros((3, 3), bool)}
+    for implementation in ("plain", "xla", *(["blocked"] if how == "key_mask" else [])):
+        function = functools.partial(nn.attention, **nothing, implementation=implementation)
+        (_, y), gradients = value_and_gradients(function)(q, q, v)
         assert not jnp.any(y)
         assert all(not jnp.any(g) for g in gradients)
+
+
+@pytest.mark.parametrize("least", [-jnp.inf, jnp.finfo(jnp.float32).min])
+def test_what_is_not_seen_stays_so_beside_keys_that_a_bias_forbids(least):
+    """As of a sequence padded at its beginning: its first queries see nothing but padding."""
+    q, v = jnp.asarray(normal(3, 2, 4), np.float32), jnp.asarray([1.0, 100, 100])[:, None, None]
+    bias = jnp.zeros((2, 3, 3)).at[:, :, 0].set(least)
+
+    def first(q, k, v):
+        return nn.attention(q, k, jnp.broadcast_to(v, q.shape), causal=True, bias=bias)[0]
+
+    (_, y), (_, _, of_values) = value_and_gradients(first)(q, q, v)
+    np.testing.assert_array_equal(y, 1)
+    assert not jnp.any(of_values[1:])
 
 
 @pytest.mark.parametrize("name", MASKS)
@@ -181,6 +196,12 @@ def test_jaxs_implementation_is_handed_masks_of_each_example():
         ({"causal": True, "key_mask": np.ones((2, T), bool)}, True, None, (2, 1, T, T)),
         ({"causal": True, "start": 2}, False, None, (1, 1, T, T)),
         ({"window": 3}, False, None, (1, 1, T, T)),  # for which cuDNN has no rule
+        (
+            {"causal": True, "window": 3, "key_mask": np.ones((2, T), bool)},
+            False,
+            None,
+            (2, 1, T, T),
+        ),
         ({"mask": np.ones((T, T), bool)}, False, None, (1, 1, T, T)),
     ],
 )
@@ -199,6 +220,21 @@ def test_cudnn_reads_no_mask_that_it_has_a_rule_for(options, causal, reach, mask
     assert given.get("is_causal", False) is causal
     assert given.get("local_window_size") == reach
     assert given["mask"] == mask
+
+
+def test_cudnn_is_given_whole_biases_and_no_window_beyond_the_keys(monkeypatch):
+    given = {}
+
+    def spy(query, key, value, bias, mask, **rule):
+        given.update(rule, bias=bias)
+        return query
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", spy)
+    q, k = jnp.ones((8, 4, D), np.float16), jnp.ones((4, 4, D), np.float16)
+    nn.attention(q, k, k, implementation="cudnn", bias=jnp.ones((4, 8, 1)))
+    assert given["bias"].shape == (1, 4, 8, 4)
+    nn.attention(q, k, k, implementation="cudnn", causal=True, window=2)
+    assert "local_window_size" not in {n for n, value in given.items() if value is not None}
 
 
 def test_masks_of_all_kinds_together(x64):

@@ -135,3 +135,8 @@ def test_positions_may_be_split_over_devices():
         split = jax.device_put(x, NamedSharding(mesh, P(None, "devices")))
         got = jax.jit(jax.grad(lambda p: jnp.sum(nn.dense(p, split) ** 2)))(params)
     assert_trees_close(got, want, 1e-6)
+
+
+def test_no_features_are_a_sum_of_nothing():
+    y = nn.dense({"kernel": jnp.zeros((0, 4)), "bias": jnp.ones(4)}, jnp.zeros((2, 3, 0)))
+    np.testing.assert_array_equal(y, jnp.ones((2, 3, 4)))

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from experiments.benchmarks import transformer as benchmark
 from jaxnets import models, nn, pretrained
 from tests.catalogue import BERT, CNN, CNN_STATE, GPT, LLAMA, MLP, random_biases
-from tests.numerics import assert_trees_equal, drawn, relative_error
+from tests.numerics import assert_trees_close, assert_trees_equal, drawn, relative_error
 
 KEY = jax.random.key(0)
 VALUES = json.loads(Path(__file__).with_name("pytorch.json").read_text())
@@ -260,6 +261,40 @@ def test_nnxs_state_gives_nnxs_outputs_and_comes_back():
     assert relative_error(jax.jit(apply)(ours, x), module(x)) < 1e-6
     pure = nnx.to_pure_dict(nnx.state(module))
     assert_trees_equal(pretrained.from_flax(pure, ours, rules), ours)
+
+
+@pytest.mark.thorough
+def test_nnxs_transformer_has_our_outputs_and_gradients_in_float64(x64):
+    """The net that the benchmarks time; its gradients come back as its weights do."""
+    sizes = {"features": 8, "heads": 2, "length": 6, "vocabulary": 11}
+    config = benchmark.model_config(benchmark.Config(**sizes), 2)
+    rules = {r"(blocks/\d+)/mlp/((?:up|down)/.*)": r"\1/\2", "(.*)": r"\1"}
+    ours = jax.tree.map(
+        lambda p: jnp.asarray(p, jnp.float64),
+        random_biases(jax.jit(lambda k: models.init_transformer(k, config))(KEY)),
+    )
+    net = benchmark.make_nnx(config)
+    # which would round to what its table was made in
+    net.embedding.dtype = net.positions.dtype = jnp.float64
+    graph, state = nnx.split(net, nnx.Param)
+    like = jax.tree.map(lambda p: p.astype(jnp.float64), nnx.to_pure_dict(state))
+    variables = pretrained.to_flax(ours, like, rules)
+    ids = jax.random.randint(KEY, (3, 6), 0, 11)
+
+    def theirs(variables):
+        filled = jax.tree.map(lambda p: p, state)
+        nnx.replace_by_pure_dict(filled, variables)
+        y = nnx.merge(graph, filled)(ids)
+        return jnp.sum(jnp.sin(3 * y)), y
+
+    def same(params):
+        y = models.transformer(params, config, ids)
+        return jnp.sum(jnp.sin(3 * y)), y
+
+    (_, want), their_gradients = jax.jit(jax.value_and_grad(theirs, has_aux=True))(variables)
+    (_, got), gradients = jax.jit(jax.value_and_grad(same, has_aux=True))(ours)
+    assert relative_error(got, want) < 1e-12
+    assert_trees_close(pretrained.from_flax(their_gradients, ours, rules), gradients, 1e-12)
 
 
 def test_what_differs_from_flax_is_named():
