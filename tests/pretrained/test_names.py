@@ -264,37 +264,36 @@ def test_nnxs_state_gives_nnxs_outputs_and_comes_back():
 
 
 @pytest.mark.thorough
-def test_nnxs_transformer_has_our_outputs_and_gradients_in_float64(x64):
-    """The net that the benchmarks time; its gradients come back as its weights do."""
+def test_nnxs_transformer_has_our_outputs_and_gradients():
+    """The net that the benchmarks time. (In float64 its attention rounds to float32.)"""
     sizes = {"features": 8, "heads": 2, "length": 6, "vocabulary": 11}
     config = benchmark.model_config(benchmark.Config(**sizes), 2)
     rules = {r"(blocks/\d+)/mlp/((?:up|down)/.*)": r"\1/\2", "(.*)": r"\1"}
-    ours = jax.tree.map(
-        lambda p: jnp.asarray(p, jnp.float64),
-        random_biases(jax.jit(lambda k: models.init_transformer(k, config))(KEY)),
-    )
-    net = benchmark.make_nnx(config)
-    # which would round to what its table was made in
-    net.embedding.dtype = net.positions.dtype = jnp.float64
-    graph, state = nnx.split(net, nnx.Param)
-    like = jax.tree.map(lambda p: p.astype(jnp.float64), nnx.to_pure_dict(state))
-    variables = pretrained.to_flax(ours, like, rules)
+    ours = random_biases(jax.jit(lambda k: models.init_transformer(k, config))(KEY))
+    graph, state = nnx.split(benchmark.make_nnx(config), nnx.Param)
+    variables = pretrained.to_flax(ours, nnx.to_pure_dict(state), rules)
     ids = jax.random.randint(KEY, (3, 6), 0, 11)
+
+    def loss(logits):
+        return jnp.sum(jnp.sin(3 * logits)), logits
 
     def theirs(variables):
         filled = jax.tree.map(lambda p: p, state)
         nnx.replace_by_pure_dict(filled, variables)
-        y = nnx.merge(graph, filled)(ids)
-        return jnp.sum(jnp.sin(3 * y)), y
-
-    def same(params):
-        y = models.transformer(params, config, ids)
-        return jnp.sum(jnp.sin(3 * y)), y
+        return loss(nnx.merge(graph, filled)(ids))
 
     (_, want), their_gradients = jax.jit(jax.value_and_grad(theirs, has_aux=True))(variables)
-    (_, got), gradients = jax.jit(jax.value_and_grad(same, has_aux=True))(ours)
-    assert relative_error(got, want) < 1e-12
-    assert_trees_close(pretrained.from_flax(their_gradients, ours, rules), gradients, 1e-12)
+    (_, got), gradients = jax.jit(
+        jax.value_and_grad(lambda p: loss(models.transformer(p, config, ids)), has_aux=True)
+    )(ours)
+    assert relative_error(got, want) < 1e-6
+    returned = pretrained.from_flax(their_gradients, ours, rules)
+    # of the keys' biases they are 0, but for rounding
+    for tree in (gradients, returned):
+        for block in tree["blocks"]:
+            del block["attention"]["key"]["bias"]
+    # its variances are mean(x²) - mean(x)², which cancel
+    assert_trees_close(returned, gradients, 1e-5)
 
 
 def test_what_differs_from_flax_is_named():
