@@ -10,15 +10,6 @@ MAPS = Path("/proc/self/maps")
 TESTS = count()
 
 
-def pytest_configure(config):
-    """What one run, or one worker, has compiled, the next need not: it is most of the time."""
-    if not hasattr(config, "cache"):  # pytest can do without
-        return
-    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
 @pytest.fixture(autouse=True)
 def _few_enough_executables():
     """Each maps memory of its own, and Linux allows a process 65,530 maps."""
