@@ -33,7 +33,7 @@ class Played(NamedTuple):
 
 
 def gan(task: Task) -> Outcome:
-    """The non-saturating game: alternating steps of Adam."""
+    """Alternating steps of Adam."""
     config = models.GANConfig(task.image, LATENT, channels=(2 * task.width, 4 * task.width))
     keys = task.keys
     generator_key, discriminator_key = jax.random.split(keys.init)
@@ -45,7 +45,7 @@ def gan(task: Task) -> Outcome:
         optimizer,
         keys.run,
     )
-    turn = train.gan_step(*models.gan_losses(config), optimizer, optimizer)
+    turn = train.gan_step(*models.gan_losses(config, task.game), optimizer, optimizer)
 
     def step(played: Played, batch: dict[str, Array]) -> tuple[Played, dict[str, Any]]:
         game, metrics = turn(played.game, to_signed(batch["x"]))

@@ -25,6 +25,7 @@ from experiments.images.frechet import (
 from experiments.images.report import Results, Score, print_results, write_report
 from experiments.images.task import Outcome, Samples, Task, clipped
 from experiments.run import append_metrics, open_run
+from jaxnets.models.gan import Game
 
 Model: TypeAlias = Literal["autoencoder", "denoising", "vae", "gan", "diffusion", "flow"]
 
@@ -74,6 +75,8 @@ class Config:
     """examples per step (digits: 64, others: 128)"""
     learning_rate_factor: float = 1.0
     """what every model's own learning rate is multiplied by, positive"""
+    game: Game = "non_saturating"
+    """what the GAN's nets play for; wasserstein is with a gradient penalty"""
     samples: int | None = None
     """how many are drawn, at most as many as there are test images (digits: as many; others: 2000;
     quick: 200)"""
@@ -160,6 +163,7 @@ def main(config: Config) -> int:
                 amounts.batch_size,
                 config.seed,
                 config.learning_rate_factor,
+                config.game,
             )
             outcomes[name] = outcome = MODELS[name](task)
             found = [

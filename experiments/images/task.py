@@ -14,6 +14,7 @@ from experiments.errors import diverged
 from experiments.progress import Handle, progress, report_progress
 from experiments.randomness import Keys, keys_of
 from jaxnets import optim, train
+from jaxnets.models.gan import Game
 from jaxnets.types import Array, PyTree
 
 Step = Callable[[Any, PyTree], tuple[Any, dict[str, Array]]]
@@ -37,6 +38,8 @@ class Task(NamedTuple):
     seed: int
     learning_rate_factor: float = 1.0
     """What every model's own learning rate is multiplied by."""
+    game: Game = "non_saturating"
+    """What the generator and the discriminator play for."""
 
     @property
     def image(self) -> tuple[int, ...]:

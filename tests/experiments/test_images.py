@@ -12,7 +12,7 @@ import scipy.linalg
 from experiments import cli
 from experiments.data import load
 from experiments.errors import UsageError
-from experiments.images import autoencoders, denoisers, frechet, report, task
+from experiments.images import adversarial, autoencoders, denoisers, frechet, report, task
 from experiments.images.experiment import Amounts, Config, epochs_of, in_unit_range, settle
 from experiments.run import open_run
 from jaxnets import models
@@ -31,10 +31,8 @@ def ends_of(folder):
 @pytest.mark.thorough
 def test_a_run_leaves_its_config_metrics_pictures_and_report(small, tmp_path, capsys):
     folder = tmp_path / "run"
-    assert (
-        cli.main(flags(small, folder, "--models", "denoising", "vae", "gan", "--samples", "12"))
-        == 0
-    )
+    named = ("--models", "denoising", "vae", "gan", "--game", "wasserstein", "--samples", "12")
+    assert cli.main(flags(small, folder, *named)) == 0
     config = json.loads((folder / "config.json").read_text())["config"]
     assert (config["width"], config["samples"], config["judge_epochs"]) == (8, 12, 1)
     records, ends = ends_of(folder)
@@ -97,6 +95,15 @@ def given(small, monkeypatch):
     monkeypatch.setattr(models, "init_unet", lambda key, config: {"w": jnp.zeros(())})
     train = {"x": jnp.asarray(data.train_x), "y": jnp.asarray(data.train_y)}
     return task.Task(train, jnp.asarray(data.test_x[:8]), data.classes, 8, 1, 48, 0)
+
+
+def test_the_gan_plays_the_game_that_is_asked_for(given, monkeypatch):
+    def asked(config, game):
+        raise LookupError(game)
+
+    monkeypatch.setattr(models, "gan_losses", asked)
+    with pytest.raises(LookupError, match="hinge"):
+        adversarial.gan(given._replace(game="hinge"))
 
 
 def test_divergence_is_told_with_the_flag_that_mends_it(given):
