@@ -215,7 +215,8 @@ def _by_jax(
         return jnp.broadcast_to(x, (*lead, rows, t, s)).reshape(-1, rows, t, s)
 
     q, k, v = (x.reshape(-1, *x.shape[-3:]) for x in (query, key, value))
-    bias = None if bias is None else bias.astype(q.dtype)
+    if bias is not None:  # whose -inf must stay above what JAX gives to what is not seen
+        bias = jnp.maximum(bias, _least(q.dtype) / 4).astype(q.dtype)
     y: Array = jax.nn.dot_product_attention(q, k, v, together(bias), together(mask), **options)
     return y.reshape(*query.shape[:-1], value.shape[-1])
 

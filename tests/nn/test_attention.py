@@ -157,14 +157,16 @@ def test_a_query_that_sees_nothing_gives_0_and_no_nan(how):
         assert all(not jnp.any(g) for g in gradients)
 
 
+@pytest.mark.parametrize("how", ["plain", "xla"])
 @pytest.mark.parametrize("least", [-jnp.inf, jnp.finfo(jnp.float32).min])
-def test_what_is_not_seen_stays_so_beside_keys_that_a_bias_forbids(least):
+def test_what_is_not_seen_stays_so_beside_keys_that_a_bias_forbids(least, how):
     """As of a sequence padded at its beginning: its first queries see nothing but padding."""
     q, v = jnp.asarray(normal(3, 2, 4), np.float32), jnp.asarray([1.0, 100, 100])[:, None, None]
     bias = jnp.zeros((2, 3, 3)).at[:, :, 0].set(least)
 
     def first(q, k, v):
-        return nn.attention(q, k, jnp.broadcast_to(v, q.shape), causal=True, bias=bias)[0]
+        v = jnp.broadcast_to(v, q.shape)
+        return nn.attention(q, k, v, causal=True, bias=bias, implementation=how)[0]
 
     (_, y), (_, _, of_values) = value_and_gradients(first)(q, q, v)
     np.testing.assert_array_equal(y, 1)
