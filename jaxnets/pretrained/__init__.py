@@ -10,6 +10,7 @@ from jaxnets.pretrained.gguf import GGUF, load_gguf
 from jaxnets.pretrained.llama import (
     GGUF_LLAMA_NAMES,
     LLAMA_NAMES,
+    half_apart,
     llama_config,
     llama_of,
     load_llama,
@@ -36,6 +37,7 @@ __all__ = [
     "from_flax",
     "from_state_dict",
     "gguf_tokenizer",
+    "half_apart",
     "join_biases",
     "llama_config",
     "llama_of",

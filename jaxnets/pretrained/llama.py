@@ -7,13 +7,15 @@ from dataclasses import replace
 from typing import TypeVar
 
 import jax
+import numpy as np
 
+from jaxnets import tree as trees
 from jaxnets.models.transformer import init_transformer
 from jaxnets.models.transformer_block import TransformerConfig
 from jaxnets.nn import silu
 from jaxnets.pretrained.gguf import GGUF, load_gguf
 from jaxnets.pretrained.names import Rules, from_state_dict
-from jaxnets.types import Params
+from jaxnets.types import Array, Params
 
 Number = TypeVar("Number", int, float)
 
@@ -29,7 +31,10 @@ LLAMA_NAMES: Rules = {
     "norm/scale": "model.norm.weight",
     "head/kernel": "lm_head.weight",
 }
-"""Of Hugging Face's `LlamaForCausalLM`, whose rotations pair features half a head apart."""
+"""Of Hugging Face's `LlamaForCausalLM`, whose rotations pair features half a head apart.
+
+For parameters of interleaved rotations, as GGUF files have them, after `half_apart`.
+"""
 
 GGUF_LLAMA_NAMES: Rules = {
     "embedding/embedding": "token_embd.weight",
@@ -61,6 +66,32 @@ def load_llama(path: str | os.PathLike[str]) -> tuple[Params, TransformerConfig]
         that its metadata describe, naming what differs.
     """
     return llama_of(load_gguf(path))
+
+
+def half_apart(params: Params, config: TransformerConfig) -> tuple[Params, TransformerConfig]:
+    """The same decoder with `positions="rotary"`, for `"rotary_interleaved"`.
+
+    Features 2i and 2i + 1 of each head's queries and keys, which are rotated together, become
+    features i and i + d / 2.
+
+    Args:
+      params: of `config`, or like them: gradients.
+      config: with interleaved rotations.
+
+    Raises:
+      ValueError: if the config's positions are others.
+    """
+    if config.positions != "rotary_interleaved":
+        raise ValueError(
+            f"half_apart: config.positions must be 'rotary_interleaved', got {config.positions!r}"
+        )
+    size = config.size_of_head
+    order = np.concatenate([np.arange(0, size, 2), np.arange(1, size, 2)])
+
+    def move(path: str, x: Array) -> Array:
+        return x[..., order] if re.search("attention/(query|key)/", path) else x
+
+    return trees.map_with_paths(move, params), replace(config, positions="rotary")
 
 
 def llama_of(file: GGUF) -> tuple[Params, TransformerConfig]:

@@ -50,6 +50,20 @@ def params():
     return drawn(models.init_transformer, LLAMA)
 
 
+@pytest.mark.parametrize("scan", [False, True], ids=["listed", "stacked"])
+def test_rotations_of_neighbours_and_of_halves_are_one_decoder(scan, x64):
+    """So that what a GGUF file holds has Hugging Face's layout too."""
+    config = replace(LLAMA, head_dim=6, scan=scan, param_dtype=jnp.float64)
+    params, ids = drawn(models.init_transformer, config), jnp.asarray([[3, 1, 4, 1, 5, 9]])
+    moved, halves = pretrained.half_apart(params, config)
+    assert halves == replace(config, positions="rotary")
+    want = models.transformer(params, config, ids)
+    assert relative_error(models.transformer(moved, halves, ids), want) < 1e-12
+    assert relative_error(models.transformer(params, halves, ids), want) > 1e-3
+    with pytest.raises(ValueError, match=r"must be 'rotary_interleaved', got 'rotary'"):
+        pretrained.half_apart(moved, halves)
+
+
 def test_a_file_gives_the_config_and_the_parameters_that_it_was_made_of(params):
     got, config = pretrained.llama_of(GGUF(metadata(), tensors(params)))
     assert config == replace(LLAMA, head_dim=2)
