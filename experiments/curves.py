@@ -34,6 +34,7 @@ class Training(NamedTuple):
     resume: bool
     augment: Augment = "none"
     smoothing: float = 0.0
+    l2: float = 0.0
 
 
 class Curve(NamedTuple):
@@ -163,7 +164,7 @@ def _program(training: Training, model: NetConfig, name: str, examples: int) -> 
         rate = optim.cosine_decay_schedule(rate, per_epoch * training.epochs)
     return make_program(
         model,
-        named_optimizers.make(name, rate),
+        named_optimizers.make(name, rate, training.l2),
         batch_size=training.batch_size,
         steps_per_epoch=per_epoch,
         patience=training.patience,

@@ -57,6 +57,8 @@ class Config:
     """of the first step, positive"""
     schedule: Literal["constant", "cosine"] = "cosine"
     """how the learning rate goes on from there; cosine ends at 0"""
+    l2: float = 0.0
+    """strength of the penalty l2 ‖kernels‖² / 2, not negative"""
     batch_size: int | None = None
     """examples per step (digits: 32, others: 128)"""
     epochs: int | None = None
@@ -112,6 +114,8 @@ def settle(config: Config) -> Amounts:
     }
     del positive["augment"]
     require_positive(positive)
+    if config.l2 < 0:
+        raise UsageError(f"--l2 must not be negative, got {config.l2}")
     for name in ("dropout", "label_smoothing"):
         if not 0 <= (share := getattr(config, name)) <= 1:
             raise UsageError(f"--{name.replace('_', '-')} must be from 0 to 1, got {share}")
@@ -154,6 +158,7 @@ def _main(config: Config, amounts: Amounts) -> int:
         resume=config.resume,
         augment=amounts.augment,
         smoothing=config.label_smoothing,
+        l2=config.l2,
     )
     wanted = [(config.optimizer, config.seed + i) for i in range(amounts.seeds)]
     if config.compare:

@@ -28,11 +28,12 @@ def counterpart(choice: str) -> str:
 
 
 def make(
-    choice: str, learning_rate: ArrayLike | Callable[[Any], Any]
+    choice: str, learning_rate: ArrayLike | Callable[[Any], Any], l2: float = 0.0
 ) -> optim.GradientTransformation:
     """The optimizer called `choice`, with its library's own defaults.
 
-    `momentum` is `sgd` with momentum 0.9.
+    `momentum` is `sgd` with momentum 0.9. Where `l2` is not 0, the gradient is that of the loss
+    and of `l2 ‖kernels‖² / 2`.
     """
     require_known(choice)
     library, name = choice.split(":")
@@ -42,4 +43,4 @@ def make(
         if name == "momentum"
         else getattr(aliases, name)(learning_rate)
     )
-    return made
+    return optim.chain(optim.add_decayed_weights(l2, mask="kernel$"), made) if l2 else made

@@ -69,10 +69,12 @@ def table(timings: Mapping[str, Timing], baseline: str) -> str:
 
 def compiled_steps(
     programs: Mapping[str, tuple[Callable[..., Any], Sequence[Any]]],
+    counts: Mapping[str, int] | None = None,
 ) -> tuple[dict[str, Callable[[], int]], dict[str, int | None]]:
     """Each function on its arguments as a step to be timed, and its temporary memory.
 
     That is in bytes, without arguments and results; `None` where the compiler does not tell it.
+    `counts` are how many steps a call is, where it is more than one.
     """
     import jax
 
@@ -81,14 +83,15 @@ def compiled_steps(
         for name, (function, arguments) in programs.items()
     }
 
-    def once(program: Any, arguments: Sequence[Any]) -> Callable[[], int]:
+    def once(program: Any, arguments: Sequence[Any], count: int) -> Callable[[], int]:
         def step() -> int:
             jax.block_until_ready(program(*arguments))
-            return 1
+            return count
 
         return step
 
-    steps = {name: once(*both) for name, both in compiled.items()}
+    count = counts or {}
+    steps = {name: once(*both, count.get(name, 1)) for name, both in compiled.items()}
     analyses = {name: program.memory_analysis() for name, (program, _) in compiled.items()}
     return steps, {
         name: None if analysis is None else analysis.temp_size_in_bytes

@@ -10,15 +10,16 @@ Run it alone on the machine: `make bench BENCH=transformer`, or
 import importlib.util
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from jax import lax
 
 from experiments.benchmarks.decoding import Decoder, in_torch, looped, scanned
 from experiments.benchmarks.timing import (
@@ -34,12 +35,18 @@ from experiments.benchmarks.timing import (
 from experiments.errors import UsageError
 from jaxnets import losses, models, nn, optim, train
 
+_Program: TypeAlias = tuple[Callable[..., Any], list[Any]]
+
 OURS, NNX = "jaxnets", "Flax NNX + Optax"
-SCANNED = "jaxnets, in a scan"
+NNX_STEPS, STEPS_SCANNED = f"{NNX}, steps in a scan", "jaxnets, steps in a scan"
+BLOCKS_SCANNED, BOTH_SCANNED = "jaxnets, blocks in a scan", "jaxnets, blocks and steps in scans"
 LOOP = "a compiled call for each token"
 
 COMPILATIONS = 4
 """Of each library, each first in half of them."""
+
+PER_CALL = 4
+"""Steps in one compiled call, where they are in a scan."""
 
 LEARNING_RATE = 1e-3
 
@@ -152,7 +159,33 @@ def our_step(model: models.TransformerConfig) -> tuple[Callable[..., Any], list[
     return train.step(loss, optimizer), [state]
 
 
-STEPS = {NNX: nnx_step, OURS: our_step}
+def in_a_scan(step: Callable[..., Any], state: Sequence[Any], ids: Any) -> _Program:
+    """`PER_CALL` steps, each of a batch of its own."""
+    many = jnp.broadcast_to(ids, (PER_CALL, *ids.shape))
+    return lambda state, many: lax.scan(step, state, many), [*state, many]
+
+
+def our_epoch(step: Callable[..., Any], state: Sequence[Any], ids: Any) -> _Program:
+    """`train.epoch`: as many steps, of batches drawn from so many sequences."""
+    return train.epoch(step, len(ids)), [*state, jnp.tile(ids, (PER_CALL, 1))]
+
+
+def programs(model: models.TransformerConfig, ids: Any, names: Collection[str]) -> dict[str, Any]:
+    """Those of that name: a step, or several in one call, and what it is called on."""
+    (nnx, theirs), (ours, state) = nnx_step(model), our_step(model)
+    scanned, stacked = our_step(replace(model, scan=True))
+    made = {
+        NNX: (nnx, [*theirs, ids]),
+        OURS: (ours, [*state, ids]),
+        NNX_STEPS: in_a_scan(nnx, theirs, ids),
+        STEPS_SCANNED: our_epoch(ours, state, ids),
+        BLOCKS_SCANNED: (scanned, [*stacked, ids]),
+        BOTH_SCANNED: our_epoch(scanned, stacked, ids),
+    }
+    return {name: made[name] for name in names}
+
+
+COUNTS = dict.fromkeys([NNX_STEPS, STEPS_SCANNED, BOTH_SCANNED], PER_CALL)
 
 
 def _ids(config: Config) -> jax.Array:
@@ -161,40 +194,36 @@ def _ids(config: Config) -> jax.Array:
 
 
 def training_step(config: Config) -> None:
-    """Forward, backward and update, both libraries' as one compiled function of their state."""
+    """Forward, backward and update, as one compiled function of the state, or several in one."""
     model, ids = model_config(config, config.depth), _ids(config)
-    programs = {}
-    for name, make in STEPS.items():
-        step, state = make(model)
-        programs[name] = step, [*state, ids]
-    steps, memory = compiled_steps(programs)
+    made = programs(model, ids, [NNX, OURS, NNX_STEPS, STEPS_SCANNED])
+    steps, memory = compiled_steps(made, COUNTS)
     print(f"\ntraining step, {_shape(config, config.depth)} ({config.rounds} rounds)")
     print(table(interleave(steps, rounds=config.rounds), NNX))
     print(memory_line(memory, NNX), flush=True)
 
 
 def deep(config: Config) -> None:
-    """Trace and compile a deep net's step, in turns, and then run it; ours also as one loop."""
+    """Trace and compile a deep net's step, in turns, and then run it; ours also as loops."""
     model, ids = model_config(config, config.deep), _ids(config)
-    made = {name: make(model) for name, make in STEPS.items()}
-    made[SCANNED] = our_step(replace(model, scan=True))
+    made = programs(model, ids, [NNX, OURS, BLOCKS_SCANNED, BOTH_SCANNED])
     seconds: dict[str, list[float]] = {name: [] for name in made}
-    programs: dict[str, Any] = {}
+    compiled: dict[str, Any] = {}
     with without_compilation_cache():
         for number in range(COMPILATIONS):
             for name in list(made)[:: -1 if number % 2 else 1]:
-                step, state = made[name]
+                step, arguments = made[name]
                 jax.clear_caches()
                 started = time.perf_counter()
                 # a fresh function, which no cache knows
                 fresh = jax.jit(lambda *arguments, step=step: step(*arguments))
-                programs[name] = fresh.lower(*state, ids).compile()
+                compiled[name] = fresh.lower(*arguments).compile()
                 seconds[name].append(time.perf_counter() - started)
 
     def once(name: str) -> Callable[[], int]:
         def run() -> int:
-            jax.block_until_ready(programs[name](*made[name][1], ids))
-            return 1
+            jax.block_until_ready(compiled[name](*made[name][1]))
+            return COUNTS.get(name, 1)
 
         return run
 
@@ -203,7 +232,7 @@ def deep(config: Config) -> None:
     least = {name: min(times) for name, times in seconds.items()}
     for name, times in seconds.items():
         print(
-            f"{name:<18} min {least[name]:6.2f} s, max {max(times):6.2f} s "
+            f"{name:<34} min {least[name]:6.2f} s, max {max(times):6.2f} s "
             f"{least[NNX] / least[name]:6.2f}x by the least"
         )
     rounds = max(1, config.rounds // 3)
