@@ -1,6 +1,15 @@
 """Per-example gradients of any JAX loss, and what follows from them."""
 
 from jaxnets.gradients import accounting, privacy
+from jaxnets.gradients.backprop import (
+    Operation,
+    Tape,
+    backprop,
+    backward,
+    descend,
+    describe,
+    record,
+)
 from jaxnets.gradients.clipping import (
     ClippedGradMetrics,
     adapted_clip_norm,
@@ -20,6 +29,7 @@ from jaxnets.gradients.factors import (
     sq_norms_by_leaf,
     weighted_sum,
 )
+from jaxnets.gradients.local_rules import RULES, Rule
 from jaxnets.gradients.per_example import per_example_grad, per_example_norms
 from jaxnets.gradients.program import Factors
 from jaxnets.gradients.statistics import (
@@ -37,17 +47,25 @@ from jaxnets.gradients.statistics import (
 )
 
 __all__ = [
+    "RULES",
     "ClippedGradMetrics",
     "Diversity",
     "Factors",
     "Moments",
     "NoiseScale",
+    "Operation",
     "ParameterPlan",
+    "Rule",
     "SignalToNoise",
+    "Tape",
     "accounting",
     "adapted_clip_norm",
+    "backprop",
+    "backward",
     "clipped_grad",
     "clipped_sum",
+    "descend",
+    "describe",
     "diversity",
     "dot",
     "explain",
@@ -62,6 +80,7 @@ __all__ = [
     "per_example_norms",
     "plan",
     "privacy",
+    "record",
     "second_moment",
     "self_influence",
     "sensitivity",

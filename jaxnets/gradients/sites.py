@@ -217,7 +217,7 @@ def as_example(record: Record, x: Any) -> Any:
     return value
 
 
-def _scanned(equation: Any) -> tuple[int, int]:
+def scanned(equation: Any) -> tuple[int, int]:
     """How many of a scan's inputs every turn sees whole, and how many are carried on.
 
     By their shapes: the equation's parameters have other names in each version of JAX.
@@ -236,7 +236,7 @@ def _scanned(equation: Any) -> tuple[int, int]:
 def _scan(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
     params = equation.params
     body, length = params["jaxpr"], params["length"]
-    n_whole, n_carry = _scanned(equation)
+    n_whole, n_carry = scanned(equation)
     whole, carry, sliced = (
         inputs[:n_whole], inputs[n_whole : n_whole + n_carry], inputs[n_whole + n_carry :]
     )  # fmt: skip
