@@ -10,6 +10,7 @@ from jaxnets.gradients.backprop import (
     describe,
     record,
 )
+from jaxnets.gradients.check import LeafCheck, check_gradients
 from jaxnets.gradients.clipping import (
     ClippedGradMetrics,
     adapted_clip_norm,
@@ -51,6 +52,7 @@ __all__ = [
     "ClippedGradMetrics",
     "Diversity",
     "Factors",
+    "LeafCheck",
     "Moments",
     "NoiseScale",
     "Operation",
@@ -62,6 +64,7 @@ __all__ = [
     "adapted_clip_norm",
     "backprop",
     "backward",
+    "check_gradients",
     "clipped_grad",
     "clipped_sum",
     "descend",

@@ -25,16 +25,19 @@ def _elementwise(*partials: Callable[..., Any]) -> Rule:
 
     def rule(x: Sequence[Array], y: Array, error: Array, /, **params: Any) -> list[Array | None]:
         return [
-            _of_scalar(operand, error * partial(y, *x))
+            _alike(operand, error * partial(y, *x))
             for operand, partial in zip(x, partials, strict=True)
         ]
 
     return rule
 
 
-def _of_scalar(operand: Array, error: Array, /) -> Array:
-    """A number that met an array was used once for each of its elements."""
-    return jnp.sum(error) if jnp.ndim(operand) < jnp.ndim(error) else error
+def _alike(operand: Array, error: Array) -> Array:
+    """The error signal of an operand that met a larger one: it was used once for each element."""
+    shape = jnp.shape(operand)
+    wider = range(error.ndim) if not shape else (i for i, n in enumerate(shape) if n == 1)
+    axes = tuple(i for i in wider if error.shape[i] != 1 or not shape)
+    return jnp.sum(error, axes).reshape(shape)
 
 
 def _larger(a: Array, b: Array) -> Array:
@@ -70,24 +73,24 @@ def _pow(x: Sequence[Array], y: Array, error: Array, /) -> list[Array | None]:
     base, exponent = x
     by_base = exponent * base ** jnp.where(exponent == 0, 1, exponent - 1)
     if not jnp.issubdtype(jnp.result_type(exponent), jnp.inexact):
-        return [_of_scalar(base, error * by_base.astype(error.dtype)), None]
+        return [_alike(base, error * by_base.astype(error.dtype)), None]
     by_exponent = jnp.where(y == 0, 0, y * jnp.log(jnp.where(base > 0, base, 1)))
-    return [_of_scalar(base, error * by_base), _of_scalar(exponent, error * by_exponent)]
+    return [_alike(base, error * by_base), _alike(exponent, error * by_exponent)]
 
 
 def _select(x: Sequence[Array], y: Array, error: Array, /) -> list[Array | None]:
     which, *cases = x
     chosen = [jnp.where(which == i, error, 0) for i in range(len(cases))]
-    return [None, *(_of_scalar(case, e) for case, e in zip(cases, chosen, strict=True))]
+    return [None, *(_alike(case, e) for case, e in zip(cases, chosen, strict=True))]
 
 
 def _clamp(x: Sequence[Array], y: Array, error: Array, /) -> list[Array | None]:
     low, value, high = x
     inside = (low < value) & (value < high)
     return [
-        _of_scalar(low, jnp.where(value < low, error, 0)),
+        _alike(low, jnp.where(value < low, error, 0)),
         jnp.where(inside, error, 0),
-        _of_scalar(high, jnp.where(value > high, error, 0)),
+        _alike(high, jnp.where(value > high, error, 0)),
     ]
 
 

@@ -1,0 +1,158 @@
+"""Gradients that are right pass, and the leaf that is wrong is named."""
+
+import re
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnets import losses, models
+from jaxnets.gradients import backprop, check_gradients
+
+MLP = models.MLPConfig(3, 2, (4,), activation=jnp.tanh)
+X = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+Y = np.array([0, 1, 1, 0, 1])
+
+
+def _params():
+    params = models.init_mlp(jax.random.key(0), MLP)
+    return jax.tree.map(lambda leaf: leaf + 0.1, params)
+
+
+def _loss(params, x, y):
+    logits = models.mlp(params, MLP, x)
+    return jnp.mean(losses.softmax_cross_entropy_with_integer_labels(logits, y))
+
+
+def _plain(params, x):
+    """Analytic, and made of what takes complex numbers."""
+    h = jnp.tanh(x @ params["w"])
+    return jnp.sum(h * h)
+
+
+def test_a_right_gradient_is_right_at_every_leaf():
+    checks = check_gradients(_loss, _params(), X, Y)
+    assert [check.path for check in checks] == [
+        f"layers/{layer}/{leaf}" for layer in (0, 1) for leaf in ("bias", "kernel")
+    ]
+    assert {check.verdict for check in checks} == {"right"}
+    assert max(check.error for check in checks) < 1e-9
+
+
+def test_the_complex_step_is_exact_to_rounding():
+    (check,) = check_gradients(_plain, {"w": np.full((3, 2), 0.3)}, X)
+    assert check.way == "complex step"
+    assert check.error < 1e-14
+
+
+def test_where_it_is_not_analytic_differences_measure():
+    """`|w|²` by `w conj(w)` has no imaginary part."""
+    (check,) = check_gradients(lambda w: jnp.sum(jnp.abs(w) ** 3), np.array([0.5, -2.0]))
+    assert (check.way, check.verdict) == ("finite differences", "right")
+    assert check.error < 1e-8
+
+
+SPOILED = {
+    "a hundredth too large": lambda g: g * 1.01,
+    "turned around": lambda g: -g,
+    "a mean for a sum": lambda g: g / 5,
+    "nothing": lambda g: 0 * g,
+    "axes exchanged": lambda g: g.T.reshape(g.shape) if g.ndim == 2 else g[::-1],
+    "not a number": lambda g: g * jnp.nan,
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+@pytest.mark.parametrize(("layer", "leaf"), [(0, "kernel"), (1, "bias")])
+def test_the_wrong_leaf_is_named_and_no_other(name, layer, leaf):
+    def gradient(*args):
+        g = jax.grad(_loss)(*args)
+        g["layers"][layer][leaf] = SPOILED[name](g["layers"][layer][leaf])
+        return g
+
+    with pytest.raises(AssertionError, match=f"'layers/{layer}/{leaf}'") as raised:
+        check_gradients(_loss, _params(), X, Y, gradient=gradient)
+    assert len(re.findall("'layers/", str(raised.value))) == 1
+    checks = check_gradients(_loss, _params(), X, Y, gradient=gradient, raises=False)
+    assert [check.path for check in checks if check.verdict != "right"] == [
+        f"layers/{layer}/{leaf}"
+    ]
+
+
+def test_the_worst_element_is_found():
+    def gradient(w, x):
+        return {"w": jax.grad(_plain)(w, x)["w"].at[1, 0].add(0.5)}
+
+    with pytest.raises(AssertionError, match=r"furthest off at \[1, 0\]") as raised:
+        check_gradients(_plain, {"w": np.full((3, 2), 0.3)}, X, gradient=gradient)
+    predicted, measured = re.findall(r": (\S+) instead of (\S+)$", str(raised.value))[0]
+    assert float(predicted) - float(measured) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_a_rule_of_the_users_own_is_checked():
+    @jax.custom_vjp
+    def swish(x):
+        return x * jax.nn.sigmoid(x)
+
+    def backward(x, error):
+        # the term x σ'(x) is forgotten
+        return (error * jax.nn.sigmoid(x),)
+
+    swish.defvjp(lambda x: (swish(x), x), backward)
+    with pytest.raises(AssertionError, match="'w'"):
+        check_gradients(lambda p, x: jnp.sum(swish(x @ p["w"])), {"w": np.ones((3, 2))}, X)
+
+
+def test_a_net_of_flax_and_backpropagation_written_out():
+    net = flax.linen.Sequential([flax.linen.Dense(4), jnp.tanh, flax.linen.Dense(1)])
+    params = net.init(jax.random.key(0), X)
+
+    def loss(params, x):
+        return jnp.mean(net.apply(params, x) ** 2)
+
+    def gradient(params, x):
+        return backprop(loss)(params, x)[1]
+
+    checks = check_gradients(loss, params, X, gradient=gradient)
+    assert {check.verdict for check in checks} == {"right"}
+    assert "params/layers_0/kernel" in {check.path for check in checks}
+
+
+def test_a_kink_is_no_fault():
+    """Of `max(w, 0)` at 0 no slope is the right one."""
+    (check,) = check_gradients(lambda w: jnp.sum(jax.nn.relu(w)), np.zeros(3))
+    assert check.verdict == "unsure"
+
+
+def test_a_loss_in_single_precision_is_measured_as_it_can_be():
+    def loss(w):
+        return jnp.sum(jnp.sin(w.astype(jnp.float32))).astype(jnp.float64)
+
+    (check,) = check_gradients(loss, np.array([0.3, 1.2]))
+    assert check.verdict in ("right", "unsure")
+    (check,) = check_gradients(loss, np.array([0.3, 1.2]), gradient=lambda w: w, raises=False)
+    assert check.verdict == "wrong"
+
+
+def test_a_loss_that_is_not_a_number_is_not_called_right():
+    (check,) = check_gradients(lambda w: jnp.sum(jnp.log(w)), np.array([-1.0, 2.0]), raises=False)
+    assert check.verdict != "right"
+
+
+def test_the_precision_that_was_set_is_left_as_it_was():
+    check_gradients(_loss, _params(), X, Y)
+    assert jnp.ones(1).dtype == jnp.float32
+
+
+def test_bad_input_is_named():
+    w = np.ones(2)
+    with pytest.raises(ValueError, match="directions must be positive, got 0"):
+        check_gradients(jnp.sum, w, directions=0)
+    with pytest.raises(TypeError, match="must be floating, got int64 at 'n'"):
+        check_gradients(lambda p: jnp.sum(p["w"]), {"n": np.arange(2), "w": w})
+    with pytest.raises(TypeError, match="loss must return one floating number"):
+        check_gradients(jnp.sin, w)
+    with pytest.raises(ValueError, match="must be like params, but differs in"):
+        check_gradients(jnp.sum, w, gradient=lambda w: w[:1])
