@@ -15,10 +15,17 @@ from jaxnets.pretrained.llama import (
     llama_of,
     load_llama,
 )
-from jaxnets.pretrained.lstm import LSTM_NAMES, join_biases, split_biases
 from jaxnets.pretrained.names import from_flax, from_state_dict, to_flax, to_state_dict
 from jaxnets.pretrained.pth import load_pth
 from jaxnets.pretrained.quantized import Quantized, dequantize
+from jaxnets.pretrained.recurrent import (
+    GRU_NAMES,
+    LSTM_NAMES,
+    join_biases,
+    join_gates,
+    split_biases,
+    split_gates,
+)
 from jaxnets.pretrained.safetensors import load_safetensors, save_safetensors
 from jaxnets.pretrained.tokens import Tokens, gguf_tokenizer, load_tokenizer, tokenize
 
@@ -27,6 +34,7 @@ __all__ = [
     "EFFICIENTNET_NAMES",
     "GGUF",
     "GGUF_LLAMA_NAMES",
+    "GRU_NAMES",
     "LLAMA_NAMES",
     "LSTM_NAMES",
     "MINILM",
@@ -39,6 +47,7 @@ __all__ = [
     "gguf_tokenizer",
     "half_apart",
     "join_biases",
+    "join_gates",
     "llama_config",
     "llama_of",
     "load_bert",
@@ -51,6 +60,7 @@ __all__ = [
     "save_safetensors",
     "sentence_embedding",
     "split_biases",
+    "split_gates",
     "to_flax",
     "to_state_dict",
     "tokenize",

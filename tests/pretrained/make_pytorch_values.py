@@ -1,4 +1,4 @@
-"""The recipe of `pytorch.json`: PyTorch's modules, their state dicts and outputs, in float64.
+"""The recipe of `pytorch.json`: PyTorch's nets, their weights, outputs and gradients, in float64.
 
 It needs torch and transformers, which the tests do not:
 
@@ -49,16 +49,16 @@ class UpAndDown(nn.Module):
 
 
 class Language(nn.Module):
-    """Next tokens by two layers of LSTM."""
+    """Next tokens by two recurrent layers."""
 
-    def __init__(self):
+    def __init__(self, kind):
         super().__init__()
         self.embedding = nn.Embedding(7, 3)
-        self.lstm = nn.LSTM(3, 4, num_layers=2, batch_first=True)
+        self.layers = getattr(nn, kind)(3, 4, num_layers=2, batch_first=True)
         self.head = nn.Linear(4, 7)
 
     def forward(self, ids):
-        return self.head(self.lstm(self.embedding(ids))[0])
+        return self.head(self.layers(self.embedding(ids))[0])
 
 
 def bert():
@@ -80,7 +80,10 @@ def llama():
 
 
 def values(net, inputs):
-    """Three digits of each weight, so that the file is small; then all digits of the output."""
+    """Three digits of each weight, so that the file is small; then all digits of what follows.
+
+    The gradients are of `Σ sin(3 y)`.
+    """
     rng = np.random.default_rng(0)
     net = net.double().eval()
     drawn = {}
@@ -89,13 +92,14 @@ def values(net, inputs):
             x = np.round(0.5 * rng.normal(size=p.shape), 3)
             drawn[name] = torch.tensor(np.abs(x) + 0.1 if "var" in name else x)
     net.load_state_dict(drawn, strict=False)
-    with torch.no_grad():
-        y = net(inputs)
+    y = net(inputs)
     y = getattr(y, "logits", getattr(y, "last_hidden_state", y))
+    torch.sin(3 * y).sum().backward()
     return {
         "x": inputs.tolist(),
         "state dict": {name: w.tolist() for name, w in drawn.items()},
         "y": y.tolist(),
+        "gradients": {name: p.grad.tolist() for name, p in net.named_parameters()},
     }
 
 
@@ -115,7 +119,8 @@ def main():
         "transformers": transformers.__version__,
         "mlp": values(mlp, image(3, 6)),
         "cnn": values(CNN(), image(2, 2, 8, 6)),
-        "lstm": values(Language(), ids(7)),
+        "lstm": values(Language("LSTM"), ids(7)),
+        "gru": values(Language("GRU"), ids(7)),
         "bert": values(bert(), ids(11)),
         "llama": values(llama(), ids(11)),
         "up and down": values(UpAndDown(), image(2, 2, 8, 4)),

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from functools import partial
 from pathlib import Path
 
 import flax.linen as linen
@@ -13,7 +14,17 @@ from flax import nnx
 
 from experiments.benchmarks import transformer as benchmark
 from jaxnets import models, nn, pretrained
-from tests.catalogue import BERT, CNN, CNN_STATE, GPT, LLAMA, MLP, random_biases
+from tests.catalogue import (
+    BERT,
+    CNN,
+    CNN_STATE,
+    GPT,
+    LLAMA,
+    MLP,
+    RECURRENT,
+    linen_cell,
+    random_biases,
+)
 from tests.numerics import assert_trees_close, assert_trees_equal, drawn, relative_error
 
 KEY = jax.random.key(0)
@@ -38,9 +49,10 @@ CNN_TORCH = {
     **weights_and_biases("0/head/layers/1", "head.3"),
 }
 LANGUAGE = models.RNNConfig(3, 7, "lstm", (4, 4), readout="each", vocabulary=7)
+GRU_LANGUAGE = models.RNNConfig(3, 7, "gru", (4, 4), readout="each", vocabulary=7)
 LANGUAGE_TORCH = {
     "embedding/embedding": "embedding.weight",
-    **{path: f"lstm.{name}" for path, name in pretrained.LSTM_NAMES.items()},
+    **{path: f"layers.{name}" for path, name in pretrained.LSTM_NAMES.items()},
     **weights_and_biases("head", "head"),
 }
 SMALL_BERT = models.TransformerConfig(
@@ -87,6 +99,11 @@ NETS = {
         lambda k: models.init_rnn(k, LANGUAGE),
         lambda p, x: models.rnn(p, LANGUAGE, x),
     ),
+    "gru": (
+        LANGUAGE_TORCH,
+        lambda k: models.init_rnn(k, GRU_LANGUAGE),
+        lambda p, x: models.rnn(p, GRU_LANGUAGE, x),
+    ),
     "bert": (
         pretrained.BERT_NAMES,
         lambda k: models.init_encoder(k, SMALL_BERT),
@@ -99,31 +116,60 @@ NETS = {
     ),
     "up and down": (UP_AND_DOWN_TORCH, _init_up_and_down, _up_and_down),
 }
-# what the first dense layer of the CNN sees: 2×1 pixels of 5 channels
-FLATTENED = {"cnn": {"0/head/layers/0/kernel": (2, 1, 5)}}
-TRANSPOSED = {"up and down": "^up/"}
+LAYOUTS = {
+    # what the first dense layer sees: 2×1 pixels of 5 channels
+    "cnn": {"flattened": {"0/head/layers/0/kernel": (2, 1, 5)}},
+    "up and down": {"transposed": "^up/"},
+}
 
 
-@pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_pytorchs_weights_give_pytorchs_outputs_and_come_back(name, dtype, x64):
-    rules, init, apply = NETS[name]
+def _stored(name, dtype):
+    """What PyTorch had: its state dict whole and with joined biases, our parameters, and x."""
+    rules, init, _ = NETS[name]
     stored = VALUES[name]
-    layouts = {"flattened": FLATTENED.get(name), "transposed": TRANSPOSED.get(name)}
     whole = {key: np.asarray(w, dtype) for key, w in stored["state dict"].items()}
     state_dict = pretrained.join_biases(whole)
     like = jax.tree.map(
         lambda p: jax.ShapeDtypeStruct(p.shape, dtype), jax.eval_shape(init, jax.random.key(0))
     )
-    params = pretrained.from_state_dict(state_dict, like, rules, **layouts)
+    params = pretrained.from_state_dict(state_dict, like, rules, **LAYOUTS.get(name, {}))
     x = np.asarray(stored["x"])
-    x = x if x.dtype == int else x.astype(dtype)
+    return whole, state_dict, params, x if x.dtype == int else x.astype(dtype)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_pytorchs_gradients_are_ours(name, x64):
+    """Of attention, blocks, recurrent and convolutional nets, by each parameter."""
+    rules, _, apply = NETS[name]
+    _, _, params, x = _stored(name, "float64")
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(3 * apply(p, x)))))(params)
+    got = pretrained.to_state_dict(gradient, rules, **LAYOUTS.get(name, {}))
+    want = VALUES[name]["gradients"]
+    # of two biases that are added there, one is left here
+    assert set(want) - set(got) <= {key for key in want if "bias_hh" in key}
+    # what PyTorch's Llama has in float32 cancels in the gradient of keys
+    tolerance = 1e-5 if name == "llama" else 1e-12
+    for key in set(got) & set(want):
+        # of a hidden side's bias the candidate's part, which comes last
+        ours, theirs = got[key], np.array(want[key])[-len(got[key]) :]
+        if key == "embeddings.word_embeddings.weight":
+            # PyTorch's BERT takes token 0 for padding, which learns nothing
+            assert not np.any(theirs[0])
+            ours, theirs = ours[1:], theirs[1:]
+        assert relative_error(ours, theirs) < tolerance, key
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_pytorchs_weights_give_pytorchs_outputs_and_come_back(name, dtype, x64):
+    rules, _, apply = NETS[name]
+    whole, state_dict, params, x = _stored(name, dtype)
     got = jax.jit(apply)(params, x)
     assert got.dtype == dtype
     tolerance = 1e-6 if dtype == "float32" or name == "llama" else 1e-12
-    assert relative_error(got, np.array(stored["y"])) < tolerance
+    assert relative_error(got, np.array(VALUES[name]["y"])) < tolerance
 
-    back = pretrained.to_state_dict(params, rules, **layouts)
+    back = pretrained.to_state_dict(params, rules, **LAYOUTS.get(name, {}))
     assert_trees_equal(back, state_dict)
     split = pretrained.split_biases(back)
     assert {key: x.shape for key, x in split.items()} == {k: x.shape for k, x in whole.items()}
@@ -226,6 +272,24 @@ def test_linens_variables_give_linens_outputs_and_come_back(name):
     want = jax.jit(module.apply)(variables, x)
     assert relative_error(jax.jit(apply)(ours, x), want) < 1e-6
     assert_trees_equal(pretrained.from_flax(variables, jax.eval_shape(init, KEY), rules), ours)
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_linens_cells_have_their_gates_apart(kind):
+    """As `linen_cell` of the oracles has them, in any tree, and back."""
+    cell = "vanilla" if kind == "rnn" else kind
+    config = models.RNNConfig(3, 7, cell, (4, 4), readout="each", vocabulary=7)
+    init = partial(models.init_rnn, config=config)
+    ours = random_biases(init(KEY))
+    theirs = pretrained.split_gates(ours)
+    for layer, same in zip(ours["layers"], theirs["layers"], strict=True):
+        assert_trees_equal(same["forward"], linen_cell(kind, layer["forward"]))
+        x = jax.random.normal(KEY, (2, 5, layer["forward"]["input"]["kernel"].shape[0]))
+        want = linen.RNN(RECURRENT[kind].module(4)).apply({"params": {"cell": same["forward"]}}, x)
+        got, _ = nn.unroll(RECURRENT[kind].cell, layer["forward"], x)
+        assert relative_error(got, want) < 1e-6
+    assert_trees_equal(theirs["head"], ours["head"])
+    assert_trees_equal(pretrained.join_gates(theirs), ours)
 
 
 class NnxCNN(nnx.Module):
