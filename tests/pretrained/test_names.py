@@ -156,7 +156,9 @@ def test_pytorchs_gradients_are_ours(name, x64):
             # PyTorch's BERT takes token 0 for padding, which learns nothing
             assert not np.any(theirs[0])
             ours, theirs = ours[1:], theirs[1:]
-        assert relative_error(ours, theirs) < tolerance, key
+        # biases of keys have gradients of 0, but for rounding
+        size = max(np.abs(theirs).max(), 1e-3)
+        assert np.abs(ours - theirs).max() < tolerance * size, key
 
 
 @pytest.mark.parametrize("name", NETS)
