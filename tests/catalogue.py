@@ -1182,17 +1182,21 @@ OPTIMIZERS = [
 ]
 
 
-def thorough_beyond(core, rows):
+def thorough_beyond(core, rows, beyond=pytest.mark.thorough):
     """Parameters of a test, by name: those that are not in `core` are for `make thorough`."""
     return [
-        pytest.param(*row, id=name, marks=() if name in core else pytest.mark.thorough)
+        pytest.param(*row, id=name, marks=() if name in core else beyond)
         for name, row in rows.items()
     ]
 
 
-def optimizers(rows=OPTIMIZERS):
-    """A test's parameter `case`: the core's rows, and with `make thorough` all others."""
+def optimizers(rows=OPTIMIZERS, beyond=pytest.mark.thorough):
+    """A test's parameter `case`: the core's rows, and with `make thorough` all others.
+
+    Or with `make exhaustive`, where `beyond` says so: properties of how an optimizer is called,
+    which hang on what all of them are made of.
+    """
     core_names = {case.name for case in core.CASES}
     return pytest.mark.parametrize(
-        "case", thorough_beyond(core_names, {case.name: (case,) for case in rows})
+        "case", thorough_beyond(core_names, {case.name: (case,) for case in rows}, beyond)
     )

@@ -130,7 +130,9 @@ def test_the_seconds_of_a_resumed_run_are_those_of_all_its_parts(small, finished
     assert "4001.0" in (folder / "report.html").read_text()
 
 
-@pytest.mark.parametrize("damage", ["cut", "manifest lost"])
+@pytest.mark.parametrize(
+    "damage", ["cut", pytest.param("manifest lost", marks=pytest.mark.thorough)]
+)
 def test_a_corrupt_checkpoint_is_refused_and_every_file_left_alone(
     small, finished, tmp_path, capsys, damage
 ):
@@ -268,9 +270,10 @@ def test_a_resnet_trains_on_augmented_images_and_is_examined(small, tmp_path, ca
     [
         (["--learning-rate", "1e30"], r"has loss (nan|inf) at step \d+"),
         # one step, whose own loss is measured before it
-        (
+        pytest.param(
             ["--learning-rate", "1e38", "--epochs", "1", "--batch-size", "96"],
             "has held-out loss (nan|inf) at step 1",
+            marks=pytest.mark.thorough,
         ),
     ],
 )

@@ -97,6 +97,7 @@ def given(small, monkeypatch):
     return task.Task(train, jnp.asarray(data.test_x[:8]), data.classes, 8, 1, 48, 0)
 
 
+@pytest.mark.thorough
 def test_the_gan_plays_the_game_that_is_asked_for(given, monkeypatch):
     def asked(config, game):
         raise LookupError(game)

@@ -202,7 +202,10 @@ CORE = ("dense", "conv/2d_strided", "layer_norm", "lstm_cell", "attention", "mlp
 
 
 @pytest.mark.parametrize("case", thorough_beyond(CORE, NETS))
-@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-13), ("float32", 1e-6)])
+@pytest.mark.parametrize(
+    ("dtype", "rtol"),
+    [("float64", 1e-13), pytest.param("float32", 1e-6, marks=pytest.mark.exhaustive)],
+)
 def test_equals_grad_on_layers_and_models(case, dtype, rtol):
     """Of feedforward, convolutional and recurrent nets, and attention: relative to each leaf."""
     with jax.enable_x64(dtype == "float64"):

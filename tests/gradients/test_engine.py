@@ -95,7 +95,10 @@ def test_float64(case, x64):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    thorough_beyond(FEW, {case.name: (case,) for case in CASES}, pytest.mark.exhaustive),
+)
 def test_float32(case):
     params, batch = drawn(case, jnp.float32)
     assert_as_defined(case.loss, params, batch, 1e-5)

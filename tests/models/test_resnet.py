@@ -74,7 +74,8 @@ def test_gradients_through_bottlenecks_and_the_batchs_own_moments_are_linens(x64
     assert all(jnp.max(jnp.abs(leaf)) > 1e-6 for leaf in jax.tree.leaves(got))
 
 
-@pytest.mark.parametrize("norm", ["batch", pytest.param("group", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("norm", ["batch", "group"])
 def test_blocks_start_as_their_shortcuts(norm):
     """Where a block has no projection it is then the identity of what has passed an activation."""
     config = models.ResNetConfig(3, 4, (3,), (6,), norm=norm, groups=2)

@@ -167,6 +167,7 @@ def test_padding_changes_nothing(name):
     assert relative_error(got[0][1][1], alone) < 2e-6
 
 
+@pytest.mark.thorough
 def test_every_attention_is_by_the_configs_implementation(monkeypatch):
     asked = []
 

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from jaxnets import optim
-from tests.catalogue import OPTIMIZERS, optimizers, thorough_beyond
+from tests.catalogue import OPTIMIZERS, optimizers
 from tests.numerics import assert_trees_close, relative_error
 from tests.optim.cases.case import FLOAT32
 from tests.optim.trajectories import STEPS, all_gradients, gradients, run, scanned
@@ -18,15 +18,9 @@ cases = pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda case: case.name)
 
 # the first row of each optimizer: its numbers do not change how it nests
 FIRST = {case.name.split()[0]: case for case in reversed(OPTIMIZERS) if case.theirs}
-each = optimizers(FIRST.values())
+each = optimizers(FIRST.values(), pytest.mark.exhaustive)
 
-with_optax = pytest.mark.parametrize(
-    "case",
-    thorough_beyond(
-        {case.name for case in FIRST.values()},
-        {case.name: (case,) for case in OPTIMIZERS if case.theirs},
-    ),
-)
+with_optax = optimizers([case for case in OPTIMIZERS if case.theirs])
 
 # one row for each way that updates and states can be made
 few = pytest.mark.parametrize(
@@ -85,7 +79,7 @@ def test_trajectory(case, x64):
         leaves_close(state, their_state, case.rtol64)
 
 
-@optimizers([case for case in OPTIMIZERS if case.theirs])
+@with_optax
 def test_float32(case):
     """300 steps beside Optax's.
 
@@ -115,7 +109,7 @@ def test_float32_is_as_near_to_float64_as_that_of_optax(case):
     assert got <= want + FLOAT32
 
 
-@optimizers()
+@optimizers(beyond=pytest.mark.exhaustive)
 def test_jit_equals_eager(case):
     params = case.params()
     optimizer = case.ours()
@@ -200,7 +194,7 @@ def test_optax_inside_ours(case):
     runs_close(ours, theirs, 5e-7, case.params(), steps=8)
 
 
-@optimizers()
+@optimizers(beyond=pytest.mark.exhaustive)
 def test_gradients_of_none_pass(case):
     """Their updates are None, and the state keeps its structure."""
     params = case.params()

@@ -137,7 +137,7 @@ def test_sharded_as_the_parameters():
     assert optim.adam(0.1).init(params)[0].mu.sharding == params.sharding
 
 
-@optimizers()
+@optimizers(beyond=pytest.mark.exhaustive)
 def test_parameters_and_state_may_be_donated(case):
     """No buffer is in them twice; in Optax, many states hold the parameters themselves."""
     params = case.params(jnp.float32)
