@@ -192,6 +192,7 @@ def one_line(capsys):
         (["--batch-size", "90", "--patience", "2"], "at most the 87 training images, got 90"),
         (["--resume"], "is not a run folder"),
         (["--dropout", "1.5"], "--dropout must be from 0 to 1"),
+        (["--l2", "-0.1"], "--l2 must not be negative, got -0.1"),
         (["--label-smoothing", "-0.1"], "--label-smoothing must be from 0 to 1, got -0.1"),
         (["--model", "resnet", "--width", "0"], "--width must be positive, got 0"),
         (["--model", "resnet", "--depth", "9"], "--depth must be 8, 14, 20, … (6n + 2), got 9"),
@@ -371,6 +372,19 @@ def test_every_optimizer_name_makes_an_optimizer():
         assert jnp.all(updates < 0)
     pairs = {named_optimizers.counterpart(choice) for choice in named_optimizers.CHOICES}
     assert pairs == set(named_optimizers.CHOICES)
+
+
+@pytest.mark.parametrize("library", named_optimizers.LIBRARIES)
+def test_the_penalty_is_of_kernels_alone(library):
+    """Its gradient is `l2 θ`, before whatever the optimizer makes of it."""
+    params = {"kernel": jnp.array([2.0, -4.0]), "bias": jnp.array([3.0])}
+    gradient = jax.tree.map(jnp.ones_like, params)
+    made = named_optimizers.make(f"{library}:momentum", 0.1, l2=0.5)
+    state = made.init(params)
+    for velocity in ([2.0, -1.0], [3.8, -1.9]):
+        updates, state = made.update(gradient, state, params)
+        np.testing.assert_allclose(updates["kernel"], -0.1 * np.array(velocity), rtol=1e-6)
+    np.testing.assert_allclose(updates["bias"], [-0.19], rtol=1e-6)
 
 
 @pytest.mark.thorough

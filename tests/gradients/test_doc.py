@@ -23,7 +23,8 @@ def test_examples(capsys):
 
 
 def test_every_name_is_said():
-    returned = {"ClippedGradMetrics", "Diversity", "Moments", "NoiseScale", "SignalToNoise"}
+    returned = {"ClippedGradMetrics", "Diversity", "LeafCheck", "Moments", "NoiseScale"}
+    returned |= {"Operation", "Rule", "SignalToNoise", "Tape"}
     elsewhere = returned | {"Factors", "ParameterPlan", "plan"}
     for name in set(gradients.__all__) - elsewhere:
         assert f"`{name}" in TEXT or f"gradients.{name}" in TEXT, name
