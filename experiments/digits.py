@@ -16,7 +16,7 @@ from experiments.curves import Training, split, train_curves
 from experiments.data import Dataset, fingerprint, load
 from experiments.digits_report import Results, print_results, write_report
 from experiments.errors import UsageError
-from experiments.flags import require_batch, require_positive, require_seed
+from experiments.flags import require_batch, require_not_negative, require_positive, require_seed
 from experiments.nets import Augment, NetConfig, cnn_config, init_net, resnet_config
 from experiments.run import open_run
 from jaxnets import tree
@@ -114,8 +114,7 @@ def settle(config: Config) -> Amounts:
     }
     del positive["augment"]
     require_positive(positive)
-    if config.l2 < 0:
-        raise UsageError(f"--l2 must not be negative, got {config.l2}")
+    require_not_negative({"l2": config.l2})
     for name in ("dropout", "label_smoothing"):
         if not 0 <= (share := getattr(config, name)) <= 1:
             raise UsageError(f"--{name.replace('_', '-')} must be from 0 to 1, got {share}")

@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from jaxnets.convolution import geometry_of
+from jaxnets import convolution
 from jaxnets.equations import bind, is_enterable
 from jaxnets.gradients.graph import body_of
 from jaxnets.gradients.local_rules import OF_SEVERAL, RULES, Rule
-from jaxnets.gradients.sites import scanned
+from jaxnets.gradients.sites import CUSTOM, ENTERED, scanned
 from jaxnets.types import Array, ArrayLike, Params, PyTree
 
 
@@ -83,7 +83,7 @@ def record(function: Callable[..., PyTree], *args: PyTree) -> tuple[PyTree, Tape
 def backward(
     tape: Tape, error: ArrayLike = 1.0, *, rules: Mapping[str, Rule] = RULES
 ) -> list[Array | None]:
-    """The backward pass: `∂loss/∂value` of every value on a tape.
+    """The backward pass: `∂loss/∂value` of every value that depends on a floating argument.
 
     Args:
       tape: of a function with one result (or whose first is the loss), from `record`.
@@ -93,19 +93,22 @@ def backward(
 
     Returns:
       for each of `tape.values` its error signal, of the same shape and dtype; None where it does
-      not reach the loss or has no derivative.
+      not reach the loss, hangs on no floating argument, or has no derivative.
 
     Raises:
-      NotImplementedError: if an operation on the way has no rule.
+      TypeError: if the result is not floating.
+      NotImplementedError: if an operation on the way has no rule, or complex values.
     """
     (last, *_) = tape.outputs
     loss = tape.values[last]
+    if not jnp.issubdtype(loss.dtype, jnp.floating):
+        raise TypeError(f"backward: the first result must be floating, got {jax.typeof(loss)}")
+    depends = _dependent(tape)
     signals: list[Array | None] = [None] * len(tape.values)
     signals[last] = jnp.broadcast_to(jnp.asarray(error, loss.dtype), loss.shape)
     for operation in reversed(tape.operations):
         found = [signals[place] for place in operation.results]
-        reached = any(signal is not None for signal in found)
-        if not (reached and any(_has_derivative(tape.values[i]) for i in operation.operands)):
+        if all(signal is None for signal in found) or depends.isdisjoint(operation.operands):
             continue
         if operation.name not in rules:
             raise NotImplementedError(
@@ -123,7 +126,7 @@ def backward(
             x, y[0] if one else tuple(y), errors[0] if one else tuple(errors), **operation.params
         )
         for place, part in zip(operation.operands, parts, strict=True):
-            if part is not None and _has_derivative(tape.values[place]):
+            if part is not None and place in depends:
                 known = signals[place]
                 signals[place] = part if known is None else known + part
     return signals
@@ -156,8 +159,11 @@ def backprop(
                 raise TypeError(
                     f"backprop: parameters must be floating, got {jnp.result_type(leaf)}"
                 )
-        value, tape = record(loss, params, *args)
+        # what is not a parameter may be any object, as for `jax.grad`
+        value, tape = record(lambda params: loss(params, *args), params)
         scalar = value[0] if has_aux else value
+        if not isinstance(scalar, jax.Array):
+            raise TypeError(f"backprop: loss must return one number, got {scalar!r:.60}")
         if jnp.shape(scalar) or not jnp.issubdtype(jnp.result_type(scalar), jnp.floating):
             raise TypeError(f"backprop: loss must return one number, got {jax.typeof(scalar)}")
         signals = backward(tape, rules=rules)
@@ -173,7 +179,13 @@ def backprop(
 
 def descend(params: Params, gradient: Params, learning_rate: ArrayLike) -> Params:
     """The weight update `θ ← θ - η g`."""
-    return jax.tree.map(lambda p, g: p - jnp.asarray(learning_rate, p.dtype) * g, params, gradient)
+
+    def step(p: Any, g: Array) -> Array:
+        p = jnp.asarray(p)
+        moved: Array = p - jnp.asarray(learning_rate, p.dtype) * g
+        return moved
+
+    return jax.tree.map(step, params, gradient)
 
 
 def describe(tape: Tape, signals: Sequence[Array | None]) -> str:
@@ -194,11 +206,25 @@ def describe(tape: Tape, signals: Sequence[Array | None]) -> str:
 
 
 def _rms(x: Array | None) -> str:
-    return "" if x is None else f"{float(jnp.sqrt(jnp.mean(jnp.square(x)))):.3g}"
+    return "" if x is None else f"{float(jnp.sqrt(jnp.mean(jnp.square(jnp.abs(x))))):.3g}"
 
 
 def _has_derivative(x: Any) -> bool:
     return bool(jnp.issubdtype(jnp.result_type(x), jnp.inexact))
+
+
+def _dependent(tape: Tape) -> set[int]:
+    """The places of what has a derivative by an argument."""
+    found = {place for place in tape.arguments if _has_derivative(tape.values[place])}
+    for operation in tape.operations:
+        if not found.isdisjoint(operation.operands):
+            results = [place for place in operation.results if _has_derivative(tape.values[place])]
+            if any(jnp.iscomplexobj(tape.values[place]) for place in results):
+                raise NotImplementedError(
+                    f"backward: {operation.name!r} makes complex values, which have no rules here"
+                )
+            found.update(results)
+    return found
 
 
 def _write(tape: Tape, value: Any) -> int:
@@ -245,9 +271,9 @@ def _equation(tape: Tape, equation: Any, operands: list[int], inside: tuple[str,
         branches = equation.params["branches"]
         index = min(max(int(_known(tape, operands[0], "cond")), 0), len(branches) - 1)
         return _run(tape, branches[index], operands[1:], (*inside, f"branch {index}"))
-    if kind.startswith("custom_") and not _has_the_derivative_of_its_body(equation):
+    if kind in CUSTOM and not _has_the_derivative_of_its_body(equation):
         return _compute(tape, "own rule", operands, (*inside, *called), call, {"call": call})
-    if body is not None:
+    if body is not None and kind in ENTERED | CUSTOM:
         return _run(tape, body, operands, (*inside, *called))
     return _compute(tape, kind, operands, inside, call, equation.params)
 
@@ -257,8 +283,15 @@ def _has_the_derivative_of_its_body(equation: Any) -> bool:
     body = body_of(equation)
     if body is None:
         return False
-    convolved = _called(equation) == ("convolve",) and len(body.jaxpr.eqns) == 1
-    return is_enterable(body.jaxpr) or (convolved and geometry_of(body.jaxpr.eqns[0]) is not None)
+    return is_enterable(body.jaxpr) or _source(body).startswith(f"convolve at {_CONVOLUTION}:")
+
+
+_CONVOLUTION = convolution.__file__
+
+
+def _source(body: Any) -> str:
+    """`function at file:line`, where it is known."""
+    return str(getattr(getattr(body.jaxpr, "debug_info", None), "func_src_info", ""))
 
 
 def _called(equation: Any) -> tuple[str, ...]:
@@ -266,8 +299,7 @@ def _called(equation: Any) -> tuple[str, ...]:
     if "name" in equation.params:
         return (str(equation.params["name"]),)
     body = body_of(equation)
-    described = getattr(getattr(body, "jaxpr", None), "debug_info", None)
-    name = str(getattr(described, "func_src_info", "")).partition(" ")[0]
+    name = "" if body is None else _source(body).partition(" ")[0]
     return (name,) if name else ()
 
 

@@ -74,7 +74,7 @@ def _pow(x: Sequence[Array], y: Array, error: Array, /) -> list[Array | None]:
     by_base = exponent * base ** jnp.where(exponent == 0, 1, exponent - 1)
     if not jnp.issubdtype(jnp.result_type(exponent), jnp.inexact):
         return [_alike(base, error * by_base.astype(error.dtype)), None]
-    by_exponent = jnp.where(y == 0, 0, y * jnp.log(jnp.where(base > 0, base, 1)))
+    by_exponent = jnp.where(y == 0, 0, y * jnp.log(jnp.where(base == 0, 1, base)))
     return [_alike(base, error * by_base), _alike(exponent, error * by_exponent)]
 
 
@@ -215,6 +215,26 @@ def _gather(
     return [summed, None]
 
 
+def _scatter_add(
+    x: Sequence[Array], y: Array, error: Array, /, *, dimension_numbers: Any, mode: Any,
+    **params: Any,
+) -> list[Array | None]:  # fmt: skip
+    """What was added to one place has that place's error signal."""
+    operand, indices, updates = x
+    numbers = lax.GatherDimensionNumbers(
+        offset_dims=dimension_numbers.update_window_dims,
+        collapsed_slice_dims=dimension_numbers.inserted_window_dims,
+        start_index_map=dimension_numbers.scatter_dims_to_operand_dims,
+        operand_batching_dims=dimension_numbers.operand_batching_dims,
+        start_indices_batching_dims=dimension_numbers.scatter_indices_batching_dims,
+    )
+    alone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
+    window = iter(updates.shape[i] for i in numbers.offset_dims)
+    sizes = [1 if axis in alone else next(window) for axis in range(operand.ndim)]
+    by_updates = lax.gather(error, indices, numbers, sizes, mode=mode, fill_value=0)
+    return [error, None, by_updates]
+
+
 def _dot_general(
     x: Sequence[Array], y: Array, error: Array, /, *, dimension_numbers: Any, precision: Any,
     **params: Any,
@@ -264,7 +284,7 @@ def _conv(
     n, groups = x[0].ndim - 2, feature_group_count
     # to [batch, channels, *space] and [out, in / groups, *window]
     image, kernel = x[0].transpose(image_axes), x[1].transpose(kernel_axes)
-    error = error.transpose(out_axes)
+    error = error.transpose(out_axes).astype(kernel.dtype)
 
     def span(size: int, step: int) -> int:
         return (size - 1) * step + 1
@@ -320,14 +340,21 @@ def _own(
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
-        "abs": _elementwise(lambda y, x: jnp.sign(x)),
+        "abs": _elementwise(lambda y, x: jnp.where(x >= 0, 1, -1).astype(y.dtype)),
+        "acos": _elementwise(lambda y, x: -lax.rsqrt(1 - x * x)),
+        "acosh": _elementwise(lambda y, x: lax.rsqrt((x - 1) * (x + 1))),
         "add": _elementwise(lambda y, a, b: 1, lambda y, a, b: 1),
         "add_any": _elementwise(lambda y, a, b: 1, lambda y, a, b: 1),
+        "asin": _elementwise(lambda y, x: lax.rsqrt(1 - x * x)),
+        "asinh": _elementwise(lambda y, x: lax.rsqrt(x * x + 1)),
+        "atan": _elementwise(lambda y, x: 1 / (1 + x * x)),
+        "atanh": _elementwise(lambda y, x: 1 / ((1 - x) * (1 + x))),
         "atan2": _elementwise(
             lambda y, a, b: b / (a * a + b * b), lambda y, a, b: -a / (a * a + b * b)
         ),
         "broadcast_in_dim": _broadcast,
-        "cbrt": _elementwise(lambda y, x: y / (3 * x)),
+        "cbrt": _elementwise(lambda y, x: 1 / (3 * y * y)),
+        "ceil": _nothing,
         "clamp": _clamp,
         "concatenate": _concatenate,
         "conv_general_dilated": _conv,
@@ -342,10 +369,12 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "dynamic_update_slice": _dynamic_update_slice,
         "erf": _elementwise(lambda y, x: 2 / math.sqrt(math.pi) * jnp.exp(-x * x)),
         "erfc": _elementwise(lambda y, x: -2 / math.sqrt(math.pi) * jnp.exp(-x * x)),
+        "device_put": _passed_on,
         "exp": _elementwise(lambda y, x: y),
         "exp2": _elementwise(lambda y, x: math.log(2) * y),
         "expand_dims": _reshape,
         "expm1": _elementwise(lambda y, x: y + 1),
+        "floor": _nothing,
         "gather": _gather,
         "integer_pow": _integer_pow,
         "log": _elementwise(lambda y, x: 1 / x),
@@ -364,9 +393,12 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "reduce_min": _reduce_extreme,
         "reduce_precision": _rounded,
         "reduce_sum": _reduce_sum,
+        "rem": _elementwise(lambda y, a, b: 1, lambda y, a, b: -jnp.trunc(a / b)),
         "reshape": _reshape,
         "rev": _rev,
+        "round": _nothing,
         "rsqrt": _elementwise(lambda y, x: -0.5 * y / x),
+        "scatter-add": _scatter_add,
         "select_n": _select,
         "sign": _nothing,
         "sin": _elementwise(lambda y, x: jnp.cos(x)),
@@ -389,5 +421,5 @@ RULES: Mapping[str, Rule] = MappingProxyType(
 """By the operation's name in a traced program; `turn` and `stack` are a loop's, `own rule` a
 function's that has one."""
 
-OF_SEVERAL = frozenset({"optimization_barrier", "own rule", "split"})
+OF_SEVERAL = frozenset({"device_put", "optimization_barrier", "own rule", "split"})
 """Operations whose y and error are tuples, be it of one."""

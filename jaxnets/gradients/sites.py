@@ -32,8 +32,8 @@ from jaxnets.gradients.graph import (
 
 _REMAT = {"remat", "remat2", "checkpoint"}
 # calls that only group equations; `checkpoint` is one to whoever stores what the sites need
-_ENTERED = {"jit", "pjit", "closed_call", "core_call"} | _REMAT
-_CUSTOM = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
+ENTERED = {"jit", "pjit", "closed_call", "core_call"} | _REMAT
+CUSTOM = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
 
 
 # of these, the gradient of a parameter is a sum of error signals times values of the example
@@ -154,7 +154,7 @@ def _kind(equation: Any, operands: Sequence[Node | None]) -> tuple[str, Any, int
         return other
     (operand,) = trained
     inner = equation
-    if equation.primitive.name in _CUSTOM:
+    if equation.primitive.name in CUSTOM:
         # a rule of its own around a single product, as that of `jaxnets.nn.conv`
         body = body_of(equation)
         if body is None or len(body.jaxpr.eqns) != 1:
@@ -336,8 +336,8 @@ def run(record: Record, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[A
     for equation in jaxpr.eqns:
         operands = [read(v) for v in equation.invars]
         name = equation.primitive.name
-        body = body_of(equation) if name in _ENTERED | _CUSTOM else None
-        if name in _CUSTOM and body is not None and not is_enterable(body.jaxpr):
+        body = body_of(equation) if name in ENTERED | CUSTOM else None
+        if name in CUSTOM and body is not None and not is_enterable(body.jaxpr):
             body = None
         alone = all(isinstance(x, Node) for x in operands)
         met = any(_is_trained(x) for x in operands)
@@ -386,7 +386,7 @@ def hides_something(sites: Sites) -> bool:
 
 
 def _hides(equation: Any) -> bool:
-    if equation.primitive.name in _CUSTOM:
+    if equation.primitive.name in CUSTOM:
         return True
     body = body_of(equation)
     if body is not None and len(body.consts) > 0:

@@ -33,7 +33,7 @@ GRU_NAMES = LSTM_NAMES
 
 def _blocks(state_dict: Mapping[str, Any], bias: str) -> int:
     """How many gates the cell has whose bias has this name."""
-    rows, features = np.shape(state_dict[bias.replace("bias", "weight").replace("_ih_", "_hh_")])
+    rows, features = np.shape(state_dict[bias.replace(_OUT, "weight_hh_l")])
     return int(rows // features)
 
 
@@ -69,6 +69,25 @@ def split_biases(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return split
 
 
+def _gates_of(params: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of one of our cells; of anything else none."""
+    if set(params) != {"input", "hidden"}:
+        return ()
+    shapes = [
+        {name: np.shape(x) for name, x in side.items()} if isinstance(side, Mapping) else {}
+        for side in (params["input"], params["hidden"])
+    ]
+    for gates in (("",), tuple(GRU_GATES), tuple(LSTM_GATES)):
+        n_in, features = (shape.get("kernel", (0,))[0] for shape in shapes)
+        columns = len(gates) * features
+        hidden: dict[str, tuple[int, ...]] = {"kernel": (features, columns)}
+        if len(gates) == len(GRU_GATES):
+            hidden["bias"] = (features,)
+        if shapes == [{"kernel": (n_in, columns), "bias": (columns,)}, hidden]:
+            return gates
+    return ()
+
+
 def split_gates(params: PyTree) -> PyTree:
     """Each of our cells in a tree as Linen has it: a kernel for each gate.
 
@@ -76,14 +95,14 @@ def split_gates(params: PyTree) -> PyTree:
     `linen.GRUCell` or `{"i", "h"}` of `linen.SimpleCell`. All else is left.
     """
     if isinstance(params, list | tuple):
-        return type(params)(map(split_gates, params))
+        again = map(split_gates, params)
+        return type(params)(*again) if hasattr(params, "_fields") else type(params)(again)
     if not isinstance(params, Mapping):
         return params
-    if set(params) != {"input", "hidden"}:
+    gates = _gates_of(params)
+    if not gates:
         return {name: split_gates(x) for name, x in params.items()}
     given, hidden = params["input"], params["hidden"]
-    features, rows = hidden["kernel"].shape
-    gates = {1: ("",), 3: tuple(GRU_GATES), 4: tuple(LSTM_GATES)}[rows // features]
     found: dict[str, dict[str, Any]] = {}
     for side, letter in ((given, "i"), (hidden, "h")):
         kernels = np.split(np.asarray(side["kernel"]), len(gates), -1)
@@ -99,7 +118,8 @@ def split_gates(params: PyTree) -> PyTree:
 def join_gates(params: PyTree) -> PyTree:
     """The inverse of `split_gates`: Linen's cells in a tree as ours."""
     if isinstance(params, list | tuple):
-        return type(params)(map(join_gates, params))
+        again = map(join_gates, params)
+        return type(params)(*again) if hasattr(params, "_fields") else type(params)(again)
     if not isinstance(params, Mapping):
         return params
     for gates in (("",), tuple(GRU_GATES), tuple(LSTM_GATES)):

@@ -42,7 +42,20 @@ def _gathered(table, rows):
 
 
 CASES = {
-    "abs": (jnp.abs, A),
+    "abs": (jnp.abs, np.array([0.5, 0.0, -2.0])),
+    "acos": (jnp.arccos, SMALL),
+    "acosh": (jnp.arccosh, 1 + POSITIVE),
+    "asin": (jnp.arcsin, SMALL),
+    "asinh": (jnp.arcsinh, A),
+    "atan": (jnp.arctan, A),
+    "atanh": (jnp.arctanh, SMALL),
+    "ceil": (lambda a: jnp.ceil(a) * a, A),
+    "device_put": (jax.device_put, A),
+    "floor": (lambda a: jnp.floor(a) * a, A),
+    "rem": (lax.rem, A, B),
+    "round": (lambda a: jnp.round(a) * a, A),
+    "scatter-add": (lambda a, b, i: a.at[:, i].add(b), A, B[:, :2], np.array([1, 1])),
+    "scatter-add/dropped": (lambda a, b, i: a.at[i].add(b), A, B, np.array([1, 5])),
     "add": (jnp.add, A, B),
     "add/number": (lambda a, b: a + b, A, 2.0),
     "add/row": (lambda a, b: lax.add(*jnp.broadcast_arrays(a, b)), A, B[:1]),
@@ -107,6 +120,7 @@ CASES = {
     "pad": (lambda a, b: lax.pad(a, b, ((1, 2, 0), (0, 1, 2))), A, 2.0),
     "pad/cropped": (lambda a, b: lax.pad(a, b, ((-1, 2, 0), (1, -2, 1))), A, 2.0),
     "pow": (jnp.power, POSITIVE, B),
+    "pow/of_negative": (lambda a: jnp.power(a, 2.0), A),
     "pow/integers": (lambda a, n: lax.pow(a, n), A, np.array([[1, 2, 3], [0, 4, 2]])),
     "reduce_max": (lambda a: jnp.max(a, 1), A),
     "reduce_max/equal": (lambda a: jnp.max(a, 0), np.ones((3, 2))),
@@ -318,6 +332,67 @@ def test_a_rule_that_a_function_brings_is_kept():
     np.testing.assert_allclose(gradient, [0.5, 2.0])
 
 
+def test_a_rule_is_kept_whatever_its_functions_name():
+    """As that of our own convolution, which is for speed alone."""
+
+    @jax.custom_vjp
+    def convolve(x, kernel):
+        return lax.conv_general_dilated(
+            x, kernel, (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC")
+        )
+
+    def backward(kept, error):
+        x, kernel = kept
+        return jnp.zeros_like(x), jnp.zeros_like(kernel)
+
+    convolve.defvjp(lambda *args: (convolve(*args), args), backward)
+    x = jnp.ones((1, 4, 1))
+    _, gradient = backprop(lambda kernel: jnp.sum(convolve(x, kernel)))(jnp.ones((3, 1, 1)))
+    assert not np.any(gradient)
+
+
+def test_what_hangs_on_data_alone_needs_no_rule():
+    def loss(w, key):
+        noise = jax.random.normal(key, w.shape)
+        return jnp.sum((w + noise) ** 2 * jnp.sort(noise))
+
+    w, key = jnp.ones(4), jax.random.key(0)
+    np.testing.assert_allclose(backprop(loss)(w, key)[1], jax.grad(loss)(w, key), rtol=1e-6)
+
+
+def test_a_program_inside_an_operation_is_no_call():
+    def loss(w):
+        return lax.reduce(w, jnp.float32(0), lambda a, b: a + 1.5 * b - 0.5 * b, (0,))
+
+    value, _ = record(loss, jnp.array([1.0, -2.0, 4.0]))
+    np.testing.assert_allclose(value, loss(jnp.array([1.0, -2.0, 4.0])))
+    with pytest.raises(NotImplementedError, match="no rule for 'reduce'"):
+        backprop(loss)(jnp.ones(3))
+
+
+def test_arguments_may_be_any_objects():
+    def loss(w, train, name=None):
+        return jnp.sum(w) * (2 if train else 1)
+
+    np.testing.assert_array_equal(backprop(loss)(jnp.ones(2), True, "x")[1], [2, 2])
+
+
+def test_a_kernel_in_half_precision_may_be_summed_in_single():
+    def loss(kernel, x):
+        y = lax.conv_general_dilated(
+            x, kernel, (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC"),
+            preferred_element_type=jnp.float32,
+        )  # fmt: skip
+        return jnp.sum(y**2)
+
+    kernel, x = jnp.ones((3, 1, 1), jnp.bfloat16), jnp.ones((1, 4, 1), jnp.bfloat16)
+    _, gradient = backprop(loss)(kernel, x)
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        gradient.astype("float32"), jax.grad(loss)(kernel, x).astype("float32"), rtol=1e-2
+    )
+
+
 def test_more_rules_may_be_given_and_are_what_is_used():
     def loss(w):
         return jnp.sum(jnp.sort(w) * jnp.array([1.0, 2.0, 3.0]))
@@ -339,6 +414,14 @@ def test_bad_input_is_named():
         backprop(jnp.sum)(jnp.arange(3))
     with pytest.raises(TypeError, match=r"loss must return one number, got float32\[2\]"):
         backprop(jnp.sin)(jnp.ones(2))
+    with pytest.raises(TypeError, match="loss must return one number, got {'a': "):
+        backprop(lambda w: {"a": jnp.sum(w)})(jnp.ones(2))
+    with pytest.raises(TypeError, match="loss must return one number, got None"):
+        backprop(lambda w: None)(jnp.ones(2))
+    with pytest.raises(NotImplementedError, match="complex values, which have no rules here"):
+        backprop(lambda w: jnp.sum(jnp.abs(w * (1 + 2j))))(jnp.ones(2))
+    with pytest.raises(TypeError, match=r"first result must be floating, got int32\[\]"):
+        backward(record(jnp.argmax, jnp.ones(2))[1])
 
 
 def test_training_by_the_three_steps_is_training_by_sgd():

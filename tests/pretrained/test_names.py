@@ -4,6 +4,7 @@ import itertools
 import json
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import flax.linen as linen
 import jax
@@ -292,6 +293,20 @@ def test_linens_cells_have_their_gates_apart(kind):
         assert relative_error(got, want) < 1e-6
     assert_trees_equal(theirs["head"], ours["head"])
     assert_trees_equal(pretrained.join_gates(theirs), ours)
+
+
+def test_what_is_no_cell_is_left():
+    class Both(NamedTuple):
+        input: dict
+        hidden: dict
+
+    layer = {"kernel": np.ones((4, 12)), "bias": np.ones(12)}
+    for other in (
+        {"input": layer, "hidden": layer}, {"input": layer, "hidden": 1}, Both(layer, layer),
+        [{"i": layer}, (layer, layer)],
+    ):  # fmt: skip
+        assert_trees_equal(pretrained.split_gates(other), other)
+        assert_trees_equal(pretrained.join_gates(other), other)
 
 
 class NnxCNN(nnx.Module):
