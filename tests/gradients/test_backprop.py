@@ -414,7 +414,7 @@ def test_bad_input_is_named():
         backprop(jnp.sum)(jnp.arange(3))
     with pytest.raises(TypeError, match=r"loss must return one number, got float32\[2\]"):
         backprop(jnp.sin)(jnp.ones(2))
-    with pytest.raises(TypeError, match="loss must return one number, got {'a': "):
+    with pytest.raises(TypeError, match=r"loss must return one number, got \{'a': "):
         backprop(lambda w: {"a": jnp.sum(w)})(jnp.ones(2))
     with pytest.raises(TypeError, match="loss must return one number, got None"):
         backprop(lambda w: None)(jnp.ones(2))
