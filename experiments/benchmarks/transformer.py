@@ -159,6 +159,11 @@ def our_step(model: models.TransformerConfig) -> tuple[Callable[..., Any], list[
     return train.step(loss, optimizer), [state]
 
 
+def alone(step: Callable[..., Any], state: Sequence[Any], ids: Any) -> _Program:
+    """One step."""
+    return step, [*state, ids]
+
+
 def in_a_scan(step: Callable[..., Any], state: Sequence[Any], ids: Any) -> _Program:
     """`PER_CALL` steps, each of a batch of its own."""
     many = jnp.broadcast_to(ids, (PER_CALL, *ids.shape))
@@ -170,19 +175,21 @@ def our_epoch(step: Callable[..., Any], state: Sequence[Any], ids: Any) -> _Prog
     return train.epoch(step, len(ids)), [*state, jnp.tile(ids, (PER_CALL, 1))]
 
 
-def programs(model: models.TransformerConfig, ids: Any, names: Collection[str]) -> dict[str, Any]:
+def programs(
+    model: models.TransformerConfig, ids: Any, names: Collection[str]
+) -> dict[str, _Program]:
     """Those of that name: a step, or several in one call, and what it is called on."""
-    (nnx, theirs), (ours, state) = nnx_step(model), our_step(model)
-    scanned, stacked = our_step(replace(model, scan=True))
-    made = {
-        NNX: (nnx, [*theirs, ids]),
-        OURS: (ours, [*state, ids]),
-        NNX_STEPS: in_a_scan(nnx, theirs, ids),
-        STEPS_SCANNED: our_epoch(ours, state, ids),
-        BLOCKS_SCANNED: (scanned, [*stacked, ids]),
-        BOTH_SCANNED: our_epoch(scanned, stacked, ids),
+    stacked = replace(model, scan=True)
+    ways: dict[str, tuple[Callable[..., _Program], Callable[..., Any], Any]] = {
+        NNX: (alone, nnx_step, model),
+        OURS: (alone, our_step, model),
+        NNX_STEPS: (in_a_scan, nnx_step, model),
+        STEPS_SCANNED: (our_epoch, our_step, model),
+        BLOCKS_SCANNED: (alone, our_step, stacked),
+        BOTH_SCANNED: (our_epoch, our_step, stacked),
     }
-    return {name: made[name] for name in names}
+    asked = {name: ways[name] for name in names}
+    return {name: way(*make(net), ids) for name, (way, make, net) in asked.items()}
 
 
 COUNTS = dict.fromkeys([NNX_STEPS, STEPS_SCANNED, BOTH_SCANNED], PER_CALL)

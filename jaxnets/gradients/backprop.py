@@ -315,13 +315,10 @@ def _scan(tape: Tape, equation: Any, operands: list[int], inside: tuple[str, ...
         operands[:n_whole], operands[n_whole : n_whole + n_carry], operands[n_whole + n_carry :]
     )  # fmt: skip
     length, turns = params["length"], range(params["length"])
+    handed = [_compute(tape, "unstack", [place], inside, list, {}) for place in sliced]
     left: dict[int, list[int]] = {}
     for t in reversed(turns) if params["reverse"] else turns:
-        here = (*inside, f"turn {t}")
-        now = [
-            _compute(tape, "turn", [place], here, lambda x, t=t: [x[t]], {"index": t})[0]
-            for place in sliced
-        ]
+        here, now = (*inside, f"turn {t}"), [each[t] for each in handed]
         results = _run(tape, params["jaxpr"], [*whole, *carry, *now], here)
         carry, left[t] = results[:n_carry], results[n_carry:]
     stacked = []

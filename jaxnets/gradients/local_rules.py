@@ -320,9 +320,11 @@ def _conv(
     ]
 
 
-def _turn(x: Sequence[Array], y: Array, error: Array, /, *, index: int) -> list[Array | None]:
-    """Of what a loop hands to one of its turns."""
-    return [jnp.zeros_like(x[0]).at[index].set(error)]
+def _unstack(
+    x: Sequence[Array], y: Any, error: Sequence[Array], /, **params: Any
+) -> list[Array | None]:
+    """Of what a loop hands to its turns."""
+    return [jnp.stack(error)]
 
 
 def _stack(x: Sequence[Array], y: Array, error: Array, /) -> list[Array | None]:
@@ -415,11 +417,11 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "tan": _elementwise(lambda y, x: 1 + y * y),
         "tanh": _elementwise(lambda y, x: 1 - y * y),
         "transpose": _transpose,
-        "turn": _turn,
+        "unstack": _unstack,
     }
 )
-"""By the operation's name in a traced program; `turn` and `stack` are a loop's, `own rule` a
+"""By the operation's name in a traced program; `unstack` and `stack` are a loop's, `own rule` a
 function's that has one."""
 
-OF_SEVERAL = frozenset({"device_put", "optimization_barrier", "own rule", "split"})
+OF_SEVERAL = frozenset({"device_put", "optimization_barrier", "own rule", "split", "unstack"})
 """Operations whose y and error are tuples, be it of one."""
