@@ -114,8 +114,8 @@ def check_gradients(
     if directions < 1:
         raise ValueError(f"check_gradients: directions must be positive, got {directions}")
     with jax.enable_x64(True):
-        params, args = jax.tree.map(jnp.asarray, params), jax.tree.map(_wide, args)
-        params = jax.tree.map(_wide, params)
+        params = jax.tree.map(lambda leaf: _wide(jnp.asarray(leaf)), params)
+        args = jax.tree.map(_wide, args)
         _require_floating(params)
         try:
             value = jax.eval_shape(lambda params: loss(params, *args), params)
