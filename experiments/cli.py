@@ -36,6 +36,10 @@ REGISTRY: dict[str, Experiment] = {
         "experiments.images.experiment",
         "images made by autoencoders, a GAN, diffusion and flow, and how far off they are",
     ),
+    "claims": Experiment(
+        "experiments.claims.experiment",
+        "what is said of training, each sentence tested on real nets, with a verdict",
+    ),
     "generate": Experiment(
         "experiments.generate.experiment",
         "continue a text with SmolLM2, a pretrained language model, token by token",

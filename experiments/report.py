@@ -9,11 +9,13 @@
     )
     write_text(run, "report.html", render(report))
 
-All text is escaped; images are inside the file; there are no scripts, fonts or links.
+All text is escaped; images are inside the file; there are no scripts or fonts, and no links but
+those of its contents.
 """
 
 import base64
 import html
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -68,11 +70,17 @@ class Code(NamedTuple):
     text: str
 
 
-Block: TypeAlias = Paragraph | Facts | Table | Picture | Code
+class Contents(NamedTuple):
+    """The titles of sections of the same report, each leading there."""
+
+    titles: Sequence[str]
+
+
+Block: TypeAlias = Paragraph | Facts | Table | Picture | Code | Contents
 
 
 class Section(NamedTuple):
-    """Blocks under a title."""
+    """Blocks under a title, by which `Contents` finds it."""
 
     title: str
     blocks: Sequence[Block]
@@ -165,7 +173,20 @@ def _is_number(value: Any) -> bool:
 
 def _section(section: Section) -> str:
     blocks = "\n".join(map(_block, section.blocks))
-    return f"<section>\n<h2>{html.escape(section.title)}</h2>\n{blocks}\n</section>"
+    title = html.escape(section.title)
+    return f'<section>\n<h2 id="{_anchor(section.title)}">{title}</h2>\n{blocks}\n</section>'
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"\W+", "-", title).strip("-").lower()
+
+
+def _contents(contents: Contents) -> str:
+    lines = (
+        f'<li><a href="#{_anchor(title)}">{html.escape(title)}</a></li>'
+        for title in contents.titles
+    )
+    return f"<nav><ul>{''.join(lines)}</ul></nav>"
 
 
 def _block(block: Block) -> str:
@@ -180,6 +201,8 @@ def _block(block: Block) -> str:
             return _picture(block)
         case Code(text):
             return f"<pre><code>{html.escape(text)}</code></pre>"
+        case Contents():
+            return _contents(block)
 
 
 def _paragraphs(text: str) -> str:

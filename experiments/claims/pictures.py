@@ -1,0 +1,83 @@
+"""What the claims' figures have in common: lines with the spread of seeds, and points by seed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from experiments import plots
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+@contextmanager
+def panels(titles: Sequence[str], *, share_y: bool = True) -> Iterator[tuple["Figure", Any]]:
+    """A row of axes, one under each title; the figure, and the axes in order."""
+    width = {1: 6.4, 2: 8.4}.get(len(titles), 9.6)
+    with plots.new_figure(width, 3.6) as figure:
+        row = figure.subplots(1, len(titles), squeeze=False, sharey=share_y)[0]
+        for axes, title in zip(row, titles, strict=True):
+            axes.set_title(title)
+        yield figure, row
+
+
+def draw_lines(
+    axes: "Axes",
+    x: ArrayLike,
+    lines: Mapping[str, ArrayLike],
+    *,
+    x_label: str,
+    y_label: str = "",
+    log_x: bool = False,
+    log_y: bool = False,
+    marked: bool = True,
+) -> None:
+    """Each name's `[seeds, len(x)]`: the median over seeds as a line, least to greatest as a band.
+
+    Values that are not finite leave a gap.
+    """
+    for index, (name, values) in enumerate(lines.items()):
+        color = plots.PALETTE[index % len(plots.PALETTE)]
+        finite = np.ma.masked_invalid(np.asarray(values, np.float64))
+        axes.fill_between(
+            np.asarray(x), finite.min(0), finite.max(0), color=color, alpha=0.18, linewidth=0
+        )
+        axes.plot(
+            np.asarray(x),
+            np.nanmedian(finite.filled(np.nan), 0),
+            color=color,
+            label=name,
+            marker=MARKERS[index % len(MARKERS)] if marked else None,
+            markersize=4,
+            linewidth=1.6,
+        )
+    if log_x:
+        axes.set_xscale("log")
+    if log_y:
+        axes.set_yscale("log")
+    axes.set_xlabel(x_label)
+    if y_label:
+        axes.set_ylabel(y_label)
+
+
+def draw_seeds(
+    axes: "Axes", groups: Mapping[str, ArrayLike], *, y_label: str, log_y: bool = False
+) -> None:
+    """Each name's `[seeds]` as points above it, with their mean as a bar."""
+    for index, (name, values) in enumerate(groups.items()):
+        points = np.asarray(values, np.float64)
+        color = plots.PALETTE[index % len(plots.PALETTE)]
+        spread = np.linspace(-0.12, 0.12, len(points)) if len(points) > 1 else np.zeros(1)
+        axes.plot(index + spread, points, "o", color=color, markersize=4, alpha=0.8, label=name)
+        axes.plot([index - 0.25, index + 0.25], [np.mean(points)] * 2, color=color, linewidth=2)
+    axes.set_xticks(range(len(groups)), labels=plots.literal(list(groups)))
+    axes.grid(visible=False, axis="x")
+    if log_y:
+        axes.set_yscale("log")
+    axes.set_ylabel(y_label)

@@ -1,0 +1,6 @@
+"""All claims, in the order in which a course tells them."""
+
+CLAIMS: dict[str, str] = {
+    "momentum": "experiments.claims.momentum",
+}
+"""Name on the command line -> module."""

@@ -1,0 +1,136 @@
+"""From measurements to a verdict: does a sentence hold, not hold, or only under some conditions?
+
+A sentence is tested by comparisons: the same quantity with and without what the sentence speaks of,
+by the same seeds. Each is judged by the 95 % interval (Student's t) of its differences by seed.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+CONFIDENCE = 0.95
+
+
+class Arm(NamedTuple):
+    """One side of a comparison."""
+
+    name: str
+    values: ArrayLike
+    """`[seeds]`"""
+
+
+class Comparison(NamedTuple):
+    """A quantity under one condition, treated and not, by seed."""
+
+    condition: str
+    """As it ends a sentence that begins with "holds only": "with tanh, 20 layers"."""
+    quantity: str
+    treated: Arm
+    control: Arm
+    expected: Literal["less", "more", "same"]
+    """What the sentence says of the treated beside the control."""
+    margin: float
+    """The smallest difference that counts (for "same": the largest that does not); with `ratio` as
+    a factor above 1."""
+    ratio: bool = False
+    """Whether differences are factors: for quantities that are positive and span decades."""
+
+
+class Judged(NamedTuple):
+    """A comparison's effect, treated minus (or, as a ratio, divided by) control."""
+
+    comparison: Comparison
+    effect: float
+    low: float
+    high: float
+    """The ends of the interval; NaN for a single seed."""
+    as_claimed: bool
+
+
+class Verdict(NamedTuple):
+    """Of one sentence."""
+
+    word: Literal["holds", "does not hold", "holds only"]
+    conditions: str
+    """For `holds only`: where it does, and where not."""
+    judged: Sequence[Judged]
+
+    def __str__(self) -> str:
+        return f"{self.word} {self.conditions}".strip()
+
+
+def judge(comparison: Comparison) -> Judged:
+    """The effect, its interval, and whether the comparison came out as claimed.
+
+    A difference is as claimed if its interval excludes 0 and its mean is `margin` or more; "same"
+    is, if the whole interval lies within the margin. Where a value is not finite, the difference is
+    not as claimed, whatever its sign: let a quantity that can diverge be cut off before.
+
+    Raises:
+      ValueError: for arms of different or no seeds, values that are not positive as a ratio, or a
+        margin that is out of range.
+    """
+    treated, control = (
+        np.asarray(arm.values, np.float64) for arm in (comparison.treated, comparison.control)
+    )
+    if treated.shape != control.shape or treated.ndim != 1 or not treated.size:
+        raise ValueError(
+            f"{comparison.condition}: each arm needs one value for each seed, got "
+            f"{treated.shape} and {control.shape}"
+        )
+    if comparison.margin < (1 if comparison.ratio else 0):
+        raise ValueError(f"{comparison.condition}: margin is out of range: {comparison.margin}")
+    margin = comparison.margin
+    if comparison.ratio:
+        if np.any(treated <= 0) or np.any(control <= 0):
+            raise ValueError(f"{comparison.condition}: a ratio needs positive values")
+        treated, control, margin = np.log(treated), np.log(control), float(np.log(margin))
+    effect, low, high = _interval(treated - control)
+    if comparison.expected == "same":
+        as_claimed = -margin <= low and high <= margin
+    elif comparison.expected == "more":
+        as_claimed = low > 0 and effect >= margin
+    else:
+        as_claimed = high < 0 and effect <= -margin
+    if comparison.ratio:
+        effect, low, high = (float(np.exp(x)) for x in (effect, low, high))
+    return Judged(comparison, effect, low, high, bool(as_claimed))
+
+
+def _interval(differences: np.ndarray) -> tuple[float, float, float]:
+    """Mean and the ends of its interval; NaN ends where no spread is known."""
+    from scipy.stats import t
+
+    n, mean = len(differences), float(np.mean(differences))
+    if n < 2 or not np.isfinite(mean):
+        return mean, np.nan, np.nan
+    half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.std(differences, ddof=1) / np.sqrt(n))
+    return mean, mean - half, mean + half
+
+
+def verdict(comparisons: Sequence[Comparison]) -> Verdict:
+    """Of the sentence that all of the comparisons test.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    if not comparisons:
+        raise ValueError("a verdict needs at least one comparison")
+    judged = [judge(c) for c in comparisons]
+    where = [j.comparison.condition for j in judged if j.as_claimed]
+    where_not = [j.comparison.condition for j in judged if not j.as_claimed]
+    if not where_not:
+        return Verdict("holds", "", judged)
+    if not where:
+        return Verdict("does not hold", "", judged)
+    return Verdict("holds only", f"{'; '.join(where)}; not {'; '.join(where_not)}", judged)
+
+
+def effect_text(judged: Judged) -> str:
+    """`×0.31 (0.25 to 0.38)` or `-0.042 (-0.05 to -0.034)`."""
+    sign = "×" if judged.comparison.ratio else ""
+    plus = "" if judged.comparison.ratio else "+"
+    effect, low, high = (f"{x:{plus}.3g}" for x in (judged.effect, judged.low, judged.high))
+    return f"{sign}{effect}" + (f" ({low} to {high})" if np.isfinite(judged.low) else "")
