@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -42,10 +43,9 @@ QUICK = Config(ravine_steps=2000, rates=11, plateau_steps=1000, net_steps=400)
 
 def examine(config: Config, keys: Key) -> Outcome:
     """Steps until a loss is reached, by the best of many rates."""
-    ravines = {c: _both(config, lambda k, m, r, c=c: _ravine(config, k, m, r, c), keys)  # type: ignore[misc]
-               for c in config.conditions}  # fmt: skip
-    plateau = _both(config, lambda k, m, r: _plateau(config, k, m, r), keys)
-    net = _both(config, lambda k, m, r: _net(config, k, m, r), keys)
+    ravines = {c: _both(config, partial(_ravine, config, c), keys) for c in config.conditions}
+    plateau = _both(config, partial(_plateau, config), keys)
+    net = _both(config, partial(_net, config), keys)
 
     def compare(where: str, steps: tuple[np.ndarray, np.ndarray], expected: Any = "less") -> Any:
         with_momentum, without = steps
@@ -61,13 +61,16 @@ def examine(config: Config, keys: Key) -> Outcome:
 
     round_, *narrow = config.conditions
     with panels(["quadratic bowls"]) as (figure, (axes,)):
-        lines = {
-            "plain": np.stack([ravines[c][1] for c in config.conditions], 1),
-            f"momentum {config.momentum:g}": np.stack([ravines[c][0] for c in config.conditions], 1),
-        }  # fmt: skip
-        label = "largest by smallest curvature"
+        names = ("plain", f"momentum {config.momentum:g}")
+        of_names = zip(*(ravines[c][::-1] for c in config.conditions), strict=True)
         draw_lines(
-            axes, config.conditions, lines, x_label=label, y_label="steps", log_x=True, log_y=True
+            axes,
+            config.conditions,
+            {name: np.stack(steps, 1) for name, steps in zip(names, of_names, strict=True)},
+            x_label="largest by smallest curvature",
+            y_label="steps",
+            log_x=True,
+            log_y=True,
         )
         axes.legend()
     return Outcome(
@@ -133,7 +136,7 @@ def _descend(
     return values
 
 
-def _ravine(config: Config, key: Key, momentum: Array, rate: Array, condition: float) -> Array:
+def _ravine(config: Config, condition: float, key: Key, momentum: Array, rate: Array) -> Array:
     curvatures = jnp.logspace(0, -np.log10(condition), 20)
     start = jax.random.normal(key, (20,)) / jnp.sqrt(curvatures)
 

@@ -2,5 +2,6 @@
 
 CLAIMS: dict[str, str] = {
     "momentum": "experiments.claims.momentum",
+    "adaptive": "experiments.claims.adaptive",
 }
 """Name on the command line -> module."""

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from experiments.data.dataset import standardizer
@@ -23,16 +24,21 @@ class Split(NamedTuple):
     test: Batch
 
 
-@cache
 def digits() -> Split:
     """Scikit-learn's digits as vectors, standardized: `x [n, 64]`; 1,437 to train, 360 to test."""
+    return Split(*jax.tree.map(jnp.asarray, _digits()))
+
+
+@cache
+def _digits() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    # of NumPy: what is made inside a `jit` must not be kept
     data = load_digits()
     move = standardizer(data.train_x)
 
-    def batch(x: Any, y: Any) -> Batch:
-        return {"x": jnp.asarray(move(x).reshape(len(x), -1)), "y": jnp.asarray(y)}
+    def batch(x: Any, y: Any) -> dict[str, np.ndarray]:
+        return {"x": move(x).reshape(len(x), -1), "y": y}
 
-    return Split(batch(data.train_x, data.train_y), batch(data.test_x, data.test_y))
+    return batch(data.train_x, data.train_y), batch(data.test_x, data.test_y)
 
 
 class Fit(NamedTuple):
@@ -124,3 +130,14 @@ def steps_to(values: Array, target: Any, *, every: int = 1) -> Array:
     reached = values <= target
     first = jnp.argmax(reached)
     return every * (jnp.where(jnp.any(reached), first, len(values)) + 1)
+
+
+def sweep(run: Callable[[Key, Array], Any], keys: Key, settings: Array) -> Any:
+    """`run(key, setting)` for each seed and setting, in one program: `[seeds, settings, …]`."""
+    return jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(keys, settings)
+
+
+def rates_around(low: float, high: float, per_decade: int) -> Array:
+    """Learning rates at equal factors, both ends included."""
+    decades = float(np.log10(high / low))
+    return jnp.logspace(np.log10(low), np.log10(high), round(decades * per_decade) + 1)
