@@ -12,6 +12,9 @@ from jaxnets.optim.schedules import exponential_decay
 from jaxnets.optim.transform import GradientTransformation, apply_updates
 from jaxnets.types import Array, Params, PyTree, Schedule
 
+SPAN = 0.5
+"""Decades of the rate over which a slope is measured."""
+
 
 @checked(low=POSITIVE, high=POSITIVE, smoothing=DECAY_RATE)
 def learning_rate_range(
@@ -88,7 +91,8 @@ def suggest_rate(rates: Array, losses: Array, *, method: str = "steepest") -> Ar
       rates: rising, at least 3.
       losses: the smoothed losses. What follows the first that is not finite does not count.
       method: "steepest" for the rate at which the loss falls fastest per decade of the rate, before
-        its minimum; "minimum" for a tenth of the rate at the minimum.
+        its minimum, measured over half a decade around each rate, since losses are of single
+        batches; "minimum" for a tenth of the rate at the minimum.
 
     Raises:
       ValueError: for another method, or arrays that do not fit.
@@ -109,6 +113,15 @@ def suggest_rate(rates: Array, losses: Array, *, method: str = "steepest") -> Ar
     lowest = jnp.argmin(jnp.where(finite, losses, jnp.inf))
     if method == "minimum":
         return rates[lowest] / 10
-    slopes = jnp.asarray(jnp.gradient(jnp.where(finite, losses, 0), jnp.log(rates)))
+    slopes = _slopes(jnp.log10(rates), jnp.where(finite, losses, 0))
     before = jnp.arange(rates.size) <= jnp.maximum(lowest - 1, 0)
     return rates[jnp.argmin(jnp.where(before, slopes, jnp.inf))]
+
+
+def _slopes(decades: Array, losses: Array) -> Array:
+    """The loss's rise per decade around each rate; at the ends, over the last `SPAN` there."""
+    span = jnp.minimum(SPAN, decades[-1] - decades[0])
+    left = jnp.clip(decades - span / 2, decades[0], decades[-1] - span)
+    right = left + span
+    rise = jnp.interp(right, decades, losses) - jnp.interp(left, decades, losses)
+    return rise / (right - left)

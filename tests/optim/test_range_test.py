@@ -57,6 +57,17 @@ def test_suggestion_is_stable(method):
     assert float(jax.jit(optim.suggest_rate)(rates, losses)) > 0
 
 
+def test_the_noise_of_the_first_losses_suggests_nothing():
+    """Found on the digits: the first smoothed losses are of a batch or two, and so are steep."""
+    decades = jnp.linspace(-4, 1, 100)
+    losses = 2.3 - 2 * jax.nn.sigmoid(4 * (decades + 1)) + 3 * jax.nn.relu(decades)
+    noisy = losses + 0.3 * jnp.asarray(np.random.default_rng(0).choice([-1, 1], 100)) * (
+        1.3 ** -jnp.arange(100.0)
+    )
+    for curve in (losses, noisy):
+        assert 10**-1.5 < float(optim.suggest_rate(10**decades, curve)) < 10**-0.5
+
+
 def test_losses_that_are_not_finite_end_the_curve():
     rates = jnp.logspace(-5, 0, 6)
     losses = jnp.array([5.0, 4.9, 3.0, 2.95, jnp.nan, -jnp.inf])
