@@ -79,19 +79,21 @@ def write_report(run: Run, config: Any, examined: Sequence[Examined]) -> Path:
     all_verdicts = [found for e in examined for _, found in verdicts(e)]
     counts = {
         word: sum(found.word == word for found in all_verdicts)
-        for word in ("holds", "holds only", "does not hold")
+        for word in ("holds", "holds only", "does not hold", "undecided")
     }
     report = Report(
         title="What is said of training, tested",
         summary=(
             f"{len(all_verdicts)} sentences, each by {config.seeds} seeds: {counts['holds']} hold, "
             f"{counts['holds only']} hold under some conditions, "
-            f"{counts['does not hold']} do not hold here."
+            f"{counts['does not hold']} do not hold here, {counts['undecided']} these seeds do not "
+            "decide."
         ),
         facts={
             "hold": counts["holds"],
             "hold only when …": counts["holds only"],
             "do not hold": counts["does not hold"],
+            "undecided": counts["undecided"],
             "minutes": round(sum(e.seconds for e in examined) / 60, 1),
         },
         sections=[
@@ -111,11 +113,13 @@ the same seeds, which draw initial weights, batches and dropout. The effect is t
 of treated minus control, or of their ratio (the geometric mean, written ×) where a quantity spans \
 decades; in brackets its {CONFIDENCE:.0%} interval by Student's t. A comparison comes out as \
 claimed if the interval excludes no effect and the mean is at least the margin; as "no different", \
-if the whole interval lies within the margin. Margins were set before the runs; intervals are each \
+if the whole interval lies within the margin. It does not, if the interval excludes what was \
+claimed; else the seeds do not decide. Margins were set before the runs; intervals are each \
 comparison's own, not corrected for how many there are.
 
-A sentence holds if all its comparisons come out as claimed, does not hold if none does, and holds \
-only under the conditions named otherwise. A verdict is about these nets and data: small ones, of \
+A sentence holds if all its comparisons come out as claimed, and holds only under the conditions \
+named if some do; if none does, it does not hold, or, where no comparison speaks against it, is \
+undecided. A verdict is about these nets and data: small ones, of \
 which many seeds can be run."""
 
 
@@ -164,7 +168,7 @@ def _comparisons(judged: Sequence[Judged]) -> Table:
             f"{c.control.name}: {_typical(j, 'control')}",
             effect_text(j),
             f"{EXPECTED[c.expected]}, {'×' if c.ratio else ''}{c.margin:g}",
-            "yes" if j.as_claimed else "no",
+            {True: "yes", False: "no", None: "undecided"}[j.as_claimed],
         )
         for j in judged
         for c in [j.comparison]

@@ -46,15 +46,16 @@ class Judged(NamedTuple):
     low: float
     high: float
     """The ends of the interval; NaN for a single seed."""
-    as_claimed: bool
+    as_claimed: bool | None
+    """None where the seeds do not decide it."""
 
 
 class Verdict(NamedTuple):
     """Of one sentence."""
 
-    word: Literal["holds", "does not hold", "holds only"]
+    word: Literal["holds", "does not hold", "holds only", "undecided"]
     conditions: str
-    """For `holds only`: where it does, and where not."""
+    """For `holds only`: where it does, where not, and where that is undecided."""
     judged: Sequence[Judged]
 
     def __str__(self) -> str:
@@ -64,9 +65,10 @@ class Verdict(NamedTuple):
 def judge(comparison: Comparison) -> Judged:
     """The effect, its interval, and whether the comparison came out as claimed.
 
-    A difference is as claimed if its interval excludes 0 and its mean is `margin` or more; "same"
-    is, if the whole interval lies within the margin. Where a value is not finite, the difference is
-    not as claimed, whatever its sign: let a quantity that can diverge be cut off before.
+    A difference is as claimed if its interval excludes 0 and its mean is `margin` or more, and is
+    not if the interval excludes one of `margin`; "same" is as claimed if the whole interval lies
+    within the margin, and is not if it lies outside. Otherwise, or where a value is not finite, the
+    seeds do not decide: let a quantity that can diverge be cut off before.
 
     Raises:
       ValueError: for arms of different or no seeds, values that are not positive as a ratio, or a
@@ -88,15 +90,24 @@ def judge(comparison: Comparison) -> Judged:
             raise ValueError(f"{comparison.condition}: a ratio needs positive values")
         treated, control, margin = np.log(treated), np.log(control), float(np.log(margin))
     effect, low, high = _interval(treated - control)
-    if comparison.expected == "same":
-        as_claimed = -margin <= low and high <= margin
-    elif comparison.expected == "more":
-        as_claimed = low > 0 and effect >= margin
-    else:
-        as_claimed = high < 0 and effect <= -margin
+    as_claimed = _as_claimed(comparison.expected, effect, low, high, margin)
     if comparison.ratio:
         effect, low, high = (float(np.exp(x)) for x in (effect, low, high))
-    return Judged(comparison, effect, low, high, bool(as_claimed))
+    return Judged(comparison, effect, low, high, as_claimed)
+
+
+def _as_claimed(
+    expected: str, effect: float, low: float, high: float, margin: float
+) -> bool | None:
+    if expected == "same":
+        if -margin <= low and high <= margin:
+            return True
+        return False if low > margin or high < -margin else None
+    if expected == "less":
+        effect, low, high = -effect, -high, -low
+    if low > 0 and effect >= margin:
+        return True
+    return False if high < margin else None
 
 
 def _interval(differences: np.ndarray) -> tuple[float, float, float]:
@@ -119,13 +130,20 @@ def verdict(comparisons: Sequence[Comparison]) -> Verdict:
     if not comparisons:
         raise ValueError("a verdict needs at least one comparison")
     judged = [judge(c) for c in comparisons]
-    where = [j.comparison.condition for j in judged if j.as_claimed]
-    where_not = [j.comparison.condition for j in judged if not j.as_claimed]
-    if not where_not:
+
+    def where(as_claimed: bool | None) -> str:
+        return "; ".join(j.comparison.condition for j in judged if j.as_claimed is as_claimed)
+
+    words = {j.as_claimed for j in judged}
+    if words == {True}:
         return Verdict("holds", "", judged)
-    if not where:
-        return Verdict("does not hold", "", judged)
-    return Verdict("holds only", f"{'; '.join(where)}; not {'; '.join(where_not)}", judged)
+    if True in words:
+        parts = (where(True), f"not {where(False)}", f"undecided {where(None)}")
+        shown = [
+            part for part, word in zip(parts, (True, False, None), strict=True) if word in words
+        ]
+        return Verdict("holds only", "; ".join(shown), judged)
+    return Verdict("does not hold" if False in words else "undecided", "", judged)
 
 
 def effect_text(judged: Judged) -> str:

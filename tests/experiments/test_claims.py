@@ -1,0 +1,238 @@
+"""The verdicts of claims, their training, and the experiment end to end."""
+
+import dataclasses
+import importlib
+import json
+import math
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import cli
+from experiments.claims import batch_size, claim, experiment, momentum, registry
+from experiments.claims.experiment import Config, settle
+from experiments.claims.pictures import draw_lines, draw_seeds, panels
+from experiments.claims.training import cross_entropy, digits, error_rate, fit, steps_to, sweep
+from experiments.claims.verdict import Arm, Comparison, effect_text, judge, verdict
+from experiments.errors import UsageError
+from jaxnets import optim
+
+
+def comparison(treated, control, expected="less", margin=0.0, ratio=False, where="here"):
+    arms = Arm("with", np.asarray(treated, float)), Arm("without", np.asarray(control, float))
+    return Comparison(where, "error", *arms, expected, margin, ratio)
+
+
+def test_the_interval_is_students_of_paired_differences():
+    treated, control = [1.0, 2.5, 3.0, 4.5, 5.5], [2.0, 3.0, 4.5, 5.0, 7.0]
+    judged = judge(comparison(treated, control))
+    d = np.subtract(treated, control)
+    half = 2.7764451 * d.std(ddof=1) / math.sqrt(5)  # t of 4 degrees of freedom at 97.5 %
+    np.testing.assert_allclose(judged[1:4], [d.mean(), d.mean() - half, d.mean() + half], rtol=1e-6)
+    assert judged.as_claimed is True
+
+
+def test_a_ratio_is_of_geometric_means():
+    judged = judge(comparison([1, 4], [10, 40], ratio=True, margin=5.0))
+    np.testing.assert_allclose(judged[1:4], [0.1, 0.1, 0.1], rtol=1e-12)
+    assert judged.as_claimed is True
+    assert effect_text(judged) == "×0.1 (0.1 to 0.1)"
+
+
+CASES = {
+    # differences (treated - control), expected, margin -> as claimed
+    "less, and more than the margin": ([-2, -2.1, -1.9], "less", 1.0, True),
+    "less, but under the margin": ([-0.5, -0.6, -0.4], "less", 1.0, False),
+    "the other way": ([2, 2.1, 1.9], "less", 1.0, False),
+    "too spread to tell": ([-3, 1, -2], "less", 1.0, None),
+    "more": ([2, 2.1, 1.9], "more", 1.0, True),
+    "same": ([0.1, -0.1, 0.0], "same", 1.0, True),
+    "same, too spread to tell": ([2, -2, 0.0], "same", 1.0, None),
+    "same, but is not": ([2, 2.1, 1.9], "same", 1.0, False),
+    "not finite": ([np.inf, 1, 1], "more", 1.0, None),
+}
+
+
+@pytest.mark.parametrize(("differences", "expected", "margin", "answer"), CASES.values(), ids=CASES)
+def test_judgement(differences, expected, margin, answer):
+    judged = judge(comparison(np.array(differences), np.zeros(3), expected, margin))
+    assert judged.as_claimed is answer
+
+
+def test_verdicts():
+    yes, no = (
+        comparison([1, 1.1], [2, 2.1], where="here"),
+        comparison([2, 2.1], [1, 1.1], where="there"),
+    )
+    unclear = comparison([1, 3], [2, 2], where="elsewhere")
+    assert str(verdict([yes, yes])) == "holds"
+    assert str(verdict([no, no])) == str(verdict([no, unclear])) == "does not hold"
+    assert str(verdict([unclear])) == "undecided"
+    assert str(verdict([yes, no])) == "holds only here; not there"
+    assert str(verdict([yes, no, unclear])) == "holds only here; not there; undecided elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: judge(comparison([1, 2], [1])), "one value for each seed"),
+        (lambda: judge(comparison([1, 0], [1, 1], ratio=True, margin=2.0)), "positive values"),
+        (lambda: judge(comparison([1], [1], margin=0.5, ratio=True)), "margin is out of range"),
+        (lambda: verdict([]), "at least one comparison"),
+    ],
+)
+def test_what_cannot_be_judged(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_fit_is_gradient_descent():
+    data = {"x": jnp.arange(8.0), "y": 3 * jnp.arange(8.0)}
+
+    def loss(w, batch, key):
+        return jnp.mean((w * batch["x"] - batch["y"]) ** 2) / 2
+
+    seen = fit(
+        loss, optim.sgd(0.01), jnp.zeros(()), data,
+        key=jax.random.key(0), steps=6, batch_size=8, record=lambda w: w, every=2,
+    )  # fmt: skip
+    w, losses = 0.0, []
+    for _ in range(6):
+        losses.append(17.5 * (w - 3) ** 2 / 2)
+        w -= 0.01 * 17.5 * (w - 3)
+    np.testing.assert_allclose(seen.losses, losses, rtol=1e-5)
+    np.testing.assert_allclose(seen.params, w, rtol=1e-6)
+    assert seen.records.shape == (3,)
+    with pytest.raises(ValueError, match="every must divide the 6 steps, got 4"):
+        fit(loss, optim.sgd(0.1), 0.0, data, key=jax.random.key(0), steps=6, batch_size=8, every=4)
+
+
+def test_each_epoch_sees_each_example_once():
+    data = {"x": jnp.arange(6.0), "y": jnp.arange(6)}
+    seen = fit(
+        lambda w, batch, key: w * jnp.sum(2.0 ** batch["y"]),
+        optim.sgd(1.0), jnp.zeros(()), data, key=jax.random.key(1),
+        steps=6, batch_size=2, record=lambda w: w, every=3,
+    )  # fmt: skip
+    np.testing.assert_allclose(seen.records, [-63.0, -126.0])
+
+
+def test_steps_to():
+    values = jnp.array([3.0, 2.0, jnp.nan, 1.0, 0.5])
+    assert steps_to(values, 1.0) == 4
+    assert steps_to(values, 1.0, every=10) == 40
+    assert steps_to(values, 0.1) == 6
+
+
+def test_errors_count_what_is_not_finite():
+    logits = jnp.array([[0.0, 1.0], [2.0, 0.0], [jnp.nan, 0.0], [jnp.inf, 0.0]])
+    np.testing.assert_allclose(error_rate(logits, jnp.array([1, 1, 0, 0])), 0.75)
+    np.testing.assert_allclose(cross_entropy(jnp.zeros((3, 10)), jnp.arange(3)), np.log(10))
+
+
+def test_digits_can_be_loaded_inside_jit():
+    n = jax.jit(lambda: jnp.sum(digits().train["x"]))()
+    np.testing.assert_allclose(n, 0, atol=0.1)
+    assert digits().test["x"].shape == (360, 64)
+
+
+def test_a_sweep_is_seeds_by_settings():
+    keys = jax.random.split(jax.random.key(0), 2)
+    found = sweep(lambda key, rate: jax.random.normal(key) * rate, keys, jnp.arange(3.0))
+    each = [[jax.random.normal(key) * r for r in range(3)] for key in keys]
+    np.testing.assert_allclose(found, each, rtol=1e-6)
+
+
+def test_steps_down_a_bowl_are_those_of_its_recursion():
+    config = momentum.Config(ravine_steps=50)
+    x = np.sqrt(np.logspace(0, -1, 20)) ** -1 * np.asarray(
+        jax.random.normal(jax.random.key(3), (20,))
+    )
+    curvatures, target = np.logspace(0, -1, 20), None
+    velocity, steps = np.zeros(20), 0
+    target = 1e-4 * np.sum(curvatures * x**2) / 2
+    while np.sum(curvatures * x**2) / 2 > target:
+        velocity = 0.5 * velocity + curvatures * x
+        x, steps = x - 0.5 * velocity, steps + 1
+    got = momentum._ravine(config, 10.0, jax.random.key(3), jnp.array(0.5), jnp.array(0.5))
+    assert got == steps
+
+
+def test_the_critical_batch_is_that_of_the_law():
+    sizes = (4, 16, 64, 256)
+    steps = 30 * (1 + 50 / np.asarray(sizes))
+    np.testing.assert_allclose(batch_size._critical(sizes, steps), 50, rtol=1e-4)
+
+
+class Fake:
+    TITLE = "A <claim>"
+
+    @staticmethod
+    def examine(settings, keys):
+        values = np.asarray(jax.vmap(jax.random.uniform)(keys))
+        with panels(["a", "b"], share_y=False) as (figure, (left, right)):
+            draw_lines(
+                left, [1, 10], {"x": np.stack([values, values + 1], 1)}, x_label="n", log_x=True
+            )
+            draw_seeds(right, {"with": values, "without": values + 2}, y_label="error")
+        low, high = Arm("with", values), Arm("without", values + 2)
+        holds = Comparison("always", "error", low, high, "less", 1.0)
+        return claim.Outcome(
+            "Nothing.",
+            [
+                claim.Tested("It holds.", [holds]),
+                claim.Tested("It does not.", [holds._replace(expected="more")]),
+                claim.Tested(
+                    "It depends.", [holds, holds._replace(expected="same", condition="never")]
+                ),
+            ],
+            [claim.Seen(figure, "Numbers.")],
+            "A note.",
+        )
+
+    FULL = QUICK = momentum.QUICK
+
+
+def test_the_report_has_contents_verdicts_and_pictures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experiment, "CLAIMS", {"fake": "fake"})
+    monkeypatch.setitem(sys.modules, "fake", Fake)
+    assert experiment.main(Config(folder=tmp_path / "run", seeds=3)) == 0
+    page = (tmp_path / "run/report.html").read_text()
+    for part in (
+        '<a href="#a-claim">A &lt;claim&gt;</a>', '<h2 id="a-claim">', "A note.", "Nothing.",
+        "holds only always; not never", "3 sentences, each by 3 seeds: 1 hold,",
+    ):  # fmt: skip
+        assert part in page
+    assert (tmp_path / "run/fake_1.png").exists()
+    records = [
+        json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    ]
+    assert [r["verdict"] for r in records] == ["holds", "does not hold", "holds only", "holds only"]
+    assert "does not hold: It does not." in capsys.readouterr().out
+
+
+def test_flags():
+    assert settle(Config()) == list(registry.CLAIMS)
+    assert settle(Config(only=("momentum",))) == ["momentum"]
+    with pytest.raises(UsageError, match=r"unknown claim 'momentun'.*momentum"):
+        settle(Config(only=("momentun",)))
+    with pytest.raises(UsageError, match="--seeds must be at least 2"):
+        settle(Config(seeds=1))
+    assert cli.main(["claims", "--only", "nothing"]) == 2
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "adaptive"])
+@pytest.mark.thorough
+def test_claims_about_optimizers_run(name):
+    module = importlib.import_module(registry.CLAIMS[name])
+    few = {
+        "learning_rate": {"steps": 20, "per_decade": 1, "range_steps": 20},
+        "adaptive": {"sparse_steps": 20, "relearn_steps": 150, "net_steps": 20, "per_decade": 1},
+    }
+    settings = dataclasses.replace(module.QUICK, **few[name])
+    outcome = module.examine(settings, jax.random.split(jax.random.key(0), 2))
+    for tested in outcome.tested:
+        verdict(tested.comparisons)
