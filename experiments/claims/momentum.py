@@ -90,7 +90,7 @@ def examine(config: Config, keys: Key) -> Outcome:
             ),
             Tested(
                 "Where all directions are alike, it is of no use.",
-                [compare(f"with curvatures 1 to 1/{round_:g}", ravines[round_], "more")],
+                [compare(f"with curvatures 1 to 1/{round_:g}", ravines[round_], "same")],
             ),
             Tested("Momentum crosses plateaus.", [compare("on the plateau", plateau)]),
             Tested("Momentum trains a net in fewer steps.", [compare("on the digits", net)]),
