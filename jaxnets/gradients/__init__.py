@@ -30,9 +30,10 @@ from jaxnets.gradients.factors import (
     sq_norms_by_leaf,
     weighted_sum,
 )
-from jaxnets.gradients.local_rules import RULES, Rule
+from jaxnets.gradients.local_rules import RULES
 from jaxnets.gradients.per_example import per_example_grad, per_example_norms
 from jaxnets.gradients.program import Factors
+from jaxnets.gradients.rule import Rule
 from jaxnets.gradients.statistics import (
     Diversity,
     Moments,

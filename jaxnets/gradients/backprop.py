@@ -24,7 +24,8 @@ from jax.extend.core import Literal
 from jaxnets import convolution
 from jaxnets.equations import bind, is_enterable
 from jaxnets.gradients.graph import body_of
-from jaxnets.gradients.local_rules import OF_SEVERAL, RULES, Rule
+from jaxnets.gradients.local_rules import OF_SEVERAL, RULES
+from jaxnets.gradients.rule import Rule
 from jaxnets.gradients.sites import CUSTOM, ENTERED, scanned
 from jaxnets.types import Array, ArrayLike, Params, PyTree
 
