@@ -79,7 +79,7 @@ def test_trajectory(case, x64):
         leaves_close(state, their_state, case.rtol64)
 
 
-@with_optax
+@optimizers([case for case in OPTIMIZERS if case.theirs], pytest.mark.exhaustive)
 def test_float32(case):
     """300 steps beside Optax's.
 

@@ -66,7 +66,7 @@ def steps(optimizer, case, params, how_many=2):
     return moved
 
 
-@optimizers([case for case in OPTIMIZERS if case.name not in MESSAGES])
+@optimizers([case for case in OPTIMIZERS if case.name not in MESSAGES], pytest.mark.exhaustive)
 def test_taken(case, x64):
     """What treats each element alike does as on leaves; noise is that of the buffer."""
     params = case.params(jnp.float64)

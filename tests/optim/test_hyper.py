@@ -36,7 +36,9 @@ CORE = {
     "max_norm": (lambda x: optim.clip_by_global_norm(x), [0.1, 1.0]),
 }
 SWEEPS = CORE | adam.SWEEPS | norms_and_signs.SWEEPS | matrices.SWEEPS | adaptive_rates.SWEEPS
-sweeps = pytest.mark.parametrize(("build", "values"), thorough_beyond(CORE, SWEEPS))
+sweeps = pytest.mark.parametrize(
+    ("build", "values"), thorough_beyond(CORE, SWEEPS, pytest.mark.exhaustive)
+)
 
 
 @sweeps

@@ -175,6 +175,7 @@ def test_learning_rate_of_every_optimizer_is_read(name):
     thorough_beyond(
         {"sgd", "adamw", "fromage", "schedule_free_adamw", "sam"},
         {name: (name,) for name in OPTIMIZERS if name != "rprop"},
+        pytest.mark.exhaustive,
     ),
 )
 def test_scheduled_learning_rate_of_every_optimizer_is_read_at_step_3(name):

@@ -13,19 +13,32 @@ import pytest
 from jaxnets import optim
 from jaxnets.optim.leaves import map_moments
 from jaxnets.tree import flatten_with_paths
-from tests.catalogue import OPTIMIZERS, optimizers
+from tests.catalogue import OPTIMIZERS
 from tests.numerics import assert_trees_close
+from tests.optim.cases import core
 from tests.optim.trajectories import gradients, make_params, run
 
-halves = pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16], ids=["float16", "bfloat16"])
+CORE = {case.name for case in core.CASES}
+
+
+def marks(case, dtype):
+    if case.name in CORE:
+        return ()
+    return pytest.mark.thorough if dtype == jnp.float16 else pytest.mark.exhaustive
 
 
 def dtypes(tree):
     return jax.tree.map(lambda x: x.dtype, tree)
 
 
-@halves
-@optimizers()
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        pytest.param(case, dtype, id=f"{case.name}-{dtype.__name__}", marks=marks(case, dtype))
+        for case in OPTIMIZERS
+        for dtype in (jnp.float16, jnp.bfloat16)
+    ],
+)
 def test_half_precision_steps(case, dtype):
     """Zero gradients do not move; others move as in float32, rounded once; dtypes stay."""
     params = case.params(dtype)
