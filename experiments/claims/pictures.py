@@ -59,6 +59,10 @@ def draw_lines(
         )
     if log_x:
         axes.set_xscale("log")
+        if len(places := np.asarray(x)) < 8:
+            # where each point is, since powers of ten alone would be few
+            axes.set_xticks(places, labels=[f"{place:g}" for place in places])
+            axes.minorticks_off()
     if log_y:
         axes.set_yscale("log")
     axes.set_xlabel(x_label)

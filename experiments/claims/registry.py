@@ -1,6 +1,9 @@
 """All claims, in the order in which a course tells them."""
 
 CLAIMS: dict[str, str] = {
+    "initialization": "experiments.claims.initialization",
+    "vanishing": "experiments.claims.vanishing",
+    "dying_relu": "experiments.claims.dying_relu",
     "momentum": "experiments.claims.momentum",
     "learning_rate": "experiments.claims.learning_rate",
     "adaptive": "experiments.claims.adaptive",
