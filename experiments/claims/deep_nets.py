@@ -60,7 +60,8 @@ def deep(params: Params, shape: Shape, x: Array, taps: Array | None = None) -> A
 
     y: Array
     y, _ = lax.scan(layer, x, (params["kernel"], params["bias"], taps))
-    return y @ params["last"]
+    logits: Array = y @ params["last"]
+    return logits
 
 
 def error_profile(params: Params, shape: Shape, data: Batch) -> Array:

@@ -8,5 +8,6 @@ CLAIMS: dict[str, str] = {
     "learning_rate": "experiments.claims.learning_rate",
     "adaptive": "experiments.claims.adaptive",
     "batch_size": "experiments.claims.batch_size",
+    "overfitting": "experiments.claims.overfitting",
 }
 """Name on the command line -> module."""
