@@ -198,16 +198,7 @@ def examine(config: Config, keys: Key) -> Outcome:
             ),
         ],
         seen=[
-            _errors(
-                {
-                    "nothing": plain,
-                    "L2": l2,
-                    "L1": l1,
-                    "dropout": dropout,
-                    "augmented": shifted,
-                    "smoothed": smoothing,
-                }
-            ),  # fmt: skip
+            _errors(remedies),
             _curves(config, noisy, stop),
         ],
     )
