@@ -1,5 +1,6 @@
 """Training as pure functions: a step, whole epochs in one scan, runs, checkpoints."""
 
+from jaxnets.train import selection
 from jaxnets.train.checkpoint import (
     checkpoint_steps,
     latest_checkpoint,
@@ -49,6 +50,7 @@ __all__ = [
     "restore_checkpoint",
     "run",
     "save_checkpoint",
+    "selection",
     "should_stop",
     "step",
     "steps_per_epoch",
