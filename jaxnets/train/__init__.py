@@ -1,5 +1,6 @@
 """Training as pure functions: a step, whole epochs in one scan, runs, checkpoints."""
 
+from jaxnets.train import selection
 from jaxnets.train.checkpoint import (
     checkpoint_steps,
     latest_checkpoint,
@@ -8,6 +9,7 @@ from jaxnets.train.checkpoint import (
     verify_checkpoint,
 )
 from jaxnets.train.gan import GANState, gan_step, init_gan_state
+from jaxnets.train.population import Member, member, members, paired, population, table
 from jaxnets.train.run import (
     History,
     batch_indices,
@@ -24,6 +26,7 @@ from jaxnets.train.windows import drawn, random_windows, windows
 __all__ = [
     "GANState",
     "History",
+    "Member",
     "Stopping",
     "TrainState",
     "batch_indices",
@@ -39,13 +42,19 @@ __all__ = [
     "init_state",
     "init_stopping",
     "latest_checkpoint",
+    "member",
+    "members",
+    "paired",
+    "population",
     "random_windows",
     "restore_checkpoint",
     "run",
     "save_checkpoint",
+    "selection",
     "should_stop",
     "step",
     "steps_per_epoch",
+    "table",
     "update_stopping",
     "verify_checkpoint",
     "windows",

@@ -5,6 +5,7 @@ anywhere and continued from its saved state sees the same batches.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -66,10 +67,35 @@ def _take(data: PyTree, indices: Array) -> PyTree:
     )
 
 
+@jax.custom_batching.custom_vmap
+def _common_step(step: Array) -> Array:
+    """The step at which a population stands, one for all: of members that stopped, none asks."""
+    return step
+
+
+@_common_step.def_vmap
+def _furthest(axis_size: int, batched: list[bool], steps: Array) -> tuple[Array, bool]:
+    # not batched any more: so neither are the indices, and data is gathered once for all members
+    return _common_step(jnp.max(steps, axis=0) if batched[0] else steps), False
+
+
+@jax.custom_batching.custom_vmap
+def _any_member(flag: Array) -> Array:
+    """Whether it holds for any member of a population."""
+    return flag
+
+
+@_any_member.def_vmap
+def _any(axis_size: int, batched: list[bool], flags: Array) -> tuple[Array, bool]:
+    # a `cond` on a batched predicate would copy all that its branches read, the data, per member
+    return _any_member(jnp.any(flags, axis=0) if batched[0] else flags), False
+
+
 def epoch(
     step: Step,
     batch_size: int,
     *,
+    order: Key | None = None,
     on_step: Callable[[TrainState, Metrics], None] | None = None,
     unroll: int = 1,
 ) -> Epoch:
@@ -78,6 +104,9 @@ def epoch(
     Args:
       step: from `train.step`.
       batch_size: from 1 to the number of examples.
+      order: the key that orders the data, in place of one from the state's. A population (see
+        `train.population`) that is given one shares its batches: under `vmap`, members must stand
+        at the same step, but for those that stopped early.
       on_step: called (traced once) after each step with the state and its metrics, for
         `jax.debug.callback`.
       unroll: how many steps to write out per loop iteration, as in `lax.scan`: compiles longer; two
@@ -98,7 +127,10 @@ def epoch(
                 on_step(state, metrics)
             return state, metrics
 
-        indices = _indices_from(data_key(state), state.step, n, batch_size)
+        key, first = data_key(state), state.step
+        if order is not None:
+            key, first = order, _common_step(state.step)
+        indices = _indices_from(key, first, n, batch_size)
         return lax.scan(body, state, indices, unroll=unroll)
 
     return run_epoch
@@ -216,7 +248,11 @@ def run(
 
         def body(carry: tuple[TrainState, Stopping], _: None) -> tuple[Any, History]:
             ran = ~should_stop(carry[1], patience)
-            carry, (train, measured) = lax.cond(ran, go, skip, carry)
+            done = lax.cond(_any_member(ran), go, skip, carry)
+            if patience is not None:
+                # of a population, some members may have stopped while others go on
+                done = jax.tree.map(partial(jnp.where, ran), done, skip(carry))
+            carry, (train, measured) = done
             return carry, History(train, measured, ran)
 
         (state, stopping), history = lax.scan(body, (state, stopping), length=epochs)

@@ -16,6 +16,7 @@ from experiments.benchmarks import (
     layers,
     optimizers,
     per_example,
+    population,
     recurrent,
     timing,
     training,
@@ -355,3 +356,11 @@ def test_a_contender_without_its_library_is_left_out(monkeypatch, capsys):
     monkeypatch.setattr(training, "CONTENDERS", {"theirs": absent, "ours": lambda problem: "made"})
     assert training.make_contenders(TINY[0]) == {"ours": "made"}
     assert "(theirs: x is not installed)" in capsys.readouterr().out
+
+
+@pytest.mark.thorough
+def test_a_population_and_runs_in_turn_are_the_same_steps():
+    config = population.Config(seeds=2, rates=2, epochs=1, batch_size=700, chunk=3)
+    forms = population.contenders(config)
+    assert population.BASELINE in forms
+    assert {name: go() for name, go in forms.items()} == dict.fromkeys(forms, 2 * 2 * 2)

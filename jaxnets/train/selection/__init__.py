@@ -1,0 +1,55 @@
+"""Which configuration, and how good it is: folds, searches, and what they found as a table."""
+
+from jaxnets.train.selection.folds import (
+    Fold,
+    StackedFolds,
+    kfold,
+    repeated,
+    stacked,
+    stratified_kfold,
+)
+from jaxnets.train.selection.results import Comparison, Row, best, compare, rank
+from jaxnets.train.selection.search import (
+    Choice,
+    Halving,
+    LogUniform,
+    Rung,
+    Uniform,
+    begin,
+    brackets,
+    climb,
+    cost,
+    draw,
+    halve,
+    rungs,
+)
+from jaxnets.train.selection.validation import Nested, cross_validate, nested
+
+__all__ = [
+    "Choice",
+    "Comparison",
+    "Fold",
+    "Halving",
+    "LogUniform",
+    "Nested",
+    "Row",
+    "Rung",
+    "StackedFolds",
+    "Uniform",
+    "begin",
+    "best",
+    "brackets",
+    "climb",
+    "compare",
+    "cost",
+    "cross_validate",
+    "draw",
+    "halve",
+    "kfold",
+    "nested",
+    "rank",
+    "repeated",
+    "rungs",
+    "stacked",
+    "stratified_kfold",
+]
