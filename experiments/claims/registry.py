@@ -4,6 +4,7 @@ CLAIMS: dict[str, str] = {
     "initialization": "experiments.claims.initialization",
     "vanishing": "experiments.claims.vanishing",
     "dying_relu": "experiments.claims.dying_relu",
+    "bptt": "experiments.claims.bptt",
     "momentum": "experiments.claims.momentum",
     "learning_rate": "experiments.claims.learning_rate",
     "adaptive": "experiments.claims.adaptive",

@@ -1,0 +1,215 @@
+"""Truncated backpropagation through time learns what lies within its horizon."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from experiments import plots
+from experiments.claims.claim import Outcome, Seen, Tested
+from experiments.claims.training import Batch, cross_entropy, digits, error_rate, fit
+from experiments.claims.verdict import Arm, Comparison
+from jaxnets import nn, optim
+from jaxnets.types import Array, Key, Params
+
+TITLE = "Truncated backpropagation through time learns as far as its horizon"
+
+PIXELS, CLASSES = 64, 10
+
+
+@dataclass(frozen=True)
+class Config:
+    """Of a GRU that is shown a digit, then noise, and must say at the end which it was."""
+
+    lags: tuple[int, ...] = (1, 3, 7, 15, 31)
+    """Steps of noise between the digit and the answer."""
+    horizons: tuple[int, ...] = (2, 4, 8, 16, 32)
+    """Steps that the error is carried back through, the last one among them."""
+    features: int = 32
+    rates: tuple[float, ...] = (0.003, 0.01)
+    """Tried for each lag, horizon and seed, with Adam."""
+    steps: int = 1000
+    batch_size: int = 32
+
+
+FULL = Config()
+# a lag of 15 is not learned in so few steps, even by the whole of backpropagation
+QUICK = Config(lags=(1, 3, 7), horizons=(2, 4, 8), features=16, rates=(0.01,), steps=250)
+
+
+def examine(config: Config, keys: Key) -> Outcome:
+    """Test accuracy for each lag and horizon."""
+    accuracies = _accuracies(config, keys)
+    horizons = list(config.horizons)
+
+    def at(lag: int, horizon: int) -> np.ndarray:
+        found: np.ndarray = accuracies[:, config.lags.index(lag), horizons.index(horizon)]
+        return found
+
+    def compare(lag: int, treated: int, control: int, expected: str, margin: float) -> Comparison:
+        return Comparison(
+            f"with lag {lag}, horizon {treated} against {control}",
+            "test accuracy",
+            Arm(f"horizon {treated}", at(lag, treated)),
+            Arm(f"horizon {control}", at(lag, control)),
+            expected,  # type: ignore[arg-type]
+            margin,
+        )
+
+    full = horizons[-1]
+    short = {lag: max((h for h in horizons if h <= lag), default=None) for lag in config.lags}
+    enough = {lag: min((h for h in horizons if h > lag), default=None) for lag in config.lags}
+    return Outcome(
+        setting=(
+            f"A GRU of {config.features} units reads one of scikit-learn's digits, all pixels in "
+            "one step, then `lag` steps of normal noise, drawn anew for each batch, and its last "
+            "state is classified. The error is carried back through `horizon` steps, so that it "
+            "gets to the digit if horizon is above lag; what is before them stays as it is drawn. "
+            f"Adam, {config.steps} steps of {config.batch_size} examples, at the rate of the least "
+            f"training loss of {', '.join(f'{r:g}' for r in config.rates)}."
+        ),
+        tested=[
+            Tested(
+                "A dependency that is longer than the horizon is not learned.",
+                [
+                    compare(lag, h, full, "less", 0.2)
+                    for lag, h in short.items()
+                    if h is not None and full > lag
+                ],
+            ),
+            Tested(
+                "A horizon just longer than the dependency learns it as well as a longer one.",
+                [
+                    compare(lag, h, full, "same", 0.05)
+                    for lag, h in enough.items()
+                    if h is not None and h != full
+                ],
+            ),
+            Tested(
+                "Beyond the horizon nothing is learned: accuracy is at chance.",
+                [
+                    Comparison(
+                        f"with lag {lag}, horizon {h}",
+                        "test accuracy",
+                        Arm(f"horizon {h}", at(lag, h)),
+                        Arm("chance", np.full(len(keys), 1 / CLASSES)),
+                        "same",
+                        0.1,
+                    )
+                    for lag, h in short.items()
+                    if h is not None
+                ],
+            ),
+        ],
+        seen=[_draw(config.lags, horizons, accuracies)],
+        notes=(
+            "What lies beyond the horizon may still be carried by the state as its weights happen "
+            "to be, and be read from it by the classifier, which is always trained: accuracy above "
+            "chance there is no error of the horizon. A lag that the longest horizon does not "
+            "learn in the steps given says nothing about horizons: see the right column."
+        ),
+    )
+
+
+def init_net(key: Key, features: int) -> Params:
+    """A GRU and a classifier of its state."""
+    cell, head = jax.random.split(key)
+    return {
+        "cell": nn.init_gru_cell(cell, PIXELS, features),
+        "head": nn.init_dense(head, features, CLASSES),
+    }
+
+
+def logits_after(
+    params: Params, x: Array, noise: Array, lag: int | Array, horizon: int | Array
+) -> Array:
+    """`[n, classes]` of the last state, whose derivative goes back through `horizon` steps.
+
+    Args:
+      params: of `init_net`.
+      x: `[n, 64]`, shown `lag` steps before the end.
+      noise: `[steps, n, 64]`, of which the last `lag` are read; `steps` is above `lag`.
+      lag: may be traced.
+      horizon: may be traced; from `lag + 1` on it cuts nothing off.
+    """
+    steps = len(noise)
+    first = steps - 1 - lag
+
+    def step(h: Array, sliced: tuple[Array, Array]) -> tuple[Array, None]:
+        t, drawn = sliced
+        h = jnp.where(t == steps - horizon, lax.stop_gradient(h), h)
+        # the state before the digit is zero, whatever the lag, so that one program serves all
+        h = jnp.where(t <= first, 0.0, h)
+        seen = jnp.where(t == first, x, drawn)
+        return nn.gru_cell(params["cell"], h, seen), None
+
+    start = jnp.zeros((len(x), params["head"]["kernel"].shape[0]))
+    h, _ = lax.scan(step, start, (jnp.arange(steps), noise))
+    return nn.dense(params["head"], h)
+
+
+def _accuracies(config: Config, keys: Key) -> np.ndarray:
+    """`[seeds, lags, horizons]`."""
+    data = digits()
+    length = max(config.lags) + 1
+
+    def logits(params: Params, x: Array, key: Key, lag: Array, horizon: Array) -> Array:
+        noise = jax.random.normal(key, (length, *x.shape))
+        return logits_after(params, x, noise, lag, horizon)
+
+    def one(key: Key, lag: Array, horizon: Array, rate: Array) -> tuple[Array, Array]:
+        init_key, run_key, test_key = jax.random.split(key, 3)
+
+        def loss(params: Params, batch: Batch, key: Key) -> Array:
+            return cross_entropy(logits(params, batch["x"], key, lag, horizon), batch["y"])
+
+        trained = fit(
+            loss, optim.adam(rate), init_net(init_key, config.features), data.train,
+            key=run_key, steps=config.steps, batch_size=config.batch_size,
+        )  # fmt: skip
+        scores = logits(trained.params, data.test["x"], test_key, lag, horizon)
+        last = jnp.mean(trained.losses[-max(1, config.steps // 10) :])
+        return last, 1 - error_rate(scores, data.test["y"])
+
+    of_rates = jax.vmap(one, (None, None, None, 0))
+    of_horizons = jax.vmap(of_rates, (None, None, 0, None))
+    of_lags = jax.vmap(of_horizons, (None, 0, None, None))
+    of_seeds = jax.jit(jax.vmap(of_lags, (0, None, None, None)))
+    losses, accuracies = of_seeds(
+        keys, jnp.asarray(config.lags), jnp.asarray(config.horizons), jnp.asarray(config.rates)
+    )
+    best = np.argmin(np.nan_to_num(np.asarray(losses), nan=np.inf), -1)
+    found: np.ndarray = np.take_along_axis(np.asarray(accuracies), best[..., None], -1)[..., 0]
+    return found
+
+
+def _draw(lags: Sequence[int], horizons: Sequence[int], accuracies: np.ndarray) -> Seen:
+    percent = 100 * accuracies
+    mean, low, high = percent.mean(0), percent.min(0), percent.max(0)
+    with plots.new_figure(6.4, 4.4) as figure:
+        axes = figure.subplots()
+        image = axes.imshow(mean, origin="lower", cmap="viridis", vmin=0, vmax=100, aspect="auto")
+        for row, column in np.ndindex(*mean.shape):
+            axes.text(
+                column,
+                row,
+                f"{mean[row, column]:.0f}\n{low[row, column]:.0f} to {high[row, column]:.0f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if mean[row, column] < 60 else "black",
+            )
+        axes.grid(visible=False)
+        axes.set_xticks(range(len(horizons)), labels=[str(h) for h in horizons])
+        axes.set_yticks(range(len(lags)), labels=[str(lag) for lag in lags])
+        axes.set_xlabel("horizon, steps")
+        axes.set_ylabel("lag, steps")
+        figure.colorbar(image, ax=axes, label="test accuracy, %")
+    return Seen(
+        figure,
+        "Mean test accuracy in percent, least to greatest of the seeds under it. The error gets to "
+        "the digit where the horizon is above the lag: on and right of the diagonal.",
+    )
