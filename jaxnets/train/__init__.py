@@ -8,6 +8,8 @@ from jaxnets.train.checkpoint import (
     verify_checkpoint,
 )
 from jaxnets.train.gan import GANState, gan_step, init_gan_state
+from jaxnets.train.kfac import KFACState, adaptive_kfac, kfac
+from jaxnets.train.kfac_step import kfac_blocks, kfac_step
 from jaxnets.train.run import (
     History,
     batch_indices,
@@ -24,8 +26,10 @@ from jaxnets.train.windows import drawn, random_windows, windows
 __all__ = [
     "GANState",
     "History",
+    "KFACState",
     "Stopping",
     "TrainState",
+    "adaptive_kfac",
     "batch_indices",
     "batched",
     "best",
@@ -38,6 +42,9 @@ __all__ = [
     "init_gan_state",
     "init_state",
     "init_stopping",
+    "kfac",
+    "kfac_blocks",
+    "kfac_step",
     "latest_checkpoint",
     "random_windows",
     "restore_checkpoint",
