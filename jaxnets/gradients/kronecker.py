@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxnets import tree
 from jaxnets.gradients.factors import second_moments
 from jaxnets.gradients.layout import Layout, bias_of, layout_of
+from jaxnets.gradients.outer import Outer
 from jaxnets.gradients.plans import Used, outer_products, uses_by_parameter, wide
 from jaxnets.gradients.program import Factors
 from jaxnets.types import Array, Params
@@ -135,18 +136,22 @@ def _biases(used: Mapping[int, Sequence[Used]], kernels: Mapping[int, Layout]) -
     return found
 
 
-def _block(found: Sequence[Used], layout: Layout, kernel: str, bias: str | None) -> KroneckerBlock:
+def layer_products(found: Sequence[Used], bias: bool) -> Outer:
+    """`ā [B, n, t, d]` and `g [B, n, t, k]` of all uses of a kernel, in float32 at least."""
     products = [outer_products(used) for used in found]
     x = jnp.concatenate([wide(y.x) for y in products], 2)
     error = jnp.concatenate([wide(y.error) for y in products], 2)
-    examples, groups, positions, _ = x.shape
-    if bias is not None:
-        x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], -1)
+    return Outer(jnp.concatenate([x, jnp.ones_like(x[..., :1])], -1) if bias else x, error)
+
+
+def _block(found: Sequence[Used], layout: Layout, kernel: str, bias: str | None) -> KroneckerBlock:
+    x, error = layer_products(found, bias is not None)
+    examples, groups, positions, n_in = x.shape
 
     def second(y: Array) -> Array:
         return jnp.einsum("bntd,bnte->nde", y, y) / (examples * positions)
 
-    layer = Layer(kernel, bias, groups, x.shape[3], error.shape[3], positions, layout)
+    layer = Layer(kernel, bias, groups, n_in, error.shape[3], positions, layout)
     return KroneckerBlock(second(x), second(error), layer)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import flax.linen as linen
@@ -12,10 +13,14 @@ import pytest
 
 from jaxnets import gradients, nn
 from jaxnets.gradients import likelihoods
-from jaxnets.gradients.kronecker import to_matrix
+from jaxnets.gradients.kronecker import layer_products, to_matrix
 from jaxnets.gradients.layout import layout_from
+from jaxnets.gradients.plans import uses_by_parameter
 from jaxnets.gradients.pulls import forward
 from jaxnets.tree import flatten_with_paths
+from tests.catalogue import initial, thorough_beyond
+from tests.gradients.test_engine import LAYERS_AND_MODELS, batch_of, drawn, of_layer
+from tests.gradients.zoo import CASES
 from tests.numerics import assert_trees_close, relative_error
 
 VALUES = json.loads(Path(__file__).with_name("kfac.json").read_text())
@@ -139,6 +144,7 @@ def shapes_of(loss, params, *batch, **options):
     return jax.eval_shape(lambda p: factors_of(loss, p, *batch, **options), params)
 
 
+@pytest.mark.thorough
 def test_one_example_at_one_position_is_exact(key, x64):
     """Of one example `T A ⊗ G` is the outer product of its gradient: no expectation is split."""
     model, x, y = Images(), jax.random.normal(key, (1, 4, 4, 2)), jnp.array([1])
@@ -257,6 +263,7 @@ def test_layers_of_a_stack_are_groups_of_their_own(key, x64):
         assert relative_error(together.signals[i], block.signals[0]) < 1e-13
 
 
+@pytest.mark.thorough
 def test_kernels_laid_out_as_pytorchs_have_the_same_factors(x64):
     rng = np.random.default_rng(2)
     kernel, bias, x = (
@@ -366,3 +373,51 @@ def test_a_layout_is_found_if_there_is_one():
         np.testing.assert_array_equal(layout.from_matrix(matrix, (120,)), numbers)
     assert layout_from(rng.permutation(numbers).reshape(1, 6, 20)) is None
     assert layout_from(np.array([[[0, 1, 2], [3, 5, 4]]])) is None
+
+
+@partial(jax.jit, static_argnums=0)
+def layers_and_their_gradients(loss, params, batch):
+    """Of each layer `1/B Σ ā ⊗ g`, and the batch's gradient as that matrix."""
+    losses, factors = gradients.per_example_grad(loss)(params, batch)
+    mean = gradients.weighted_sum(factors, jnp.full(len(losses), 1 / len(losses)))
+    used, leaves = uses_by_parameter(factors), flatten_with_paths(mean)
+    pairs = []
+    for block in gradients.kfac_factors(factors):
+        if isinstance(block, gradients.KroneckerBlock):
+            found = used[factors.program.paths.index(block.layer.kernel)]
+            x, error = layer_products(found, block.layer.bias is not None)
+            product = jnp.einsum("bntd,bntk->ndk", x, error) / len(losses)
+            pairs.append((product, to_matrix(leaves, block.layer)))
+    return pairs
+
+
+NO_LAYER = {
+    "sliced", "sliced, one slice alone", "sliced, overlapping", "sliced, with gaps", "conv, sliced",
+    "sliced, and whole", "slices of slices", "stacked layers, one by one", "slices in a loop",
+    "a loop over some layers", "weight normalization and penalty", "adapter", "bias and scale",
+    "positions", "scalar", "not used", "no example in it", "embedding", "embedding, clipped",
+    "embedding, filled", "embedding of vectors", "tied to the embedding", "and transposed",
+    "tied to the embedding twice", "one embedding for two languages", "as matrix and as bias",
+    "in a custom_jvp", "in a custom_vjp of another derivative", "sorted",
+}  # fmt: skip
+FEW = {"in stacked layers", "in a recurrence", "conv, grouped", "conv, channels first"}
+
+
+@pytest.mark.parametrize("case", thorough_beyond(FEW, {case.name: (case,) for case in CASES}))
+def test_gradients_are_the_products_of_what_factors_are_made_of(case, x64):
+    """In whatever way a kernel and a bias meet the example; rows and columns in their places."""
+    pairs = layers_and_their_gradients(case.loss, *drawn(case, jnp.float64))
+    assert bool(pairs) == (case.name not in NO_LAYER)
+    for product, gradient in pairs:
+        assert relative_error(product, gradient) < 1e-12
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("case", LAYERS_AND_MODELS, ids=lambda case: case.name)
+def test_so_they_are_of_layers_and_models(case, x64):
+    params = jax.tree.map(lambda x: x.astype(jnp.float64), initial(case))
+    if not jax.tree.leaves(params):
+        pytest.skip("has no parameters")
+    loss, batch = of_layer(case), batch_of(case, jnp.float64)
+    for product, gradient in layers_and_their_gradients(loss, params, batch):
+        assert relative_error(product, gradient) < 1e-10

@@ -45,6 +45,11 @@ def factors_of(params, x, y):
     return gradients.kfac_factors(gradients.per_example_grad(loss)(params, x, y)[1])
 
 
+@jax.jit
+def derivatives(params, x, y):
+    return jax.grad(mean_loss)(params, x, y), factors_of(params, x, y)
+
+
 def test_an_update_is_the_equation(x64):
     """Two steps by hand: averages that know their start, momentum, the bound on the step."""
     params = draw()
@@ -56,8 +61,7 @@ def test_an_update_is_the_equation(x64):
     averages, weight = None, 0.0
     for seed in (1, 2):
         x, y = batch(seed=seed)
-        gradient = jax.grad(mean_loss)(params, x, y)
-        blocks = factors_of(params, x, y)
+        gradient, blocks = derivatives(params, x, y)
         got, state = optimizer.update(gradient, state, params, curvature=blocks)
         weight = 0.8 * weight + 0.2
         old = jax.tree.map(jnp.zeros_like, blocks) if averages is None else averages
@@ -79,7 +83,7 @@ def test_an_update_is_the_equation(x64):
 
 def test_factors_and_inverses_are_computed_where_they_are_due(x64):
     params, (x, y) = draw(), batch()
-    blocks, gradient = factors_of(params, x, y), jax.grad(mean_loss)(params, x, y)
+    gradient, blocks = derivatives(params, x, y)
     optimizer = train.kfac(0.1, blocks, factor_every=2, inverse_every=3)
 
     @jax.jit
@@ -145,15 +149,16 @@ def test_the_model_is_least_along_the_first_if_both_are_one():
     assert [float(x) for x in least(slopes, jnp.diag(jnp.array([2.0, 0.0])))] == [0.5, 0]
 
 
+@pytest.mark.thorough
 def test_damping_grows_where_the_model_is_wrong(x64):
     params, (x, y) = draw(), batch()
-    optimizer = train.adaptive_kfac(factors_of(params, x, y), damping=0.01, damping_every=1)
+    gradient, blocks = derivatives(params, x, y)
+    optimizer = train.adaptive_kfac(blocks, damping=0.01, damping_every=1)
     extra = {
-        "curvature": factors_of(params, x, y),
+        "curvature": blocks,
         "quadratic": lambda u, v: jnp.eye(2),
         "value": mean_loss(params, x, y),
     }
-    gradient = jax.grad(mean_loss)(params, x, y)
     for after, factor in ((jnp.inf, 1 / 0.95), (jnp.nan, 1 / 0.95), (-100.0, 0.95)):
         _, state = optimizer.update(
             gradient, optimizer.init(params), params, value_fn=lambda p, v=after: v, **extra
@@ -175,6 +180,7 @@ def autoencoder(params, x):
     return nn.dense(params[-1], x)
 
 
+@pytest.mark.thorough
 def test_an_autoencoder_is_trained_in_fewer_steps_than_by_adam(digits_like):
     """Whole runs in `train.epoch`; the best of three rates for Adam."""
     sizes = (8, 6, 3, 6, 8)
@@ -204,6 +210,7 @@ def test_an_autoencoder_is_trained_in_fewer_steps_than_by_adam(digits_like):
     assert float(kfacs()[-1]) < float(jnp.min(adam[:, -1]))
 
 
+@pytest.mark.thorough
 def test_optax_chains_it_and_hands_on_what_it_needs(x64):
     params, (x, y) = draw(), batch()
     inner = train.kfac(0.1, train.kfac_blocks(outputs, params, x), kl_clip=None)
