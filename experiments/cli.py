@@ -28,6 +28,10 @@ class Experiment(NamedTuple):
 
 
 REGISTRY: dict[str, Experiment] = {
+    "curvature": Experiment(
+        "experiments.curvature.experiment",
+        "K-FAC against tuned Adam on an autoencoder, and sharpness along training",
+    ),
     "digits": Experiment(
         "experiments.digits",
         "train a convolutional or residual net on images, our Adam beside Optax's",

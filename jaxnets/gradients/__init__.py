@@ -1,6 +1,6 @@
 """Per-example gradients of any JAX loss, and what follows from them."""
 
-from jaxnets.gradients import accounting, privacy
+from jaxnets.gradients import accounting, likelihoods, privacy
 from jaxnets.gradients.backprop import (
     Operation,
     Tape,
@@ -18,6 +18,7 @@ from jaxnets.gradients.clipping import (
     clipped_sum,
     sensitivity,
 )
+from jaxnets.gradients.curvature import Sharpness, fisher_diagonal, sharpness
 from jaxnets.gradients.explain import ParameterPlan, explain, plan
 from jaxnets.gradients.factors import (
     dot,
@@ -30,8 +31,22 @@ from jaxnets.gradients.factors import (
     sq_norms_by_leaf,
     weighted_sum,
 )
+from jaxnets.gradients.hutchinson import Estimate, hutchinson_diagonal, hutchinson_trace
+from jaxnets.gradients.kronecker import DiagonalBlock, KroneckerBlock, kfac_factors
+from jaxnets.gradients.lanczos import (
+    Eigenpairs,
+    Spectrum,
+    Tridiagonal,
+    density,
+    lanczos,
+    spectrum,
+    top_eigenvalues,
+)
+from jaxnets.gradients.likelihoods import Likelihood
 from jaxnets.gradients.local_rules import RULES
+from jaxnets.gradients.natural import inverses, natural_gradient
 from jaxnets.gradients.per_example import per_example_grad, per_example_norms
+from jaxnets.gradients.products import ggn_vp, hvp
 from jaxnets.gradients.program import Factors
 from jaxnets.gradients.rule import Rule
 from jaxnets.gradients.statistics import (
@@ -51,16 +66,24 @@ from jaxnets.gradients.statistics import (
 __all__ = [
     "RULES",
     "ClippedGradMetrics",
+    "DiagonalBlock",
     "Diversity",
+    "Eigenpairs",
+    "Estimate",
     "Factors",
+    "KroneckerBlock",
     "LeafCheck",
+    "Likelihood",
     "Moments",
     "NoiseScale",
     "Operation",
     "ParameterPlan",
     "Rule",
+    "Sharpness",
     "SignalToNoise",
+    "Spectrum",
     "Tape",
+    "Tridiagonal",
     "accounting",
     "adapted_clip_norm",
     "backprop",
@@ -68,15 +91,26 @@ __all__ = [
     "check_gradients",
     "clipped_grad",
     "clipped_sum",
+    "density",
     "descend",
     "describe",
     "diversity",
     "dot",
     "explain",
+    "fisher_diagonal",
+    "ggn_vp",
     "gram",
     "hardest",
+    "hutchinson_diagonal",
+    "hutchinson_trace",
+    "hvp",
+    "inverses",
+    "kfac_factors",
+    "lanczos",
+    "likelihoods",
     "materialize",
     "moments",
+    "natural_gradient",
     "noise_scale",
     "norms",
     "norms_by_rule",
@@ -88,9 +122,12 @@ __all__ = [
     "second_moment",
     "self_influence",
     "sensitivity",
+    "sharpness",
     "signal_to_noise",
+    "spectrum",
     "sq_norms",
     "sq_norms_by_leaf",
+    "top_eigenvalues",
     "tracin",
     "weighted_sum",
 ]

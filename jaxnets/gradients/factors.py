@@ -326,6 +326,11 @@ def second_moment(factors: Factors) -> Params:
 
     The diagonal of the empirical Fisher matrix.
     """
+    return _tree(factors, second_moments(factors, range(len(factors.params))))
+
+
+def second_moments(factors: Factors, leaves: Sequence[int]) -> list[Array]:
+    """`second_moment` of some parameters, given by their places among the leaves."""
     values, examples = values_of(factors.params, factors.constants), factors.program.examples
 
     def moment(i: int, found: Sequence[Used]) -> Array:
@@ -358,4 +363,5 @@ def second_moment(factors: Factors) -> Params:
             total = total + squared(cut(chunks * at_once, rest))
         return total / examples
 
-    return _tree(factors, [moment(i, found) for i, found in uses_by_parameter(factors).items()])
+    by_parameter = uses_by_parameter(factors)
+    return [moment(i, by_parameter[i]) for i in leaves]

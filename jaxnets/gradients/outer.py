@@ -159,6 +159,36 @@ def outer(site: Site, saved: Sequence[Array], error: Array) -> Outer:
     return Outer(rows, errors if clamps else jnp.where(inside[..., None], errors, 0))
 
 
+def signals_of(site: Site, error: Any) -> Any:
+    """A site's error signal as in `Outer`, `[n, t, k]`; of NumPy's arrays or JAX's."""
+    if site.kind == "conv":
+        layout = site.inner.params["dimension_numbers"].out_spec
+        groups = site.inner.params["feature_group_count"]
+        shape = site.inner.outvars[0].aval.shape
+        last = error.reshape(shape).transpose(layout[0], *layout[2:], layout[1])
+        return last.reshape(-1, groups, shape[layout[1]] // groups).swapaxes(0, 1)
+    _, shared, summed, batch = _dot_axes(site)
+    n = math.prod(site.inner.invars[1 - site.operand].aval.shape[i] for i in shared)
+    k = math.prod(s for i, s in enumerate(_shape(site)) if i not in summed and i not in batch)
+    if site.operand == 1:
+        return error.reshape(n, -1, k)
+    return error.reshape(n, k, -1).swapaxes(1, 2)
+
+
+def matrices_of(site: Site, operand: Any) -> Any:
+    """A site's parameter as the matrices `[n, d, k]` of its products; NumPy's arrays or JAX's."""
+    shape = _shape(site)
+    if site.kind == "conv":
+        spec = site.inner.params["dimension_numbers"].rhs_spec
+        groups = site.inner.params["feature_group_count"]
+        last = operand.transpose(*spec[2:], spec[1], spec[0])
+        return last.reshape(-1, groups, shape[spec[0]] // groups).swapaxes(0, 1)
+    _, _, contracted, shared = _dot_axes(site)
+    free = [i for i in range(len(shape)) if i not in contracted and i not in shared]
+    n, d, k = (math.prod(shape[i] for i in axes) for axes in (shared, contracted, free))
+    return operand.transpose(*shared, *contracted, *free).reshape(n, d, k)
+
+
 def gradient(site: Site, saved: Sequence[Array], error: Array) -> Array:
     """The gradient of one example with respect to the parameter's operand, in float32 at least."""
     wide = wide_dtype(error)

@@ -61,6 +61,8 @@ class Site:
     tapped: tuple[int, ...]
     """Which results have taps: those that have derivatives."""
     place: "Place"
+    after: "Place | None" = None
+    """Of a sum: the site whose result, rearranged at most, it is added to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +97,8 @@ class Record:
     remat: bool = False
     """Whether a site was in a `checkpoint`."""
     memo: dict[Any, Any] = field(default_factory=dict)
+    origins: dict[int, tuple[Any, Place]] = field(default_factory=dict)
+    """By identity, results of sites (and rearrangements of them) and where they came from."""
     sites: list[Site | Loop] = field(default_factory=list)
     saved: list[Any] = field(default_factory=list)
     shapes: list[Any] = field(default_factory=list)
@@ -187,12 +191,31 @@ def _meet(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
     if not tapped:
         return results
     kind, inner, operand = _kind(equation, operands)
-    site = Site(kind, equation, inner, operands, operand, tapped, _next_place(record))
     given = [x for x in inputs if not isinstance(x, Node)]
+    place = _next_place(record)
+    after = _origin(record, given[0]) if equation.primitive.name == "add" and given else None
+    site = Site(kind, equation, inner, operands, operand, tapped, place, after)
     seen = _seen(record, site, [results[i] for i in tapped], given)
     for i, y in zip(tapped, seen, strict=True):
         results[i] = y
+        record.origins[id(y)] = y, place
     return results
+
+
+_SAME_ORDER = {"convert_element_type", "copy", "expand_dims", "reshape", "squeeze"}
+
+
+def _origin(record: Record, x: Any) -> Place | None:
+    # the value is kept beside the place, so that its identity is nobody else's
+    return record.origins[id(x)][1] if id(x) in record.origins else None
+
+
+def _follow(record: Record, equation: Any, inputs: Sequence[Any], results: Sequence[Any]) -> None:
+    """A rearrangement of a site's result still comes from that site."""
+    if equation.primitive.name in _SAME_ORDER and len(inputs) == 1:
+        place = _origin(record, inputs[0])
+        if place is not None:
+            record.origins[id(results[0])] = results[0], place
 
 
 def _seen(record: Record, site: Site, results: list[Any], given: list[Any]) -> list[Any]:
@@ -351,6 +374,7 @@ def run(record: Record, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[A
             results = compute(equation, operands)
         elif not met:
             results = apply(equation, [record.value(x) for x in operands])
+            _follow(record, equation, operands, results)
         elif name == "scan":
             results = _scan(record, equation, operands)
         else:

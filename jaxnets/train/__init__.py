@@ -9,6 +9,8 @@ from jaxnets.train.checkpoint import (
     verify_checkpoint,
 )
 from jaxnets.train.gan import GANState, gan_step, init_gan_state
+from jaxnets.train.kfac import KFACState, adaptive_kfac, kfac
+from jaxnets.train.kfac_step import kfac_blocks, kfac_step
 from jaxnets.train.population import Member, member, members, paired, population, table
 from jaxnets.train.run import (
     History,
@@ -26,9 +28,11 @@ from jaxnets.train.windows import drawn, random_windows, windows
 __all__ = [
     "GANState",
     "History",
+    "KFACState",
     "Member",
     "Stopping",
     "TrainState",
+    "adaptive_kfac",
     "batch_indices",
     "batched",
     "best",
@@ -41,6 +45,9 @@ __all__ = [
     "init_gan_state",
     "init_state",
     "init_stopping",
+    "kfac",
+    "kfac_blocks",
+    "kfac_step",
     "latest_checkpoint",
     "member",
     "members",

@@ -1,0 +1,1 @@
+"""Curvature: K-FAC on an autoencoder, sharpness along training, spectra."""
