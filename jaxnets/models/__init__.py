@@ -29,6 +29,7 @@ from jaxnets.models.efficientnet import (
     Stage,
     efficientnet,
     efficientnet_features,
+    efficientnet_levels,
     init_efficientnet,
 )
 from jaxnets.models.flow import flow_loss, flow_sample
@@ -135,6 +136,7 @@ __all__ = [
     "drop_label",
     "efficientnet",
     "efficientnet_features",
+    "efficientnet_levels",
     "embed_images",
     "embed_texts",
     "encode_image",

@@ -164,10 +164,10 @@ def _unit(
     return activation(x), moments
 
 
-def efficientnet_features(
-    params: Params, config: EfficientNetConfig, x: Array, *, state: Params, train: bool = False
-) -> tuple[Array, Params]:
-    """What the classifier sees: `[..., head]`, and the state; arguments as of `efficientnet`."""
+def _features(
+    params: Params, config: EfficientNetConfig, x: Array, state: Params, train: bool
+) -> tuple[Array, Params, list[Array]]:
+    """The features, the state, and each block's activations where it is widest."""
     if x.ndim < 3 or x.shape[-1] != config.n_in:
         raise ValueError(
             f"efficientnet: x must be [..., height, width, {config.n_in}], got {list(x.shape)}"
@@ -176,7 +176,7 @@ def efficientnet_features(
     unit = partial(_unit, config=config, train=train)
     φ = config.activation
     x, stem = unit(params["stem"], state["stem"], x=x, activation=φ, stride=2)
-    updated = []
+    updated, wide = [], []
     for block, moments, stride in zip(
         params["blocks"], state["blocks"], _strides(config), strict=True
     ):
@@ -187,11 +187,32 @@ def efficientnet_features(
             block["depthwise"], moments["depthwise"],
             x=y, activation=φ, stride=stride, groups=y.shape[-1],
         )  # fmt: skip
+        wide.append(y)
         y, after["project"] = unit(block["project"], moments["project"], x=y, activation=identity)
         x = x + y if y.shape == x.shape else y
         updated.append(after)
     x, head = unit(params["head"], state["head"], x=x, activation=φ)
-    return global_avg_pool(x), {"stem": stem, "blocks": updated, "head": head}
+    return global_avg_pool(x), {"stem": stem, "blocks": updated, "head": head}, wide
+
+
+def efficientnet_features(
+    params: Params, config: EfficientNetConfig, x: Array, *, state: Params, train: bool = False
+) -> tuple[Array, Params]:
+    """What the classifier sees: `[..., head]`, and the state; arguments as of `efficientnet`."""
+    features, state, _ = _features(params, config, x, state, train)
+    return features, state
+
+
+def efficientnet_levels(
+    params: Params, config: EfficientNetConfig, x: Array, *, state: Params
+) -> list[Array]:
+    """Features of every depth: each block's after its depthwise convolution, averaged over space.
+
+    For tasks unlike the one a net was trained on, which its last layers know too well. Arguments as
+    of `efficientnet`; one `[..., channels]` a block, and the classifier's last.
+    """
+    features, _, wide = _features(params, config, x, state, False)
+    return [*map(global_avg_pool, wide), features]
 
 
 def efficientnet(

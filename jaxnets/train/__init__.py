@@ -1,4 +1,4 @@
-"""Training as pure functions: a step, whole epochs in one scan, runs, checkpoints."""
+"""Training as pure functions: a step, whole epochs in one scan, runs, checkpoints, transfer."""
 
 from jaxnets.train.checkpoint import (
     checkpoint_steps,
@@ -7,7 +7,22 @@ from jaxnets.train.checkpoint import (
     save_checkpoint,
     verify_checkpoint,
 )
+from jaxnets.train.forgetting import (
+    Replay,
+    accuracy_matrix,
+    add_to_replay,
+    average_accuracy,
+    backward_transfer,
+    ewc_penalty,
+    fisher_diagonal,
+    forgetting,
+    init_replay,
+    l2_to_start,
+    sample_replay,
+)
 from jaxnets.train.gan import GANState, gan_step, init_gan_state
+from jaxnets.train.lora import Adapter, init_lora, merge_lora, with_lora
+from jaxnets.train.probe import Probe, linear_probe
 from jaxnets.train.run import (
     History,
     batch_indices,
@@ -19,13 +34,28 @@ from jaxnets.train.run import (
 )
 from jaxnets.train.step import TrainState, batched, init_state, step
 from jaxnets.train.stopping import Stopping, best, init_stopping, should_stop, update_stopping
+from jaxnets.train.transfer import (
+    features,
+    gradual_unfreezing,
+    layerwise_rates,
+    merge_params,
+    split_params,
+    with_frozen,
+)
 from jaxnets.train.windows import drawn, random_windows, windows
 
 __all__ = [
+    "Adapter",
     "GANState",
     "History",
+    "Probe",
+    "Replay",
     "Stopping",
     "TrainState",
+    "accuracy_matrix",
+    "add_to_replay",
+    "average_accuracy",
+    "backward_transfer",
     "batch_indices",
     "batched",
     "best",
@@ -34,19 +64,35 @@ __all__ = [
     "epoch",
     "epoch_indices",
     "evaluate",
+    "ewc_penalty",
+    "features",
+    "fisher_diagonal",
+    "forgetting",
     "gan_step",
+    "gradual_unfreezing",
     "init_gan_state",
+    "init_lora",
+    "init_replay",
     "init_state",
     "init_stopping",
+    "l2_to_start",
     "latest_checkpoint",
+    "layerwise_rates",
+    "linear_probe",
+    "merge_lora",
+    "merge_params",
     "random_windows",
     "restore_checkpoint",
     "run",
+    "sample_replay",
     "save_checkpoint",
     "should_stop",
+    "split_params",
     "step",
     "steps_per_epoch",
     "update_stopping",
     "verify_checkpoint",
     "windows",
+    "with_frozen",
+    "with_lora",
 ]
