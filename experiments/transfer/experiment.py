@@ -36,13 +36,13 @@ class Config:
     examples: int | None = None
     """labelled examples in all, from which each seed draws (6000, --quick 1000)"""
     tests: int | None = None
-    """examples to test on (2000, --quick 1000, reviews 400)"""
+    """examples to test on (2000, --quick 600, reviews 300)"""
     side: int = 96
     """at which EfficientNet sees images"""
     steps: int | None = None
-    """of fine-tuning and of adapters, 16 examples each (300, --quick 40)"""
-    scratch_steps: int = 600
-    """of training from scratch"""
+    """of fine-tuning and of adapters, 16 examples each (300, --quick 30)"""
+    scratch_steps: int | None = None
+    """of training from scratch (600, --quick 400)"""
     learning_rate: float = 3e-4
     """of fine-tuning's head, halved with depth"""
     lora_rate: float = 1e-3
@@ -68,6 +68,7 @@ class Amounts(NamedTuple):
     examples: int
     tests: int
     steps: int
+    scratch_steps: int
     seeds: int
     tuned_seeds: int
 
@@ -78,12 +79,12 @@ def settle(config: Config) -> Amounts:
     Raises:
       UsageError: naming the flag that is out of range.
     """
-    defaults = Amounts((10, 50, 100, 500, 1000, 5000), 6000, 2000, 300, 3, 3)
+    defaults = Amounts((10, 50, 100, 500, 1000, 5000), 6000, 2000, 300, 600, 3, 3)
     if config.quick:
-        tests = 400 if config.task == "sentiment" else 1000
-        defaults = Amounts((50, 500), 1000, tests, 40, 3, 1)
+        tests = 300 if config.task == "sentiment" else 600
+        defaults = Amounts((50, 500), 1000, tests, 30, 400, 3, 1)
     amounts = filled(config, defaults)
-    names = ("learning_rate", "lora_rate", "scratch_steps")
+    names = ("learning_rate", "lora_rate")
     amounts_of = amounts._asdict()
     labels = amounts_of.pop("labels")
     require_positive(amounts_of | {name: getattr(config, name) for name in names})
@@ -129,7 +130,7 @@ Learn = Callable[[np.ndarray, int], float]
 
 def _methods(config: Config, amounts: Amounts, base: Base) -> dict[str, Learn]:
     learn: dict[str, Learn] = {
-        "scratch": lambda chosen, seed: base.from_scratch(seed, chosen, config.scratch_steps),
+        "scratch": lambda chosen, seed: base.from_scratch(seed, chosen, amounts.scratch_steps),
         "frozen, last level": lambda chosen, seed: methods.frozen(base, chosen, seed, levels=False),
     }
     if base.train.levels is not None:
@@ -164,5 +165,5 @@ def _results(
                 append_metrics(folder, [record])
         seconds[name] = float(np.median(times))
         told = (f"{n:,} labels {100 * np.mean(each):.1f} %" for n, each in found[name].items())
-        print(f"{name}: {', '.join(told)}")
+        print(f"{name}: {', '.join(told)}", flush=True)
     return found, seconds

@@ -43,12 +43,27 @@ def _correct(params: Params, x: Floats, y: NDArray[np.int32]) -> float:
     return float(np.mean(np.argmax(nn.dense(params, jnp.asarray(x, jnp.float32)), -1) == y))
 
 
+def _no_wider_than_long(z: Floats) -> tuple[Floats, Callable[[Floats], Floats]]:
+    """`z` turned so that few examples need few features, and the way back for kernels.
+
+    A penalized kernel lies in the span of the examples: with `z zᵀ = U Λ Uᵀ` it is solved for on
+    `U √Λ` instead, at the same penalty.
+    """
+    if len(z) >= z.shape[1]:
+        return z.astype(np.float32), lambda kernel: kernel
+    values, vectors = np.linalg.eigh(z @ z.T)
+    kept = values > 1e-9 * values[-1]
+    turned, roots = vectors[:, kept], np.sqrt(values[kept])
+    return (turned * roots).astype(np.float32), lambda kernel: z.T @ (turned / roots @ kernel)
+
+
 def probe(x: Floats, y: NDArray[np.int32], n_classes: int, seed: int) -> Params:
     """The head of logistic regression on standardized features, to be used on them as they are."""
     mean = x.mean(0, dtype=np.float64)
     # what hardly varies among few examples must not be blown up
     deviation = np.sqrt(x.var(0, dtype=np.float64) + 1e-4)
-    z, strength = ((x - mean) / deviation).astype(np.float32), STRENGTHS[len(STRENGTHS) // 2]
+    z, back = _no_wider_than_long((x - mean) / deviation)
+    strength = STRENGTHS[len(STRENGTHS) // 2]
     if len(y) >= FEWEST:
         order = np.random.default_rng(seed).permutation(len(y))
         held, known = np.split(order, [len(y) // 5])
@@ -58,7 +73,7 @@ def probe(x: Floats, y: NDArray[np.int32], n_classes: int, seed: int) -> Params:
         ]
         strength = STRENGTHS[int(np.argmax(scores))]
     solved = _solve(z, y, n_classes, jnp.float32(strength))
-    kernel = np.asarray(solved["kernel"]) / deviation[:, None]
+    kernel = back(np.asarray(solved["kernel"])) / deviation[:, None]
     bias = np.asarray(solved["bias"]) - mean @ kernel
     return {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)}
 

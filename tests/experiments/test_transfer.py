@@ -20,7 +20,7 @@ from experiments.transfer.base import Base, Features
 from experiments.transfer.cached import cached, key_of
 from experiments.transfer.experiment import Amounts, Config, _results, settle
 from experiments.transfer.texts import shortened
-from jaxnets import nn
+from jaxnets import nn, train
 from tests.downloads import or_skip
 
 
@@ -98,6 +98,16 @@ def test_a_probes_head_is_for_features_as_they_are(base):
     np.testing.assert_allclose(*logits, atol=0.02)
 
 
+def test_a_probe_of_few_examples_is_solved_on_as_few_features():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(12, 40)).astype(np.float32), np.arange(12) % 3
+    head = methods.probe(x, y, 3, 0)
+    mean, deviation = x.mean(0), np.sqrt(x.var(0) + 1e-4)
+    wide = train.linear_probe((x - mean) / deviation, jnp.asarray(y), 3, inverse_l2=1e-2, tol=1e-6)
+    expected = nn.dense(wide.params, jnp.asarray((x - mean) / deviation))
+    np.testing.assert_allclose(nn.dense(head, x), expected, atol=5e-3)
+
+
 def test_features_are_computed_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     calls = []
@@ -159,8 +169,8 @@ def test_the_verdict_is_of_the_better_frozen_base():
 
 
 def test_amounts_and_flags():
-    assert settle(Config()) == Amounts((10, 50, 100, 500, 1000, 5000), 6000, 2000, 300, 3, 3)
-    assert settle(Config(quick=True, task="sentiment")).tests == 400
+    assert settle(Config()) == Amounts((10, 50, 100, 500, 1000, 5000), 6000, 2000, 300, 600, 3, 3)
+    assert settle(Config(quick=True, task="sentiment")).tests == 300
     with pytest.raises(UsageError, match="--labels must be from 2 to the 1000 of --examples"):
         settle(Config(quick=True, labels=(5000,)))
     with pytest.raises(UsageError, match="--tuned-seeds must be at most the 3 seeds, got 4"):
