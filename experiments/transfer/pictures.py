@@ -33,6 +33,7 @@ def learning_curves(found: Accuracies, chance: float) -> "Figure":
         axes.set_xscale("log")
         ticks = sorted({n for by_labels in found.values() for n in by_labels})
         axes.set_xticks(ticks, labels=[f"{n:,}" for n in ticks])
+        axes.set_xlim(ticks[0] / 1.5, ticks[-1] * 1.5)
         axes.minorticks_off()
         axes.set_xlabel("labels")
         axes.set_ylabel("test accuracy (%)")
