@@ -14,7 +14,7 @@ Accuracies = Mapping[str, Mapping[int, Sequence[float]]]
 """By method and number of labels, of each seed."""
 
 
-def learning_curves(found: Accuracies, chance: float) -> "Figure":
+def learning_curves(found: Accuracies) -> "Figure":
     """Accuracy against labels: the mean with its range over seeds, each seed a dot."""
     with new_figure(7.8, 4.4) as figure:
         axes = figure.subplots()
@@ -29,7 +29,6 @@ def learning_curves(found: Accuracies, chance: float) -> "Figure":
                 each = 100 * np.asarray(by_labels[n])
                 axes.plot(np.full(len(each), n * shift), each, "o", color=color, markersize=3.5)
                 axes.plot([n * shift] * 2, [each.min(), each.max()], color=color, linewidth=1)
-        axes.axhline(100 * chance, color="#888888", linewidth=0.8, linestyle=":")
         axes.set_xscale("log")
         ticks = sorted({n for by_labels in found.values() for n in by_labels})
         axes.set_xticks(ticks, labels=[f"{n:,}" for n in ticks])

@@ -79,8 +79,9 @@ def write_report(run: Run, base: Base, found: Accuracies, seconds: Mapping[str, 
     blocks: list[Block] = [
         Paragraph(text),
         saved_picture(
-            run, "labels.png", pictures.learning_curves(found, 1 / len(base.classes)),
-            "Lines are means, dots are seeds with their range; dotted: chance.",
+            run, "labels.png", pictures.learning_curves(found),
+            "Lines are means, dots are seeds with their range. By chance it would be "
+                f"{100 / len(base.classes):.0f} %.",
         ),
         Table(header, rows, "Test accuracy in percent: mean, and range over seeds."),
         Table(
