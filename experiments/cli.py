@@ -36,6 +36,10 @@ REGISTRY: dict[str, Experiment] = {
         "experiments.digits",
         "train a convolutional or residual net on images, our Adam beside Optax's",
     ),
+    "forgetting": Experiment(
+        "experiments.forgetting.experiment",
+        "tasks learned one after the other, what is forgotten, and what holds it back",
+    ),
     "images": Experiment(
         "experiments.images.experiment",
         "images made by autoencoders, a GAN, diffusion and flow, and how far off they are",
@@ -75,6 +79,10 @@ REGISTRY: dict[str, Experiment] = {
     "signals": Experiment(
         "experiments.signals.experiment",
         "tell signals apart by a 1-D convolutional and a recurrent net",
+    ),
+    "transfer": Experiment(
+        "experiments.transfer.experiment",
+        "accuracy against labels: from scratch, frozen, fine-tuned and with adapters",
     ),
     "translate": Experiment(
         "experiments.translation.experiment",

@@ -28,7 +28,10 @@ from jaxnets.models.efficientnet import (
     EfficientNetConfig,
     Stage,
     efficientnet,
+    efficientnet_above,
+    efficientnet_below,
     efficientnet_features,
+    efficientnet_levels,
     init_efficientnet,
 )
 from jaxnets.models.flow import flow_loss, flow_sample
@@ -134,7 +137,10 @@ __all__ = [
     "discriminator",
     "drop_label",
     "efficientnet",
+    "efficientnet_above",
+    "efficientnet_below",
     "efficientnet_features",
+    "efficientnet_levels",
     "embed_images",
     "embed_texts",
     "encode_image",

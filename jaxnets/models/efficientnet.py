@@ -164,21 +164,29 @@ def _unit(
     return activation(x), moments
 
 
-def efficientnet_features(
-    params: Params, config: EfficientNetConfig, x: Array, *, state: Params, train: bool = False
-) -> tuple[Array, Params]:
-    """What the classifier sees: `[..., head]`, and the state; arguments as of `efficientnet`."""
+def _check_images(config: EfficientNetConfig, x: Array) -> Array:
     if x.ndim < 3 or x.shape[-1] != config.n_in:
         raise ValueError(
             f"efficientnet: x must be [..., height, width, {config.n_in}], got {list(x.shape)}"
         )
-    x = x if config.dtype is None else x.astype(config.dtype)
+    return x if config.dtype is None else x.astype(config.dtype)
+
+
+def _blocks(
+    params: Params,
+    config: EfficientNetConfig,
+    x: Array,
+    state: Params,
+    some: slice = slice(None),
+    *,
+    train: bool = False,
+) -> tuple[Array, list[Params], list[Array]]:
+    """After some of the blocks, their states, and their activations where they are widest."""
     unit = partial(_unit, config=config, train=train)
     φ = config.activation
-    x, stem = unit(params["stem"], state["stem"], x=x, activation=φ, stride=2)
-    updated = []
+    updated, wide = [], []
     for block, moments, stride in zip(
-        params["blocks"], state["blocks"], _strides(config), strict=True
+        params["blocks"][some], state["blocks"][some], _strides(config)[some], strict=True
     ):
         y, after = x, {}
         if "expand" in block:
@@ -187,11 +195,67 @@ def efficientnet_features(
             block["depthwise"], moments["depthwise"],
             x=y, activation=φ, stride=stride, groups=y.shape[-1],
         )  # fmt: skip
+        wide.append(y)
         y, after["project"] = unit(block["project"], moments["project"], x=y, activation=identity)
         x = x + y if y.shape == x.shape else y
         updated.append(after)
-    x, head = unit(params["head"], state["head"], x=x, activation=φ)
-    return global_avg_pool(x), {"stem": stem, "blocks": updated, "head": head}
+    return x, updated, wide
+
+
+def _features(
+    params: Params, config: EfficientNetConfig, x: Array, state: Params, train: bool
+) -> tuple[Array, Params, list[Array]]:
+    """The features, the state, and each block's activations where it is widest."""
+    x = _check_images(config, x)
+    unit = partial(_unit, config=config, train=train, activation=config.activation)
+    x, stem = unit(params["stem"], state["stem"], x=x, stride=2)
+    x, updated, wide = _blocks(params, config, x, state, train=train)
+    x, head = unit(params["head"], state["head"], x=x)
+    return global_avg_pool(x), {"stem": stem, "blocks": updated, "head": head}, wide
+
+
+def efficientnet_below(
+    params: Params, config: EfficientNetConfig, x: Array, *, state: Params, blocks: int
+) -> Array:
+    """What the first `blocks` blocks make of images, by the running moments.
+
+    `[..., height, width, channels]`, for `efficientnet_above` to go on from: computed once, where
+    what is below is frozen.
+    """
+    x = _check_images(config, x)
+    φ = config.activation
+    x, _ = _unit(params["stem"], state["stem"], config, x, train=False, activation=φ, stride=2)
+    return _blocks(params, config, x, state, slice(blocks))[0]
+
+
+def efficientnet_above(
+    params: Params, config: EfficientNetConfig, x: Array, *, state: Params, blocks: int
+) -> Array:
+    """Logits from what the first `blocks` blocks made: see `efficientnet_below`."""
+    x, _, _ = _blocks(params, config, x, state, slice(blocks, None))
+    head, moments = params["head"], state["head"]
+    x, _ = _unit(head, moments, config, x, train=False, activation=config.activation)
+    return dense(params["classifier"], global_avg_pool(x))
+
+
+def efficientnet_features(
+    params: Params, config: EfficientNetConfig, x: Array, *, state: Params, train: bool = False
+) -> tuple[Array, Params]:
+    """What the classifier sees: `[..., head]`, and the state; arguments as of `efficientnet`."""
+    features, state, _ = _features(params, config, x, state, train)
+    return features, state
+
+
+def efficientnet_levels(
+    params: Params, config: EfficientNetConfig, x: Array, *, state: Params
+) -> list[Array]:
+    """Features of every depth: each block's after its depthwise convolution, averaged over space.
+
+    For tasks unlike the one a net was trained on, which its last layers know too well. Arguments as
+    of `efficientnet`; one `[..., channels]` a block, and the classifier's last.
+    """
+    features, _, wide = _features(params, config, x, state, False)
+    return [*map(global_avg_pool, wide), features]
 
 
 def efficientnet(
