@@ -1,6 +1,7 @@
 """Per-example gradients of any JAX loss, and what follows from them."""
 
 from jaxnets.gradients import accounting, privacy
+from jaxnets.gradients.activations import tag
 from jaxnets.gradients.backprop import (
     Operation,
     Tape,
@@ -30,7 +31,9 @@ from jaxnets.gradients.factors import (
     sq_norms_by_leaf,
     weighted_sum,
 )
+from jaxnets.gradients.flow import Flow, SiteFlow, flow, value_and_grad_flow, with_updates
 from jaxnets.gradients.local_rules import RULES, Rule
+from jaxnets.gradients.measures import Spread, histogram_edges
 from jaxnets.gradients.per_example import per_example_grad, per_example_norms
 from jaxnets.gradients.program import Factors
 from jaxnets.gradients.statistics import (
@@ -52,6 +55,7 @@ __all__ = [
     "ClippedGradMetrics",
     "Diversity",
     "Factors",
+    "Flow",
     "LeafCheck",
     "Moments",
     "NoiseScale",
@@ -59,6 +63,8 @@ __all__ = [
     "ParameterPlan",
     "Rule",
     "SignalToNoise",
+    "SiteFlow",
+    "Spread",
     "Tape",
     "accounting",
     "adapted_clip_norm",
@@ -72,8 +78,10 @@ __all__ = [
     "diversity",
     "dot",
     "explain",
+    "flow",
     "gram",
     "hardest",
+    "histogram_edges",
     "materialize",
     "moments",
     "noise_scale",
@@ -90,6 +98,9 @@ __all__ = [
     "signal_to_noise",
     "sq_norms",
     "sq_norms_by_leaf",
+    "tag",
     "tracin",
+    "value_and_grad_flow",
     "weighted_sum",
+    "with_updates",
 ]
