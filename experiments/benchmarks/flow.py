@@ -54,9 +54,7 @@ def convolutional() -> Problem:
 
 def transformer() -> Problem:
     """4 blocks of width 256, 8 sequences of 64 tokens."""
-    config = models.TransformerConfig(
-        vocab_size=256, width=256, n_blocks=4, n_heads=4, max_len=64
-    )
+    config = models.TransformerConfig(vocab_size=256, width=256, n_blocks=4, n_heads=4, max_len=64)
     ids = jax.random.randint(KEY, (8, 64), 0, 256)
 
     def loss(params: Any, x: Any, y: Any) -> jax.Array:

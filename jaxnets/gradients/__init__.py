@@ -19,6 +19,7 @@ from jaxnets.gradients.clipping import (
     clipped_sum,
     sensitivity,
 )
+from jaxnets.gradients.diagnose import Finding, diagnose
 from jaxnets.gradients.explain import ParameterPlan, explain, plan
 from jaxnets.gradients.factors import (
     dot,
@@ -55,6 +56,7 @@ __all__ = [
     "ClippedGradMetrics",
     "Diversity",
     "Factors",
+    "Finding",
     "Flow",
     "LeafCheck",
     "Moments",
@@ -75,6 +77,7 @@ __all__ = [
     "clipped_sum",
     "descend",
     "describe",
+    "diagnose",
     "diversity",
     "dot",
     "explain",

@@ -319,9 +319,7 @@ def _again(record: Record, equation: Any, body: Any, inputs: Sequence[Any]) -> l
     found: list[tuple[Record, list[Any]]] = []
 
     def forward(given: list[Any]) -> Any:
-        inner = Record(
-            record.values, taps, record.probes, record.watch, record.loop, record.met
-        )
+        inner = Record(record.values, taps, record.probes, record.watch, record.loop, record.met)
         values = iter(given)
         arguments = [x if isinstance(x, Node) else next(values) for x in inputs]
         results = run(inner, body.jaxpr, _constants(body), arguments)

@@ -24,7 +24,7 @@ def test_examples(capsys):
 
 def test_every_name_is_said():
     returned = {"ClippedGradMetrics", "Diversity", "LeafCheck", "Moments", "NoiseScale"}
-    returned |= {"Operation", "Rule", "SignalToNoise", "Tape"}
+    returned |= {"Operation", "Rule", "SignalToNoise", "Tape", "Finding", "Flow", "SiteFlow"}
     elsewhere = returned | {"Factors", "ParameterPlan", "plan"}
     for name in set(gradients.__all__) - elsewhere:
         assert f"`{name}" in TEXT or f"gradients.{name}" in TEXT, name

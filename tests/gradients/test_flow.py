@@ -78,7 +78,9 @@ def test_an_mlps_signals_are_those_by_hand(batched):
     np.testing.assert_allclose(site.error_rank, rank, rtol=1e-3)
     np.testing.assert_allclose(value, 0.5 * np.square(at_c).sum(1).mean(), rtol=1e-6)
     wanted_gradient = jax.grad(mean_of(mlp_loss))(MLP, X, Y)
-    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, atol=1e-6), gradient, wanted_gradient)
+    jax.tree.map(
+        lambda g, w: np.testing.assert_allclose(g, w, atol=1e-6), gradient, wanted_gradient
+    )
     told = gradients.with_updates(flow, MLP, jax.tree.map(lambda p: -0.01 * p, MLP))
     np.testing.assert_allclose(told.sites["a"].update_ratio, 0.01, rtol=1e-5)
 
@@ -206,9 +208,7 @@ def test_models_of_other_libraries():
 
 def test_passes_through_cond_and_scan():
     step = gradients.flow(mlp_loss)
-    nothing = jax.tree.map(
-        lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(step, MLP, X, Y)
-    )
+    nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(step, MLP, X, Y))
 
     def turn(params, number):
         seen = jax.lax.cond(number % 2 == 0, lambda: step(params, X, Y), lambda: nothing)
