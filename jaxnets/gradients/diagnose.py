@@ -1,6 +1,6 @@
 """What is wrong with a net that does not train, told from its flow, in words with the numbers.
 
-Thresholds follow from what they say, and are not fitted. They are named below, each with its reason.
+Thresholds follow from what they say, and are not fitted; each is named below with its reason.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Nets by seed, healthy or with one planted fault, trained for a moment while their flow is seen."""
+"""Nets by seed, healthy or with one planted fault, trained while their flow is seen."""
 
 from itertools import pairwise
 from typing import NamedTuple
