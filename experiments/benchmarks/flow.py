@@ -54,7 +54,7 @@ def convolutional() -> Problem:
 
 def transformer() -> Problem:
     """4 blocks of width 256, 8 sequences of 64 tokens."""
-    config = models.TransformerConfig(vocab_size=256, width=256, n_blocks=4, n_heads=4, max_len=64)
+    config = models.TransformerConfig(vocabulary=256, depth=4, features=256, heads=4, max_length=64)
     ids = jax.random.randint(KEY, (8, 64), 0, 256)
 
     def loss(params: Any, x: Any, y: Any) -> jax.Array:
@@ -90,17 +90,30 @@ def steps(problem: Problem, every: int) -> dict[str, Callable[..., Any]]:
         new, state, updates = stepped(params, state, gradient)
         return new, state, value, gradients.with_updates(seen, params, updates)
 
-    def sometimes(params: Any, state: Any, x: Any, y: Any, number: Any) -> Any:
-        nothing = jax.tree.map(
-            lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(looking, params, state, x, y, 0)
-        )
-        return jax.lax.cond(
-            number % every == 0,
-            lambda: looking(params, state, x, y, number),
-            lambda: (*plain(params, state, x, y, number), nothing[3]),
-        )
+    few = gradients.value_and_grad_flow(problem.loss, batched=True, rows=32, rank_rows=0)
 
-    return {BASE: plain, "looking": looking, f"looking at one of {every}": sometimes}
+    def looking_at_few(params: Any, state: Any, x: Any, y: Any, number: Any) -> Any:
+        value, gradient, seen = few(params, x, y)
+        new, state, updates = stepped(params, state, gradient)
+        return new, state, value, gradients.with_updates(seen, params, updates)
+
+    def sometimes(params: Any, state: Any, x: Any, y: Any, number: Any) -> Any:
+        # parameters and state stay outside of the branches, which would copy them
+        nothing = jax.tree.map(
+            lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(seeing, params, x, y)[2]
+        )
+        value, gradient, seen = jax.lax.cond(
+            number % every == 0,
+            lambda: seeing(params, x, y),
+            lambda: (*jax.value_and_grad(problem.loss)(params, x, y), nothing),
+        )
+        params, state, _ = stepped(params, state, gradient)
+        return params, state, value, seen
+
+    return {
+        BASE: plain, "looking": looking, "looking at 32 rows": looking_at_few,
+        f"looking at one of {every}": sometimes,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,12 @@ class Flow(NamedTuple):
 
 
 def flow(
-    loss: Callable[..., Any], *, batched: bool = False, has_aux: bool = False, rank_rows: int = 32
+    loss: Callable[..., Any],
+    *,
+    batched: bool = False,
+    has_aux: bool = False,
+    rank_rows: int = 32,
+    rows: int | None = None,
 ) -> Callable[..., Flow]:
     """`f(params, *batch) -> Flow`; arguments and errors as for `value_and_grad_flow`.
 
@@ -88,7 +93,9 @@ def flow(
       >>> seen = jax.jit(gradients.flow(loss))(params, x, y)
       >>> print(gradients.diagnose(seen))
     """
-    whole = value_and_grad_flow(loss, batched=batched, has_aux=has_aux, rank_rows=rank_rows)
+    whole = value_and_grad_flow(
+        loss, batched=batched, has_aux=has_aux, rank_rows=rank_rows, rows=rows
+    )
 
     def apply(params: Params, *batch: PyTree) -> Flow:
         seen: Flow = whole(params, *batch)[2]
@@ -98,7 +105,12 @@ def flow(
 
 
 def value_and_grad_flow(
-    loss: Callable[..., Any], *, batched: bool = False, has_aux: bool = False, rank_rows: int = 32
+    loss: Callable[..., Any],
+    *,
+    batched: bool = False,
+    has_aux: bool = False,
+    rank_rows: int = 32,
+    rows: int | None = None,
 ) -> Callable[..., tuple[Any, Params, Flow]]:
     """The mean loss, its gradient, and what flowed, by one forward and one backward pass.
 
@@ -110,6 +122,8 @@ def value_and_grad_flow(
         of the examples where it is as long, and `error_norm` is NaN elsewhere.
       has_aux: whether `loss` returns `(scalar, aux)`.
       rank_rows: of how many examples and positions the effective ranks are; 0 for none.
+      rows: of how many examples and positions, equally far apart, everything else is but the norms
+        of error signals, weights and gradients; None for all.
 
     Returns:
       `f(params, *batch) -> (value, gradient, flow)`, where `value` is `(value, aux)` with
@@ -147,7 +161,7 @@ def value_and_grad_flow(
         else:
             traced = one(params, batch)
         examples = len(jax.tree.leaves(batch)[0])
-        value, aux, gradient, seen = _run(traced, batch, examples, batched, rank_rows)
+        value, aux, gradient, seen = _run(traced, batch, examples, batched, rank_rows, rows)
         return ((value, aux) if has_aux else value), gradient, seen
 
     return apply
@@ -197,11 +211,16 @@ def _ratio(above: Array, below: Array) -> Array:
 
 
 def _run(
-    traced: Traced, batch: tuple[PyTree, ...], examples: int, batched: bool, rank_rows: int
+    traced: Traced,
+    batch: tuple[PyTree, ...],
+    examples: int,
+    batched: bool,
+    rank_rows: int,
+    rows: int | None,
 ) -> tuple[Array, PyTree, Params, Flow]:
     record = find(traced, watch=lambda site, results, given: ())
     axes = _unit_axes(record, batched)
-    watch = _watch(axes, batched, rank_rows)
+    watch = _watch(axes, batched, rank_rows, rows)
     taps = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), record.shapes)
     taps = taps if batched else no_taps(traced, record)
 
@@ -228,10 +247,10 @@ def _run(
 
         def one_turn(error: Array) -> Any:
             error = error * examples
-            rows = _rows(error, tuple(a + shift for a in axes[use.site.place]))
+            some = _rows(error, tuple(a + shift for a in axes[use.site.place]), rows)
             norms = example_norms(error) if own else jnp.full((1,), jnp.nan)
             product = use.site.kind in (*PRODUCTS, TAG)
-            return measure(rows, use.site.kind, rank_rows * product), norms
+            return measure(some, use.site.kind, rank_rows * product), norms
 
         for _ in turns:
             one_turn = jax.vmap(one_turn)
@@ -240,7 +259,7 @@ def _run(
     found = [
         (use, measured, seen_of(use, measured, error[0]))
         for (use, measured), (_, error) in zip(
-            uses(record.sites, saved), uses(record.sites, errors), strict=True
+            uses(tuple(record.sites), saved), uses(tuple(record.sites), errors), strict=True
         )
     ]
     ranks = effective_rank(
@@ -305,7 +324,9 @@ def _unused(name: str, taken: Mapping[str, Any]) -> str:
     return free
 
 
-def _watch(axes: Mapping[Any, tuple[int, ...]], batched: bool, rank_rows: int) -> Watch:
+def _watch(
+    axes: Mapping[Any, tuple[int, ...]], batched: bool, rank_rows: int, rows: int | None
+) -> Watch:
     """Measures a site's result, and what entered, where they are made."""
 
     def together(x: Array) -> Array:
@@ -314,27 +335,30 @@ def _watch(axes: Mapping[Any, tuple[int, ...]], batched: bool, rank_rows: int) -
 
     def watch(site: Site, results: list[Any], given: list[Any]) -> tuple[Measures, Spread | None]:
         shift = 0 if batched else 1
-        rows = _rows(together(results[0]), tuple(a + shift for a in axes[site.place]))
+        some = _rows(together(results[0]), tuple(a + shift for a in axes[site.place]), rows)
         product = site.kind in (*PRODUCTS, TAG)
-        activation = measure(rows, site.kind, rank_rows * product)
+        activation = measure(some, site.kind, rank_rows * product)
         if site.kind not in ("dot", "conv"):
             return activation, None
         x = together(given[0])
         last = (x.ndim - 1,) if x.ndim > 1 else ()
-        return activation, measure(_rows(x, last), "", 0).spread
+        return activation, measure(_rows(x, last, rows), "", 0).spread
 
     return watch
 
 
-def _rows(y: Array, axes: tuple[int, ...]) -> Array:
-    """`[everything else, units]`, in float32 at least."""
+def _rows(y: Array, axes: tuple[int, ...], count: int | None) -> Array:
+    """`[everything else, units]`, in float32 at least; of about so many rows, if given."""
     y = jnp.abs(y) if jnp.iscomplexobj(y) else y
     y = y.astype(jnp.promote_types(y.dtype, jnp.float32))
     y = jnp.moveaxis(y, axes, tuple(range(y.ndim - len(axes), y.ndim)))
     units = 1
     for size in y.shape[y.ndim - len(axes) :]:
         units *= size
-    return y.reshape(-1, units) if y.size else jnp.zeros((1, max(units, 1)), y.dtype)
+    if not y.size:
+        return jnp.zeros((1, max(units, 1)), y.dtype)
+    y = y.reshape(-1, units)
+    return y if count is None else y[:: -(-len(y) // count)]
 
 
 def _unit_axes(record: Record, batched: bool) -> dict[Any, tuple[int, ...]]:
@@ -344,7 +368,7 @@ def _unit_axes(record: Record, batched: bool) -> dict[Any, tuple[int, ...]]:
     """
     axes: dict[Any, tuple[int, ...]] = {}
     last: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
-    for use, shapes in uses(record.sites, record.shapes):
+    for use, shapes in uses(tuple(record.sites), record.shapes):
         site, shape = use.site, tuple(shapes[0].shape[len(use.loops) :])
         if site.kind in ("dot", "conv"):
             last = shape, _of_product(site, len(shape))

@@ -3,6 +3,7 @@
 Figures are made without pyplot: no backend is chosen, and no global list holds them.
 """
 
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -25,15 +26,17 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _rows(flow: Flow, *, steps: bool = False) -> tuple[list[str], list[SiteFlow]]:
-    """Sites, and the turns of loops one by one, in the order of the forward pass."""
+    """Sites in the order of the forward pass; those of a loop one turn after the other."""
     names: list[str] = []
     sites: list[SiteFlow] = []
-    for name, site in jax.tree.map(np.asarray, flow).sites.items():
-        turns = site.error_norm.shape[steps:]
+    everything = jax.tree.map(np.asarray, flow).sites.items()
+    for turns, group in groupby(everything, lambda pair: pair[1].error_norm.shape[steps:]):
+        together = list(group)
         for turn in np.ndindex(*turns):
             at: Any = (slice(None), *turn) if steps else turn
-            names.append(name + "".join(f"[{i}]" for i in turn))
-            sites.append(jax.tree.map(lambda x, at=at: x[at], site))
+            for name, site in together:
+                names.append(name + "".join(f"[{i}]" for i in turn))
+                sites.append(jax.tree.map(lambda x, at=at: x[at], site))
     return names, sites
 
 
@@ -58,6 +61,8 @@ def _tidy(axis: Any) -> None:
 
 def plot_depth(flow: Flow) -> "Figure":
     """The spread of activations and the size of error signals along the forward pass."""
+    from matplotlib.ticker import NullFormatter
+
     _check(flow, False, "plot_depth")
     names, sites = _rows(flow)
     figure = _figure(9, 1.4 + 0.26 * min(len(names), 40))
@@ -70,13 +75,18 @@ def plot_depth(flow: Flow) -> "Figure":
             [s.error_norm_std for s in sites], "error signal of an example, norm ± std",
         ),
     )  # fmt: skip
-    for axis, color, middle, around, title in shown:
-        middle, around = np.asarray(middle, float), np.asarray(around, float)
+    for axis, color, sizes, spreads, title in shown:
+        middle, around = np.asarray(sizes, float), np.asarray(spreads, float)
         kept = np.where(middle > 0, middle, np.nan)
         axis.plot(kept, places, "o-", color=color, markersize=4, linewidth=1.2)
         low = np.maximum(kept - around, kept / 10)
         axis.fill_betweenx(places, low, kept + around, color=color, alpha=0.2, linewidth=0)
         axis.set_xscale("log")
+        known = kept[np.isfinite(kept)]
+        if known.size and known.max() > 10 * known.min():
+            axis.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            axis.tick_params(axis="x", which="both", labelsize=8, labelrotation=30)
         axis.set_xlabel(title)
         _tidy(axis)
     _label(left, names)
@@ -144,6 +154,6 @@ def plot_examples(flow: Flow) -> "Figure":
     axis.barh(np.arange(len(names)), share, color=_BLUE, height=0.7)
     axis.axvline(1, color=_GREY, linewidth=1, linestyle="--")
     _label(axis, names)
-    axis.set_xlabel("std / mean of examples' error norms (1: a few examples make the gradient)")
+    axis.set_xlabel("std / mean of the examples' error norms")
     _tidy(axis)
     return figure

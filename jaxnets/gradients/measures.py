@@ -107,7 +107,7 @@ def effective_rank(grams: Sequence[Array]) -> list[Array]:
     flat = [gram.reshape(-1, *gram.shape[-2:]) for gram in grams]
     squares = jnp.maximum(jnp.linalg.eigvalsh(jnp.concatenate(flat)), 0)
     # what is below is rounding of the largest
-    noise = jnp.finfo(squares.dtype).eps * squares.shape[-1] * squares[:, -1:]
+    noise = np.finfo(squares.dtype).eps * squares.shape[-1] * squares[:, -1:]
     values = jnp.sqrt(jnp.where(squares > noise, squares, 0))
     total = jnp.sum(values, -1, keepdims=True)
     shares = values / jnp.where(total == 0, 1, total)
