@@ -1,6 +1,7 @@
 """Per-example gradients of any JAX loss, and what follows from them."""
 
 from jaxnets.gradients import accounting, likelihoods, privacy
+from jaxnets.gradients.activations import tag
 from jaxnets.gradients.backprop import (
     Operation,
     Tape,
@@ -19,6 +20,7 @@ from jaxnets.gradients.clipping import (
     sensitivity,
 )
 from jaxnets.gradients.curvature import Sharpness, fisher_diagonal, sharpness
+from jaxnets.gradients.diagnose import Finding, diagnose
 from jaxnets.gradients.explain import ParameterPlan, explain, plan
 from jaxnets.gradients.factors import (
     dot,
@@ -31,6 +33,7 @@ from jaxnets.gradients.factors import (
     sq_norms_by_leaf,
     weighted_sum,
 )
+from jaxnets.gradients.flow import Flow, SiteFlow, flow, value_and_grad_flow, with_updates
 from jaxnets.gradients.hutchinson import Estimate, hutchinson_diagonal, hutchinson_trace
 from jaxnets.gradients.kronecker import DiagonalBlock, KroneckerBlock, kfac_factors
 from jaxnets.gradients.lanczos import (
@@ -44,6 +47,7 @@ from jaxnets.gradients.lanczos import (
 )
 from jaxnets.gradients.likelihoods import Likelihood
 from jaxnets.gradients.local_rules import RULES
+from jaxnets.gradients.measures import Spread, histogram_edges
 from jaxnets.gradients.natural import inverses, natural_gradient
 from jaxnets.gradients.per_example import per_example_grad, per_example_norms
 from jaxnets.gradients.products import ggn_vp, hvp
@@ -71,6 +75,8 @@ __all__ = [
     "Eigenpairs",
     "Estimate",
     "Factors",
+    "Finding",
+    "Flow",
     "KroneckerBlock",
     "LeafCheck",
     "Likelihood",
@@ -81,7 +87,9 @@ __all__ = [
     "Rule",
     "Sharpness",
     "SignalToNoise",
+    "SiteFlow",
     "Spectrum",
+    "Spread",
     "Tape",
     "Tridiagonal",
     "accounting",
@@ -94,13 +102,16 @@ __all__ = [
     "density",
     "descend",
     "describe",
+    "diagnose",
     "diversity",
     "dot",
     "explain",
     "fisher_diagonal",
+    "flow",
     "ggn_vp",
     "gram",
     "hardest",
+    "histogram_edges",
     "hutchinson_diagonal",
     "hutchinson_trace",
     "hvp",
@@ -127,7 +138,10 @@ __all__ = [
     "spectrum",
     "sq_norms",
     "sq_norms_by_leaf",
+    "tag",
     "top_eigenvalues",
     "tracin",
+    "value_and_grad_flow",
     "weighted_sum",
+    "with_updates",
 ]

@@ -11,7 +11,16 @@ import jax.numpy as jnp
 from jaxnets import tree
 from jaxnets.equations import what_mixes_examples
 from jaxnets.gradients.graph import Input, Key
-from jaxnets.gradients.sites import Place, Probe, Record, Sites, as_example, hides_something, run
+from jaxnets.gradients.sites import (
+    Place,
+    Probe,
+    Record,
+    Sites,
+    Watch,
+    as_example,
+    hides_something,
+    run,
+)
 from jaxnets.types import Array, Params, PyTree
 
 
@@ -78,24 +87,26 @@ class Traced(NamedTuple):
     loss: Callable[[Sequence[Array], tuple[PyTree, ...]], Array]
     """`(leaves, example) -> loss`, as it was given."""
     one: Callable[..., tuple[Array, PyTree, Record]]
-    """`(leaves, taps, example, probes) -> (loss, aux, record)`"""
+    """`(leaves, taps, example, probes, watch=None) -> (loss, aux, record)`"""
 
 
 NO_PROBES: Mapping[Place, Probe] = MappingProxyType({})
 
 
 def trace(
-    loss: Callable[..., tuple[Array, PyTree]], params: Params, batch: tuple[PyTree, ...]
-) -> Traced:
+    loss: Callable[..., tuple[Array, PyTree]], params: Params, batch: tuple[PyTree, ...],
+    *, may_mix: bool = False,
+) -> Traced:  # fmt: skip
     """A loss as a program with sites.
 
     Args:
       loss: `loss(params, *example) -> (scalar, aux)`.
       params: a pytree of arrays.
       batch: the example's arguments, with a leading axis each.
+      may_mix: whether what is marked as mixing examples is let pass.
 
     Raises:
-      ValueError: if something in the loss is marked as mixing examples.
+      ValueError: if something in the loss is marked as mixing examples, and must not.
     """
     leaves, structure = jax.tree.flatten(params)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
@@ -109,7 +120,7 @@ def trace(
 
     closed, shapes = jax.make_jaxpr(flat, return_shape=True)(leaves, _shapes_of_one(batch))
     mixer = what_mixes_examples(closed.jaxpr)
-    if mixer:
+    if mixer and not may_mix:
         raise ValueError(
             f"per_example_grad: {mixer} in training mixes the examples of a batch, so that none "
             "has a gradient of its own; use its running moments (train=False), or a norm of "
@@ -123,10 +134,10 @@ def trace(
 
     def one(
         leaves: Sequence[Array], taps: list[Any] | None, example: tuple[PyTree, ...],
-        probes: Mapping[Place, Probe],
+        probes: Mapping[Place, Probe], watch: Watch | None = None,
     ) -> tuple[Array, PyTree, Record]:  # fmt: skip
         values = values_of(leaves, closed.consts)
-        record = Record(values, taps, probes)
+        record = Record(values, taps, probes, watch)
         arguments = [*inputs, *jax.tree.leaves(example)]
         value, *aux = run(record, closed.jaxpr, constants, arguments)
         value, aux = as_example(record, value), [record.value(y) for y in aux]
@@ -149,12 +160,14 @@ def _shapes_of_one(batch: tuple[PyTree, ...]) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
 
 
-def find(traced: Traced, probes: Mapping[Place, Probe] = NO_PROBES) -> Record:
+def find(
+    traced: Traced, probes: Mapping[Place, Probe] = NO_PROBES, watch: Watch | None = None
+) -> Record:
     """The sites of a program, by a run without numbers."""
     found: list[Record] = []
 
     def trial(example: tuple[PyTree, ...]) -> None:
-        found.append(traced.one(traced.leaves, None, example, probes)[2])
+        found.append(traced.one(traced.leaves, None, example, probes, watch)[2])
 
     jax.eval_shape(trial, _shapes_of_one(traced.batch))
     return found[0]

@@ -18,6 +18,7 @@ from jax.extend.core import Literal
 
 from jaxnets.convolution import convolve, geometry_of
 from jaxnets.equations import bind, is_enterable, programs_inside
+from jaxnets.gradients.activations import has_tag, name_of_activation
 from jaxnets.gradients.graph import (
     Computed,
     Fixed,
@@ -48,7 +49,8 @@ class Site:
     """An equation with operands of both kinds."""
 
     kind: str
-    """`dot`, `conv` or `gather`, whose gradients are outer products; `elementwise`; or `other`."""
+    """`dot`, `conv` or `gather`, whose gradients are outer products; `elementwise`; or `other`.
+    Without a parameter, and only where a record is watched: `tag`, or a nonlinearity's name."""
     equation: Any
     """None: a value of parameters alone that takes an example's place, as a loop's first carry."""
     inner: Any
@@ -79,6 +81,8 @@ Place: TypeAlias = tuple[int, ...]
 """Which of all sites of a program one is, with the loops that it stands in."""
 Probe: TypeAlias = Callable[["Record", Site, list[Any], list[Any]], list[Any]]
 """What becomes of a site's results, given its operands from the example."""
+Watch: TypeAlias = Callable[[Site, list[Any], list[Any]], Any]
+"""What is saved of a site, given its results and its operands from the example."""
 
 
 @dataclass
@@ -91,6 +95,8 @@ class Record:
     """One for each site; None in a first run, which finds out their shapes."""
     probes: Mapping[Place, Probe] = field(default_factory=dict)
     """Of sites that have these instead of taps; if there are any, `checkpoint` is kept."""
+    watch: Watch | None = None
+    """If given, activations are sites too, `checkpoint` is kept, and not operands are saved."""
     loop: Place = ()
     met: int = 0
     """How many sites there were so far, and loops."""
@@ -224,8 +230,20 @@ def _seen(record: Record, site: Site, results: list[Any], given: list[Any]) -> l
         return record.probes[site.place](record, site, results, given)
     shapes = [jax.ShapeDtypeStruct(jnp.shape(y), jnp.result_type(y)) for y in results]
     taps = _next_tap(record, shapes)
-    _record(record, site, given, shapes)
+    saved = given if record.watch is None else record.watch(site, results, given)
+    _record(record, site, saved, shapes)
     return [y + tap for y, tap in zip(results, taps, strict=True)]
+
+
+def _activation(record: Record, equation: Any, kind: str, inputs: Sequence[Any]) -> list[Any]:
+    """A tagged value, or a nonlinearity's, of the example alone."""
+    values = [record.value(x) for x in inputs]
+    results = apply(equation, values)
+    if not all(map(_has_derivative, results)):
+        return results
+    operands = tuple(x if isinstance(x, Node) else None for x in inputs)
+    site = Site(kind, equation, None, operands, 0, (0,), _next_place(record))
+    return _seen(record, site, results, [x for x in inputs if not isinstance(x, Node)])
 
 
 def as_example(record: Record, x: Any) -> Any:
@@ -287,7 +305,7 @@ def _scan(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
             for node, value in zip(nodes, now, strict=True)
             if node is not None
         }
-        inner = Record(values, taps, record.probes, place)
+        inner = Record(values, taps, record.probes, record.watch, place)
         arguments = [
             *(v if n is None else n for n, v in zip(whole_inside, whole_values, strict=True)),
             *carry,
@@ -324,7 +342,7 @@ def _again(record: Record, equation: Any, body: Any, inputs: Sequence[Any]) -> l
     found: list[tuple[Record, list[Any]]] = []
 
     def forward(given: list[Any]) -> Any:
-        inner = Record(record.values, taps, record.probes, record.loop, record.met)
+        inner = Record(record.values, taps, record.probes, record.watch, record.loop, record.met)
         values = iter(given)
         arguments = [x if isinstance(x, Node) else next(values) for x in inputs]
         results = run(inner, body.jaxpr, _constants(body), arguments)
@@ -366,7 +384,15 @@ def run(record: Record, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[A
         met = any(_is_trained(x) for x in operands)
         if name in _REMAT and met and not alone:
             record.remat = True
-        if body is not None and record.probes and met and not alone and name in _REMAT:
+        kind = None
+        if record.watch is not None and not alone and not met:
+            kind = name_of_activation(equation)
+            # what no parameter enters has no site but these
+            met = (body is not None or name == "scan") and has_tag(equation)
+        keeps = bool(record.probes) or record.watch is not None
+        if kind is not None:
+            results = _activation(record, equation, kind, operands)
+        elif body is not None and keeps and met and not alone and name in _REMAT:
             results = _again(record, equation, body, operands)
         elif body is not None and (alone or met):
             results = run(record, body.jaxpr, _constants(body), operands)

@@ -1,0 +1,170 @@
+"""What it costs to look at the flow of a training step, beside the same step without.
+
+Run it alone on the machine: `make bench BENCH=flow`, or
+`python -m experiments.benchmarks.flow --help`.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+from experiments.benchmarks.per_example import cnn, mlp
+from experiments.benchmarks.timing import at_least_one, chosen, versions
+from experiments.errors import UsageError
+from jaxnets import gradients, losses, models, optim
+
+KEY = jax.random.key(0)
+BASE = "step"
+
+
+class Problem(NamedTuple):
+    """A mean loss of a batch."""
+
+    loss: Callable[..., jax.Array]
+    params: Any
+    inputs: jax.Array
+    labels: jax.Array
+
+
+def _mean(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    def mean(params: Any, x: Any, y: Any) -> jax.Array:
+        return jnp.mean(jax.vmap(loss, (None, 0, 0))(params, x, y))
+
+    return mean
+
+
+def dense() -> Problem:
+    """784-512-512-10, batch 128."""
+    net = mlp()
+    return Problem(_mean(net.loss), net.params, net.inputs[:128], net.labels[:128])
+
+
+def convolutional() -> Problem:
+    """Three convolutions on 32x32x3, batch 64."""
+    net = cnn()
+    return Problem(_mean(net.loss), net.params, net.inputs, net.labels)
+
+
+def transformer() -> Problem:
+    """4 blocks of width 256, 8 sequences of 64 tokens."""
+    config = models.TransformerConfig(vocabulary=256, depth=4, features=256, heads=4, max_length=64)
+    ids = jax.random.randint(KEY, (8, 64), 0, 256)
+
+    def loss(params: Any, x: Any, y: Any) -> jax.Array:
+        logits = models.transformer(params, config, x)
+        return jnp.mean(losses.softmax_cross_entropy_with_integer_labels(logits, y))
+
+    return Problem(loss, models.init_transformer(KEY, config), ids, jnp.roll(ids, -1, 1))
+
+
+PROBLEMS: dict[str, Callable[[], Problem]] = {
+    "MLP 784-512-512-10, batch 128": dense,
+    "CNN, three convolutions, batch 64": convolutional,
+    "transformer, 4 blocks of 256, 8 x 64 tokens": transformer,
+}
+
+
+def steps(problem: Problem, every: int) -> dict[str, Callable[..., Any]]:
+    """Adam's step without looking, looking always, and looking at every Nth."""
+    optimizer = optim.adam(1e-3)
+    seeing = gradients.value_and_grad_flow(problem.loss, batched=True)
+
+    def stepped(params: Any, state: Any, gradient: Any) -> Any:
+        updates, state = optimizer.update(gradient, state, params)
+        return jax.tree.map(jnp.add, params, updates), state, updates
+
+    def plain(params: Any, state: Any, x: Any, y: Any, number: Any) -> Any:
+        value, gradient = jax.value_and_grad(problem.loss)(params, x, y)
+        params, state, _ = stepped(params, state, gradient)
+        return params, state, value
+
+    def looking(params: Any, state: Any, x: Any, y: Any, number: Any) -> Any:
+        value, gradient, seen = seeing(params, x, y)
+        new, state, updates = stepped(params, state, gradient)
+        return new, state, value, gradients.with_updates(seen, params, updates)
+
+    few = gradients.value_and_grad_flow(problem.loss, batched=True, rows=32, rank_rows=0)
+
+    def looking_at_few(params: Any, state: Any, x: Any, y: Any, number: Any) -> Any:
+        value, gradient, seen = few(params, x, y)
+        new, state, updates = stepped(params, state, gradient)
+        return new, state, value, gradients.with_updates(seen, params, updates)
+
+    def sometimes(params: Any, state: Any, x: Any, y: Any, number: Any) -> Any:
+        # parameters and state stay outside of the branches, which would copy them
+        nothing = jax.tree.map(
+            lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(seeing, params, x, y)[2]
+        )
+        value, gradient, seen = jax.lax.cond(
+            number % every == 0,
+            lambda: seeing(params, x, y),
+            lambda: (*jax.value_and_grad(problem.loss)(params, x, y), nothing),
+        )
+        params, state, _ = stepped(params, state, gradient)
+        return params, state, value, seen
+
+    return {
+        BASE: plain, "looking": looking, "looking at 32 rows": looking_at_few,
+        f"looking at one of {every}": sometimes,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """Time training steps that look at their flow, in turns with those that do not."""
+
+    rounds: int = 15
+    """counted rounds"""
+    every: int = 10
+    """of how many steps one is looked at, in the last row"""
+    only: str = ""
+    """of the nets, those whose name contains this"""
+
+
+def main(config: Config) -> None:
+    """Print a table for each net: medians of wall and CPU time of rounds in turns.
+
+    Raises:
+      UsageError: if `rounds` or `only` leaves nothing to time.
+    """
+    at_least_one(config.rounds)
+    print(versions())
+    for name in chosen(PROBLEMS, config.only):
+        problem = PROBLEMS[name]()
+        state = optim.adam(1e-3).init(problem.params)
+        arguments = problem.params, state, problem.inputs, problem.labels, jnp.array(0)
+        programs = {
+            way: jax.jit(step).lower(*arguments).compile()
+            for way, step in steps(problem, config.every).items()
+        }
+        wall: dict[str, list[float]] = {way: [] for way in programs}
+        cpu: dict[str, list[float]] = {way: [] for way in programs}
+        for _ in range(config.rounds + 1):
+            for way, program in programs.items():
+                started = time.perf_counter(), time.process_time()
+                for number in range(config.every):
+                    jax.block_until_ready(program(*arguments[:-1], jnp.array(number)))
+                wall[way].append((time.perf_counter() - started[0]) / config.every)
+                cpu[way].append((time.process_time() - started[1]) / config.every)
+        print(f"\n{name}\n{'':<24}{'ms':>10}{'time':>8}{'CPU ms':>10}{'CPU':>8}")
+        for way in programs:
+            seconds, work = median(wall[way][1:]), median(cpu[way][1:])
+            ratio, share = seconds / median(wall[BASE][1:]), work / median(cpu[BASE][1:])
+            print(
+                f"{way:<24}{1e3 * seconds:>10.2f}{ratio:>7.2f}x{1e3 * work:>10.2f}{share:>7.2f}x",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Config, description=__doc__))
+    except UsageError as error:
+        sys.exit(f"error: {error}")
