@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -72,48 +73,55 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 
 
 def steps(problem: Problem, every: int) -> dict[str, Callable[..., Any]]:
-    """Adam's step without looking, looking always, and looking at every Nth."""
+    """`every` of Adam's steps in one scan, as `train.epoch` has them: without looking, looking
+    always, at few rows, and at the first alone.
+    """
     optimizer = optim.adam(1e-3)
-    seeing = gradients.value_and_grad_flow(problem.loss, batched=True)
 
     def stepped(params: Any, state: Any, gradient: Any) -> Any:
         updates, state = optimizer.update(gradient, state, params)
-        return jax.tree.map(jnp.add, params, updates), state, updates
+        return optim.apply_updates(params, updates), state, updates
 
-    def plain(params: Any, state: Any, x: Any, y: Any, number: Any) -> Any:
+    def plain(carry: Any, x: Any, y: Any) -> Any:
+        params, state = carry
         value, gradient = jax.value_and_grad(problem.loss)(params, x, y)
         params, state, _ = stepped(params, state, gradient)
-        return params, state, value
+        return (params, state), value
 
-    def looking(params: Any, state: Any, x: Any, y: Any, number: Any) -> Any:
-        value, gradient, seen = seeing(params, x, y)
+    def looking(carry: Any, x: Any, y: Any, **few: Any) -> Any:
+        params, state = carry
+        value, gradient, seen = gradients.value_and_grad_flow(problem.loss, batched=True, **few)(
+            params, x, y
+        )
         new, state, updates = stepped(params, state, gradient)
-        return new, state, value, gradients.with_updates(seen, params, updates)
+        return (new, state), (value, gradients.with_updates(seen, params, updates))
 
-    few = gradients.value_and_grad_flow(problem.loss, batched=True, rows=32, rank_rows=0)
-
-    def looking_at_few(params: Any, state: Any, x: Any, y: Any, number: Any) -> Any:
-        value, gradient, seen = few(params, x, y)
-        new, state, updates = stepped(params, state, gradient)
-        return new, state, value, gradients.with_updates(seen, params, updates)
-
-    def sometimes(params: Any, state: Any, x: Any, y: Any, number: Any) -> Any:
-        # parameters and state stay outside of the branches, which would copy them
+    def sometimes(carry: Any, x: Any, y: Any, number: Any) -> Any:
         nothing = jax.tree.map(
-            lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(seeing, params, x, y)[2]
+            lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(looking, carry, x, y)[1][1]
         )
-        value, gradient, seen = jax.lax.cond(
-            number % every == 0,
-            lambda: seeing(params, x, y),
-            lambda: (*jax.value_and_grad(problem.loss)(params, x, y), nothing),
-        )
-        params, state, _ = stepped(params, state, gradient)
-        return params, state, value, seen
+
+        def not_looking(carry: Any) -> Any:
+            carry, value = plain(carry, x, y)
+            return carry, (value, nothing)
+
+        return jax.lax.cond(number == 0, lambda c: looking(c, x, y), not_looking, carry)
+
+    def scanned(step: Callable[..., Any], numbered: bool = False) -> Callable[..., Any]:
+        def run(carry: Any, x: Any, y: Any) -> Any:
+            def turn(carry: Any, number: Any) -> Any:
+                return step(carry, x, y, *([number] if numbered else []))
+
+            return jax.lax.scan(turn, carry, jnp.arange(every))
+
+        return run
 
     return {
-        BASE: plain, "looking": looking, "looking at 32 rows": looking_at_few,
-        f"looking at one of {every}": sometimes,
-    }  # fmt: skip
+        BASE: scanned(plain),
+        "looking": scanned(looking),
+        "looking at 32 rows": scanned(partial(looking, rows=32)),
+        f"looking at one of {every}": scanned(sometimes, numbered=True),
+    }
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,7 @@ class Config:
     rounds: int = 15
     """counted rounds"""
     every: int = 10
-    """of how many steps one is looked at, in the last row"""
+    """steps in a scan, of which one is looked at in the last row"""
     only: str = ""
     """of the nets, those whose name contains this"""
 
@@ -138,19 +146,18 @@ def main(config: Config) -> None:
     print(versions())
     for name in chosen(PROBLEMS, config.only):
         problem = PROBLEMS[name]()
-        state = optim.adam(1e-3).init(problem.params)
-        arguments = problem.params, state, problem.inputs, problem.labels, jnp.array(0)
+        carry = problem.params, optim.adam(1e-3).init(problem.params)
+        arguments = carry, problem.inputs, problem.labels
         programs = {
-            way: jax.jit(step).lower(*arguments).compile()
-            for way, step in steps(problem, config.every).items()
+            way: jax.jit(run).lower(*arguments).compile()
+            for way, run in steps(problem, config.every).items()
         }
         wall: dict[str, list[float]] = {way: [] for way in programs}
         cpu: dict[str, list[float]] = {way: [] for way in programs}
         for _ in range(config.rounds + 1):
             for way, program in programs.items():
                 started = time.perf_counter(), time.process_time()
-                for number in range(config.every):
-                    jax.block_until_ready(program(*arguments[:-1], jnp.array(number)))
+                jax.block_until_ready(program(*arguments))
                 wall[way].append((time.perf_counter() - started[0]) / config.every)
                 cpu[way].append((time.process_time() - started[1]) / config.every)
         print(f"\n{name}\n{'':<24}{'ms':>10}{'time':>8}{'CPU ms':>10}{'CPU':>8}")

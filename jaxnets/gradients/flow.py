@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnets.gradients.activations import TAG, tag_of
-from jaxnets.gradients.measures import Measures, Spread, effective_rank, example_norms, measure
+from jaxnets.gradients.measures import Measures, Spread, example_norms, measure
 from jaxnets.gradients.per_example import check, tracer
 from jaxnets.gradients.program import NO_PROBES, Traced, find, no_taps, trace
 from jaxnets.gradients.sites import Record, Site, Watch
@@ -59,8 +59,8 @@ class SiteFlow(NamedTuple):
     """Which share of the squares differs between units, in activation or error signal, whichever
     has more; 0 if all units are alike."""
     activation_rank: Array
-    """Effective rank of some activations: the exponential of the entropy of their singular values'
-    shares (Roy and Vetterli, 2007)."""
+    """Effective rank of some activations, `(Σ σ²)² / Σ σ⁴` of their singular values: about in how
+    many directions they lie."""
     error_rank: Array
     """The same of error signals."""
     units: Array
@@ -201,9 +201,10 @@ def _by_path(params: Params) -> dict[str, Array]:
 def _norm(x: Array, turns: tuple[int, ...]) -> Array:
     """`‖x‖`, of each slice where its first axes are the turns of loops; one for all where not."""
     own = bool(turns) and jnp.shape(x)[: len(turns)] == turns and jnp.ndim(x) > len(turns)
-    axes = tuple(range(len(turns) if own else 0, jnp.ndim(x)))
-    x = jnp.abs(x).astype(jnp.promote_types(jnp.abs(x).dtype, jnp.float32))
-    return jnp.broadcast_to(jnp.sqrt(jnp.sum(jnp.square(x), axes)), turns)
+    x = jnp.abs(x) if jnp.iscomplexobj(x) else jnp.asarray(x)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(*(turns if own else ()), -1)
+    # a product of the vector with itself: its squares are not written to memory
+    return jnp.broadcast_to(jnp.sqrt(jnp.einsum("...i,...i->...", x, x)), turns)
 
 
 def _ratio(above: Array, below: Array) -> Array:
@@ -262,19 +263,16 @@ def _run(
             uses(tuple(record.sites), saved), uses(tuple(record.sites), errors), strict=True
         )
     ]
-    ranks = effective_rank(
-        [m.gram for _, (a, _), (e, _) in found for m in (a, e) if m.gram is not None]
-    )
-    sites = _named(traced, found, ranks, gradient)
+    sites = _named(traced, found, gradient)
     flow = Flow(value, loss_std, sites)
     return value, aux, jax.tree.unflatten(traced.structure, gradient), flow
 
 
 def _named(
-    traced: Traced, found: Sequence[Any], ranks: Sequence[Array], gradient: Sequence[Array]
+    traced: Traced, found: Sequence[Any], gradient: Sequence[Array]
 ) -> "OrderedDict[str, SiteFlow]":
     named: OrderedDict[str, SiteFlow] = OrderedDict()
-    left, before = iter(ranks), ""
+    before = ""
     for use, (activation, entering), (error, norms) in found:
         kind = use.site.kind
         turns = tuple(activation.spread.mean.shape)
@@ -309,8 +307,8 @@ def _named(
             dead=activation.dead if kind == "relu" else error.dead,
             saturated=activation.saturated,
             differing=jnp.maximum(activation.differing, error.differing),
-            activation_rank=unknown if activation.gram is None else next(left),
-            error_rank=unknown if error.gram is None else next(left),
+            activation_rank=activation.rank,
+            error_rank=error.rank,
             units=jnp.full(turns, activation.units, jnp.int32),
         )  # fmt: skip
     return named

@@ -73,9 +73,8 @@ def test_an_mlps_signals_are_those_by_hand(batched):
         site.gradient_ratio, np.linalg.norm(by_a) / np.linalg.norm(a), rtol=1e-6
     )
     singular = np.linalg.svd(at_z, compute_uv=False)
-    shares = singular / singular.sum()
-    rank = np.exp(-(shares * np.log(shares)).sum())
-    np.testing.assert_allclose(site.error_rank, rank, rtol=1e-3)
+    rank = (singular**2).sum() ** 2 / (singular**4).sum()
+    np.testing.assert_allclose(site.error_rank, rank, rtol=1e-5)
     np.testing.assert_allclose(value, 0.5 * np.square(at_c).sum(1).mean(), rtol=1e-6)
     wanted_gradient = jax.grad(mean_of(mlp_loss))(MLP, X, Y)
     jax.tree.map(
