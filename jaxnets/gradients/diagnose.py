@@ -125,7 +125,9 @@ def _non_finite(flow: Flow) -> Finding | None:
 def _symmetric(flow: Flow) -> Iterator[Finding]:
     for name, site in _layers(flow).items():
         units = int(_largest(site.units))
-        if units > 1 and _largest(site.differing) < ALIKE:
+        # behind units that are all dead nothing arrives, in which others could differ
+        fed = np.any(site.entering.max != 0) or np.any(site.entering.min != 0)
+        if units > 1 and fed and _largest(site.differing) < ALIKE:
             yield Finding(
                 "symmetric", name,
                 f"all {units} units have the same activation and the same error signal, so that "
@@ -141,7 +143,8 @@ def _dead(flow: Flow) -> Iterator[Finding]:
             continue
         units, dead = int(_largest(site.units)), float(np.nanmin(site.dead))
         # at random half are off for one example, and for all if these are much alike
-        if dead > 0.5 + 3 * np.sqrt(0.25 / units):
+        # though few, through none of which anything passes
+        if dead == 1 or dead > 0.5 + 3 * np.sqrt(0.25 / units):
             yield Finding(
                 "dead units", name,
                 f"{dead:.0%} of {units} units are 0 for every example (by chance half could be)",

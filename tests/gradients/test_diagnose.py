@@ -9,7 +9,7 @@ from jaxnets import gradients
 from tests.gradients import broken_nets
 
 X = jax.random.normal(jax.random.key(0), (32, 6))
-SEEDS = range(1000, 1020)
+SEEDS = range(2000, 2020)
 
 
 def chain(params, x):
@@ -48,6 +48,18 @@ def test_other_faults_of_a_step(look):
     params[3]["b"] = params[3]["b"].at[0].set(jnp.nan)
     (found,) = gradients.diagnose(look(params, X))
     assert (found.trouble, found.where) == ("non-finite", "3/b")
+
+
+def test_units_behind_dead_ones_are_not_symmetric():
+    def loss(params, x):
+        for layer in params:
+            x = jax.nn.relu(x @ layer["w"] + layer["b"])
+        return jnp.sum(x)
+
+    params = layers(1.0, depth=4)
+    params[1]["b"] = params[1]["b"] - 1e3
+    found = gradients.diagnose(jax.jit(gradients.flow(loss, rank_rows=0))(params, X))
+    assert (found[0].trouble, found[0].where) == ("dead units", "1/b > relu")
 
 
 def test_faults_of_a_run(look):
