@@ -68,7 +68,7 @@ def diagnose(
     else:
         first, last = (jax.tree.map(lambda x, i=i: x[i], flow) for i in (0, -1))
         history = flow
-        found, at_first = list(_of_step(last)), {f.trouble for f in _of_step(first)}
+        found, at_first = _of_both(first, last)
         losses = flow.loss if losses is None else losses
     run = np.asarray([] if losses is None else losses, np.float64)
     of_run = list(_of_run(history, run, np.asarray([] if held_out is None else held_out)))
@@ -79,6 +79,20 @@ def diagnose(
     standing = {"plateau", "learning rate too low"}
     explained = {f.trouble for f in found} & {"symmetric", "dead units", "saturation", "vanishing"}
     return [*found, *(f for f in of_run if not (explained and f.trouble in standing))]
+
+
+def _of_both(first: Flow, last: Flow) -> tuple[list[Finding], set[str]]:
+    """What is wrong at the last step, and at the first: what was so from the start is a cause of
+    what came later, and is told though training has got over it.
+    """
+    before, now = list(_of_step(first)), list(_of_step(last))
+    at_first, still = ({f.trouble for f in found} for found in (before, now))
+    over = [
+        f._replace(evidence=f"at the first step {f.evidence}") for f in before
+        if f.trouble not in still
+    ]  # fmt: skip
+    causes = [f for f in now if f.trouble in at_first]
+    return [*causes, *over, *(f for f in now if f.trouble not in at_first)], at_first
 
 
 def _largest(values: ArrayLike) -> float:
