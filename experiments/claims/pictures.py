@@ -50,7 +50,7 @@ def draw_lines(
         )
         axes.plot(
             np.asarray(x),
-            np.nanmedian(finite.filled(np.nan), 0),
+            np.ma.median(finite, 0).filled(np.nan),  # type: ignore[no-untyped-call]
             color=color,
             label=name,
             marker=MARKERS[index % len(MARKERS)] if marked else None,

@@ -14,5 +14,6 @@ CLAIMS: dict[str, str] = {
     "batch_norm": "experiments.claims.batch_norm",
     "double_descent": "experiments.claims.double_descent",
     "modes": "experiments.claims.modes",
+    "selection": "experiments.claims.selection",
 }
 """Name on the command line -> module."""

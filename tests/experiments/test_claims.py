@@ -12,13 +12,23 @@ import numpy as np
 import pytest
 
 from experiments import cli
-from experiments.claims import batch_size, claim, experiment, momentum, registry
+from experiments.claims import (
+    batch_size,
+    claim,
+    deep_nets,
+    double_descent,
+    experiment,
+    modes,
+    momentum,
+    overfitting,
+    registry,
+)
 from experiments.claims.experiment import Config, settle
 from experiments.claims.pictures import draw_lines, draw_seeds, panels
 from experiments.claims.training import cross_entropy, digits, error_rate, fit, steps_to, sweep
 from experiments.claims.verdict import Arm, Comparison, effect_text, judge, verdict
 from experiments.errors import UsageError
-from jaxnets import optim
+from jaxnets import models, optim
 
 
 def comparison(treated, control, expected="less", margin=0.0, ratio=False, where="here"):
@@ -224,15 +234,82 @@ def test_flags():
     assert cli.main(["claims", "--only", "nothing"]) == 2
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "adaptive"])
+FEW = {
+    "learning_rate": {"steps": 20, "per_decade": 1, "range_steps": 20},
+    "adaptive": {"sparse_steps": 20, "relearn_steps": 150, "net_steps": 20, "per_decade": 1},
+    "initialization": {"depths": (2, 10), "trained_depths": (2,), "rates": (0.1,), "steps": 10},
+    "vanishing": {"depth": 10, "rates": (0.1,), "steps": 10},
+    "dying_relu": {"rates": (0.001, 0.1), "steps": 10},
+    "exploding": {"steps": 20, "examples": 16},
+    "bptt": {"steps": 10},
+    "batch_size": {"sizes": (64, 256), "per_decade": 1, "least_steps": 20, "most_steps": 20},
+    "overfitting": {"steps": 40, "records": 4, "l1": (0.001,), "l2": (0.01, 1.0)},
+    "batch_norm": {"per_decade": 1, "steps": 20, "records": 4},
+    "double_descent": {"examples": 20, "ratios": (0.5, 1.0, 2.0)},
+    "modes": {"widths": (4, 8), "steps": 20, "curve_steps": 10},
+    "selection": {"repetitions": 10, "searches": 4, "fit_steps": 5, "unit": 1},
+    "momentum": {"ravine_steps": 20, "plateau_steps": 20, "net_steps": 10, "rates": 2},
+}
+
+
+def test_every_claim_has_a_short_form():
+    assert FEW.keys() == registry.CLAIMS.keys()
+
+
+@pytest.mark.parametrize("name", FEW)
 @pytest.mark.thorough
-def test_claims_about_optimizers_run(name):
+def test_a_claim_has_a_verdict_for_every_sentence(name):
     module = importlib.import_module(registry.CLAIMS[name])
-    few = {
-        "learning_rate": {"steps": 20, "per_decade": 1, "range_steps": 20},
-        "adaptive": {"sparse_steps": 20, "relearn_steps": 150, "net_steps": 20, "per_decade": 1},
-    }
-    settings = dataclasses.replace(module.QUICK, **few[name])
+    settings = dataclasses.replace(module.QUICK, **FEW[name])
     outcome = module.examine(settings, jax.random.split(jax.random.key(0), 2))
+    assert outcome.tested
+    assert outcome.seen
     for tested in outcome.tested:
-        verdict(tested.comparisons)
+        assert verdict(tested.comparisons).word
+
+
+def test_matched_units_leave_the_function_as_it_is():
+    shape = models.MLPConfig(64, 10, hidden=(12,))
+    first = jax.vmap(lambda key: models.init_mlp(key, shape))(jax.random.split(jax.random.key(0)))
+    order = np.random.default_rng(0).permutation(12)
+    hidden, out = first["layers"]
+    shuffled = {
+        "layers": [
+            {"kernel": hidden["kernel"][..., order], "bias": hidden["bias"][:, order]},
+            {"kernel": out["kernel"][:, order], "bias": out["bias"]},
+        ]
+    }
+    jax.tree.map(np.testing.assert_array_equal, modes.match_units(first, shuffled), first)
+
+
+def test_random_features_are_least_squares_of_least_norm():
+    rng = np.random.default_rng(0)
+    phi, y = rng.normal(size=(6, 9)).astype(np.float32), np.arange(6)
+    wanted, *_ = np.linalg.lstsq(phi.astype(float), np.eye(10)[y] - 0.1)
+    np.testing.assert_allclose(double_descent.fitted(phi, y), wanted, atol=1e-5)
+
+
+def test_error_profile_is_the_gradient_of_the_bias_by_example():
+    shape = deep_nets.Shape(3, 5, jnp.tanh)
+    params = deep_nets.init_deep(jax.random.key(0), shape, 0.5)
+    data = {name: leaf[:7] for name, leaf in digits().train.items()}
+
+    def loss(taps):
+        logits = deep_nets.deep(params, shape, data["x"], taps)
+        return jnp.sum(-jax.nn.log_softmax(logits)[jnp.arange(7), data["y"]])
+
+    errors = jax.grad(loss)(jnp.zeros((3, 7, 5)))
+    wanted = jnp.sqrt(jnp.mean(errors**2, (1, 2)))
+    np.testing.assert_allclose(deep_nets.error_profile(params, shape, data), wanted, rtol=1e-5)
+
+
+def test_the_soft_threshold_is_the_proximal_step_of_l1():
+    optimizer = optim.chain(optim.sgd(0.1), overfitting._soft_threshold(0.05))
+    params = {"kernel": jnp.array([0.2, -0.04, 0.12]), "bias": jnp.array([0.01])}
+    grads = {"kernel": jnp.array([1.0, 0.0, -1.0]), "bias": jnp.array([0.0])}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    after = optim.apply_updates(params, updates)
+    # 0.1, -0.04 and 0.22 by gradient descent; then 0.05 nearer to 0
+    np.testing.assert_allclose(after["kernel"], [0.05, 0.0, 0.17], atol=1e-7)
+    assert after["kernel"][1] == 0
+    assert after["bias"] == params["bias"]
