@@ -54,7 +54,7 @@ def deep(params: Params, shape: Shape, x: Array, taps: Array | None = None) -> A
     def layer(x: Array, given: tuple[Array, Array, Array | None]) -> tuple[Array, None]:
         kernel, bias, tap = given
         y = nn.layer_norm({"scale": jnp.ones(x.shape[-1])}, x) if shape.norm else x
-        y = shape.activation(y @ kernel + bias)
+        y = shape.activation(nn.dense({"kernel": kernel, "bias": bias}, y))
         y = x + y if shape.residual else y
         return (y if tap is None else y + tap), None
 

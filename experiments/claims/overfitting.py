@@ -269,7 +269,7 @@ def _train(config: Config, key: Key, setting: Setting) -> Trained:
         test_loss=test_loss,
         test_error=test_error,
         # what is left counts twice, as in dropout
-        halved_error=error_rate(_net(end, test["x"], 2.0 * half), test["y"]),
+        halved_error=error_rate(_net(end, test["x"], 2.0 * half[None]), test["y"]),
         zeros=jnp.mean(kernels == 0),
         norm=jnp.linalg.norm(kernels),
     )

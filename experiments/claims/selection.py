@@ -225,8 +225,8 @@ def _drawn(config: Config, key: Key, n: int) -> tuple[Array, Array]:
     """`n` draws, uniform in the logarithm."""
     low = jnp.log(jnp.array([config.rates[0], config.decays[0]]))
     high = jnp.log(jnp.array([config.rates[1], config.decays[1]]))
-    values = jnp.exp(low + jax.random.uniform(key, (n, 2)) * (high - low))
-    return values[:, 0], values[:, 1]
+    rates, decays = jnp.exp(low[:, None] + jax.random.uniform(key, (2, n)) * (high - low)[:, None])
+    return rates, decays
 
 
 def _random(config: Config, key: Key) -> Array:

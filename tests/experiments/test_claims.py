@@ -252,12 +252,22 @@ FEW = {
 }
 
 
+SHORTEST = {"bptt", "double_descent", "modes"}
+
+
 def test_every_claim_has_a_short_form():
     assert FEW.keys() == registry.CLAIMS.keys()
 
 
-@pytest.mark.parametrize("name", FEW)
-@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=pytest.mark.thorough if name in SHORTEST else pytest.mark.exhaustive
+        )
+        for name in FEW
+    ],
+)
 def test_a_claim_has_a_verdict_for_every_sentence(name):
     module = importlib.import_module(registry.CLAIMS[name])
     settings = dataclasses.replace(module.QUICK, **FEW[name])
