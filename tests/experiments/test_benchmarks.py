@@ -189,7 +189,7 @@ def test_nothing_is_compiled_into_the_cache_that_is_switched_off(tmp_path):
         compilation_cache.reset_cache()
 
 
-@pytest.mark.thorough
+@pytest.mark.exhaustive
 def test_transformer_prints_a_table_for_each_part(monkeypatch, capsys):
     monkeypatch.setattr(transformer, "COMPILATIONS", 2)
     transformer.main(SMALL)
