@@ -16,6 +16,7 @@ from experiments.claims.training import (
     cross_entropy,
     digits,
     fit,
+    mlp_loss,
     rates_around,
     steps_to,
     sweep,
@@ -198,13 +199,6 @@ def _net(config: Config) -> models.MLPConfig:
     return models.MLPConfig(64, 10, hidden=(config.width, config.width))
 
 
-def _net_loss(config: Config) -> Callable[[Params, Batch, Key], Array]:
-    def loss(params: Params, batch: Batch, key: Key) -> Array:
-        return cross_entropy(models.mlp(params, _net(config), batch["x"]), batch["y"])
-
-    return loss
-
-
 def _smooth(config: Config, values: Array) -> Array:
     """`[steps] -> [steps / window]`."""
     whole = len(values) // config.window * config.window
@@ -214,7 +208,7 @@ def _smooth(config: Config, values: Array) -> Array:
 def _net_steps(config: Config, name: str, key: Key, rate: Array) -> Array:
     init_key, run_key = jax.random.split(key)
     trained = fit(
-        _net_loss(config), OPTIMIZERS[name][0](rate), models.init_mlp(init_key, _net(config)),
+        mlp_loss(_net(config)), OPTIMIZERS[name][0](rate), models.init_mlp(init_key, _net(config)),
         digits().train, key=run_key, steps=config.net_steps, batch_size=config.batch_size,
     )  # fmt: skip
     return steps_to(_smooth(config, trained.losses), config.net_target, every=config.window)
@@ -229,7 +223,7 @@ def _relearn(config: Config, name: str, keys: Key) -> dict[str, np.ndarray]:
         order = jax.random.permutation(order_key, data["x"].shape[1])
         both = {"x": jnp.stack([data["x"], data["x"][:, order]]), "y": data["y"]}
         optimizer = OPTIMIZERS[name][0](rate)
-        loss = _net_loss(config)
+        loss = mlp_loss(_net(config))
         n, half = len(data["y"]), config.relearn_steps
         params = models.init_mlp(init_key, _net(config))
 
@@ -271,7 +265,7 @@ def _same_as_rmsprop(config: Config, keys: Key) -> tuple[np.ndarray, np.ndarray]
     def run(make: Optimizer, key: Key, rate: Array) -> Array:
         init_key, run_key = jax.random.split(key)
         trained = fit(
-            _net_loss(config), make(rate), models.init_mlp(init_key, _net(config)),
+            mlp_loss(_net(config)), make(rate), models.init_mlp(init_key, _net(config)),
             digits().train, key=run_key, steps=100, batch_size=config.batch_size,
         )  # fmt: skip
         return tree.global_norm(trained.params)

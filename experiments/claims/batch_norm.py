@@ -16,6 +16,7 @@ from experiments.claims.training import (
     digits,
     error_rate,
     fit,
+    highest,
     rates_around,
     steps_to,
     sweep,
@@ -73,7 +74,7 @@ def examine(config: Config, keys: Key) -> Outcome:
         name: _runs(config, keys, rates, norm, config.small_batch)
         for name, norm in (("batch norm", True), ("none", False))
     }
-    highest = {name: _highest(rates, np.asarray(found.loss)) for name, found in runs.items()}
+    top = {name: highest(rates, np.asarray(found.loss), below=0.5) for name, found in runs.items()}
     fewest = {name: found.steps.min(1) for name, found in runs.items()}
     error = {name: found.error.min(1) for name, found in runs.items()}
     small_error = {name: found.error.min(1) for name, found in small.items()}
@@ -92,8 +93,8 @@ def examine(config: Config, keys: Key) -> Outcome:
                     Comparison(
                         f"in batches of {config.batch_size}",
                         "highest rate at which the loss ends below 0.5",
-                        Arm("batch norm", highest["batch norm"]),
-                        Arm("none", highest["none"]),
+                        Arm("batch norm", top["batch norm"]),
+                        Arm("none", top["none"]),
                         "more",
                         3.0,
                         ratio=True,
@@ -197,13 +198,6 @@ def _train(config: Config, norm: bool, batch_size: int, key: Key, rate: Array) -
     end = jnp.clip(jnp.where(jnp.isfinite(end), end, WORST), 1e-6, WORST)
     reached = steps_to(trained.records, config.target, every=every)
     return Trained(end, reached, error_rate(logits, data.test["y"]))
-
-
-def _highest(rates: Array, losses: np.ndarray) -> np.ndarray:
-    """`[seeds]`; the least rate if none will do."""
-    fine = losses < 0.5
-    last = fine.shape[1] - 1 - np.argmax(fine[:, ::-1], 1)
-    return np.asarray(np.asarray(rates)[np.where(fine.any(1), last, 0)])
 
 
 def _picture(config: Config, rates: np.ndarray, runs: dict[str, Trained]) -> Seen:

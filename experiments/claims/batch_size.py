@@ -1,6 +1,5 @@
 """Batch size: what a larger batch saves in steps, and the noise scale that says how far."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,11 +11,10 @@ import numpy as np
 from experiments.claims.claim import Outcome, Seen, Tested
 from experiments.claims.pictures import draw_lines, panels
 from experiments.claims.training import (
-    Batch,
-    cross_entropy,
     digits,
     error_rate,
     fit,
+    mlp_loss,
     rates_around,
     steps_to,
     sweep,
@@ -142,13 +140,6 @@ def _net(config: Config) -> models.MLPConfig:
     return models.MLPConfig(64, 10, hidden=config.hidden)
 
 
-def _loss(config: Config) -> Callable[[Params, Batch], Array]:
-    def loss(params: Params, batch: Batch) -> Array:
-        return cross_entropy(models.mlp(params, _net(config), batch["x"]), batch["y"])
-
-    return loss
-
-
 def _budget(config: Config, size: int) -> tuple[int, int]:
     """How many steps a run may take, and after how many each its loss is looked at."""
     steps = int(np.clip(config.examples_seen // size, config.least_steps, config.most_steps))
@@ -161,15 +152,15 @@ def _steps(config: Config, size: int, key: Key, rate: Array) -> tuple[Array, Arr
     at the late target, or in the end.
     """
     init_key, run_key = jax.random.split(key)
-    data, loss = digits(), _loss(config)
+    data, loss = digits(), mlp_loss(_net(config))
     steps, every = _budget(config, size)
 
     def record(params: Params) -> tuple[Array, Array]:
         logits = models.mlp(params, _net(config), data.test["x"])
-        return loss(params, data.train), error_rate(logits, data.test["y"])
+        return loss(params, data.train, None), error_rate(logits, data.test["y"])
 
     trained = fit(
-        lambda params, batch, _: loss(params, batch),
+        loss,
         optim.sgd(rate), models.init_mlp(init_key, _net(config)), data.train,
         key=run_key, steps=steps, batch_size=size, record=record, every=every,
     )  # fmt: skip
@@ -194,20 +185,20 @@ def _critical(sizes: tuple[int, ...], steps: np.ndarray) -> float:
 
 def _noise_scale(config: Config, key: Key) -> Array:
     init_key, run_key = jax.random.split(key)
-    data, loss = digits().train, _loss(config)
+    data, loss = digits().train, mlp_loss(_net(config))
 
     def one(params: Params, x: Array, y: Array) -> Array:
-        return loss(params, {"x": x[None], "y": y[None]})
+        return loss(params, {"x": x[None], "y": y[None]}, None)
 
     def record(params: Params) -> tuple[Array, Array, Array]:
         _, factors = gradients.per_example_grad(one)(params, data["x"], data["y"])
         seen = gradients.noise_scale(factors)
-        return seen.sq_norm, seen.trace, loss(params, data)
+        return seen.sq_norm, seen.trace, loss(params, data, None)
 
     # at a rate that reaches the target in about as many steps as the best of batches of 64
     steps = 50 * config.probes
     trained = fit(
-        lambda params, batch, _: loss(params, batch),
+        loss,
         optim.sgd(0.3), models.init_mlp(init_key, _net(config)), data,
         key=run_key, steps=steps, batch_size=64, record=record, every=steps // config.probes,
     )  # fmt: skip

@@ -1,6 +1,5 @@
 """The learning rate: too high, too low, found by a range test, and changed along the way."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,17 +11,17 @@ import numpy as np
 from experiments.claims.claim import Outcome, Seen, Tested
 from experiments.claims.pictures import draw_lines, panels
 from experiments.claims.training import (
-    Batch,
-    cross_entropy,
     digits,
     error_rate,
     fit,
+    highest,
+    mlp_loss,
     rates_around,
     sweep,
 )
 from experiments.claims.verdict import Arm, Comparison
 from jaxnets import models, optim
-from jaxnets.types import Array, Key, Params
+from jaxnets.types import Array, Key
 
 TITLE = "The learning rate"
 
@@ -79,7 +78,7 @@ def examine(config: Config, keys: Key) -> Outcome:
         return Comparison(where, "training loss", treated, control, "more", margin, ratio=True)
 
     good = Arm("the best rate", constant[seeds, best])
-    highest = {name: _highest(rates, losses) for name, (losses, _) in ends.items()}
+    top = {name: highest(rates, losses, below=1.0) for name, (losses, _) in ends.items()}
     return Outcome(
         setting=(
             f"Digits, an MLP {config.hidden}, SGD with momentum {config.momentum:g}, batches of "
@@ -130,8 +129,8 @@ def examine(config: Config, keys: Key) -> Outcome:
                     Comparison(
                         f"over {config.warmup:.0%} of the steps",
                         "highest rate at which the loss ends below 1",
-                        Arm("warm-up, cosine", highest["warm-up, cosine"]),
-                        Arm("cosine", highest["cosine"]),
+                        Arm("warm-up, cosine", top["warm-up, cosine"]),
+                        Arm("cosine", top["cosine"]),
                         "more",
                         1.5,
                         ratio=True,
@@ -155,17 +154,10 @@ def _net(config: Config) -> models.MLPConfig:
     return models.MLPConfig(64, 10, hidden=config.hidden)
 
 
-def _loss(config: Config) -> Callable[[Params, Batch], Array]:
-    def loss(params: Params, batch: Batch) -> Array:
-        return cross_entropy(models.mlp(params, _net(config), batch["x"]), batch["y"])
-
-    return loss
-
-
 def _end(config: Config, schedule: str, key: Key, rate: Array) -> tuple[Array, Array]:
     """Training loss and test error after training."""
     init_key, run_key = jax.random.split(key)
-    data, loss = digits(), _loss(config)
+    data, loss = digits(), mlp_loss(_net(config))
     warmup = round(config.warmup * config.steps)
     schedules: dict[str, Any] = {
         "constant": rate,
@@ -173,12 +165,12 @@ def _end(config: Config, schedule: str, key: Key, rate: Array) -> tuple[Array, A
         "warm-up, cosine": optim.warmup_cosine_decay_schedule(0.0, rate, warmup, config.steps),
     }
     trained = fit(
-        lambda params, batch, _: loss(params, batch),
+        loss,
         optim.sgd(schedules[schedule], momentum=config.momentum),
         models.init_mlp(init_key, _net(config)), data.train,
         key=run_key, steps=config.steps, batch_size=config.batch_size,
     )  # fmt: skip
-    end = loss(trained.params, data.train)
+    end = loss(trained.params, data.train, None)
     logits = models.mlp(trained.params, _net(config), data.test["x"])
     end = jnp.minimum(jnp.where(jnp.isfinite(end), end, WORST), WORST)
     # exact zeros of losses that underflow would have no ratio
@@ -191,21 +183,16 @@ def _best_of_others(losses: np.ndarray) -> np.ndarray:
     return np.asarray(np.argmin(logs.sum(0) - logs, 1))
 
 
-def _highest(rates: Array, losses: np.ndarray) -> np.ndarray:
-    """`[seeds]`; the least rate if none will do."""
-    fine = losses < 1
-    last = fine.shape[1] - 1 - np.argmax(fine[:, ::-1], 1)
-    return np.asarray(rates)[np.where(fine.any(1), last, 0)]
-
-
 def _suggested(config: Config, keys: Key) -> Array:
+    loss = mlp_loss(_net(config))
+
     def one(key: Key) -> Array:
         init_key, run_key = jax.random.split(key)
         data = digits().train
         n = (config.range_steps, config.batch_size)
         rows = jax.random.randint(run_key, n, 0, len(data["y"]))
         curve = optim.learning_rate_range(
-            _loss(config),
+            lambda params, batch: loss(params, batch, None),
             partial(optim.sgd, momentum=config.momentum),
             models.init_mlp(init_key, _net(config)),
             jax.tree.map(lambda leaf: leaf[rows], data),

@@ -11,7 +11,7 @@ from jax import lax
 
 from experiments.data.dataset import standardizer
 from experiments.data.digits import load_digits
-from jaxnets import losses, optim, train
+from jaxnets import losses, models, optim, train
 from jaxnets.types import Array, Key, Params, PyTree
 
 Batch = dict[str, Array]
@@ -121,6 +121,22 @@ def error_rate(logits: Array, labels: Array) -> Array:
     """The share of wrong predictions; scores that are not finite are wrong."""
     right = (jnp.argmax(logits, -1) == labels) & jnp.all(jnp.isfinite(logits), -1)
     return 1 - jnp.mean(right)
+
+
+def mlp_loss(shape: models.MLPConfig) -> Callable[[Params, Batch, Key | None], Array]:
+    """`(params, batch, key) -> scalar`: the cross-entropy of an MLP; the key is of dropout."""
+
+    def loss(params: Params, batch: Batch, key: Key | None = None) -> Array:
+        return cross_entropy(models.mlp(params, shape, batch["x"], key=key), batch["y"])
+
+    return loss
+
+
+def highest(rates: Array, losses: np.ndarray, *, below: float) -> np.ndarray:
+    """Each seed's highest rate at which the loss ends below a bound; the least if none does."""
+    fine = losses < below
+    last = fine.shape[1] - 1 - np.argmax(fine[:, ::-1], 1)
+    return np.asarray(np.asarray(rates)[np.where(fine.any(1), last, 0)])
 
 
 def steps_to(values: Array, target: Any, *, every: int = 1) -> Array:
