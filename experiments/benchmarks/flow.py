@@ -74,7 +74,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 
 def steps(problem: Problem, every: int) -> dict[str, Callable[..., Any]]:
     """`every` of Adam's steps in one scan, as `train.epoch` has them: without looking, looking
-    always, at few rows, and at the first alone.
+    always, at all rows, and at the first alone.
     """
     optimizer = optim.adam(1e-3)
 
@@ -119,7 +119,7 @@ def steps(problem: Problem, every: int) -> dict[str, Callable[..., Any]]:
     return {
         BASE: scanned(plain),
         "looking": scanned(looking),
-        "looking at 32 rows": scanned(partial(looking, rows=32)),
+        "looking at all rows": scanned(partial(looking, rows=None)),
         f"looking at one of {every}": scanned(sometimes, numbered=True),
     }
 

@@ -33,7 +33,7 @@ from jaxnets.gradients.factors import (
     sq_norms_by_leaf,
     weighted_sum,
 )
-from jaxnets.gradients.flow import Flow, SiteFlow, flow, value_and_grad_flow, with_updates
+from jaxnets.gradients.flow import flow, value_and_grad_flow
 from jaxnets.gradients.hutchinson import Estimate, hutchinson_diagonal, hutchinson_trace
 from jaxnets.gradients.kronecker import DiagonalBlock, KroneckerBlock, kfac_factors
 from jaxnets.gradients.lanczos import (
@@ -53,6 +53,7 @@ from jaxnets.gradients.per_example import per_example_grad, per_example_norms
 from jaxnets.gradients.products import ggn_vp, hvp
 from jaxnets.gradients.program import Factors
 from jaxnets.gradients.rule import Rule
+from jaxnets.gradients.site_flow import Flow, SiteFlow, with_updates
 from jaxnets.gradients.statistics import (
     Diversity,
     Moments,

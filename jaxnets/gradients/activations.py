@@ -16,9 +16,13 @@ from jaxnets.gradients.graph import body_of
 from jaxnets.types import PyTree
 
 TAG = "tag"
+NONLINEARITIES = ("relu", "sigmoid", "tanh")
 _TAGS = {"name", "checkpoint_name"}
 _SAME_NAME = {"tanh": "tanh", "logistic": "sigmoid"}
-_CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call"}
+_GROUPS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+_CALLS = _GROUPS | {"custom_jvp_call"}
+# nonlinearities of their own, which compute a sigmoid or tanh on their way
+_WHOLE = {"gelu", "log_sigmoid", "mish", "silu", "swish"}
 
 
 def tag(name: str, x: PyTree) -> PyTree:
@@ -36,12 +40,34 @@ def tag(name: str, x: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: checkpoint_name(leaf, name), x)
 
 
-def name_of_activation(equation: Any) -> str | None:
-    """`tag`, `tanh`, `sigmoid` or `relu`; None for what is neither a tag nor one of these.
+def activations_in(jaxpr: Any) -> dict[int, str]:
+    """`tag`, `tanh`, `sigmoid` or `relu`, by the number of the equation in the program.
 
-    A call that holds one such equation and nothing else is what that is; so `silu` and `gelu`,
-    which compute a `sigmoid` or `tanh` on their way, are none.
+    Not what is only a step on the way to something else: the `tanh` in `gelu`, the `sigmoid` in
+    `silu`, and the `max` that keeps a variance from falling below 0.
     """
+    used: dict[Any, list[Any]] = {}
+    for equation in jaxpr.eqns:
+        for variable in equation.invars:
+            if not isinstance(variable, Literal):
+                used.setdefault(variable, []).append(equation)
+    summed = _statistics(jaxpr)
+    found = {}
+    for i, equation in enumerate(jaxpr.eqns):
+        kind = _name_of(equation)
+        if kind is None:
+            continue
+        behind = used.get(equation.outvars[0], [])
+        if kind in ("tanh", "sigmoid") and behind and all(_weighs(e, equation) for e in behind):
+            continue
+        if kind == "relu" and equation.outvars[0] in summed:
+            continue
+        found[i] = kind
+    return found
+
+
+def _name_of(equation: Any) -> str | None:
+    """A call that holds one such equation and nothing else is what that is."""
     name = equation.primitive.name
     if name in _TAGS:
         return TAG
@@ -52,8 +78,35 @@ def name_of_activation(equation: Any) -> str | None:
     if name in _CALLS:
         body = body_of(equation)
         if body is not None and len(body.jaxpr.eqns) == 1 and len(equation.outvars) == 1:
-            return name_of_activation(body.jaxpr.eqns[0])
+            return _name_of(body.jaxpr.eqns[0])
     return None
+
+
+def _weighs(equation: Any, activation: Any) -> bool:
+    """Whether it makes a gate of what is gated: `1 + tanh(…)`, or `x · sigmoid(x)`."""
+    if activation.primitive.name == "tanh":
+        return equation.primitive.name == "add" and any(
+            isinstance(v, Literal) and bool(np.all(np.asarray(v.val) == 1)) for v in equation.invars
+        )
+    own = [v for v in activation.invars if not isinstance(v, Literal)]
+    return equation.primitive.name == "mul" and any(v in equation.invars for v in own)
+
+
+def _statistics(jaxpr: Any) -> set[Any]:
+    """Variables that are made of sums alone, as moments are."""
+    found: set[Any] = set()
+    for equation in jaxpr.eqns:
+        given = [v for v in equation.invars if not isinstance(v, Literal)]
+        if _sums(equation) or (given and all(v in found for v in given)):
+            found.update(equation.outvars)
+    return found
+
+
+def _sums(equation: Any) -> bool:
+    if equation.primitive.name == "reduce_sum":
+        return True
+    body = body_of(equation) if equation.primitive.name in _CALLS else None
+    return body is not None and bool(set(body.jaxpr.outvars) & _statistics(body.jaxpr))
 
 
 def tag_of(equation: Any) -> str:
@@ -65,11 +118,21 @@ def tag_of(equation: Any) -> str:
     return tag_of(body.jaxpr.eqns[0])
 
 
-def has_tag(equation: Any) -> bool:
-    """Whether there is one in it, or in a program inside of it."""
-    if equation.primitive.name in _TAGS:
+def holds_activation(equation: Any) -> bool:
+    """Whether there is a tag in it, or, if it only groups equations, a nonlinearity."""
+    name = equation.primitive.name
+    inside = list(programs_inside(equation))
+    if name in _TAGS or any(_has_tag(inner) for inner in inside):
         return True
-    return any(has_tag(e) for inner in programs_inside(equation) for e in inner.eqns)
+    if name not in _GROUPS | {"scan"} or equation.params.get("name") in _WHOLE:
+        return False
+    return any(activations_in(inner) or any(map(holds_activation, inner.eqns)) for inner in inside)
+
+
+def _has_tag(jaxpr: Any) -> bool:
+    return any(
+        e.primitive.name in _TAGS or any(map(_has_tag, programs_inside(e))) for e in jaxpr.eqns
+    )
 
 
 def _is_zero(variable: Any) -> bool:

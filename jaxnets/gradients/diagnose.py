@@ -3,6 +3,7 @@
 Thresholds follow from what they say, and are not fitted; each is named below with its reason.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -10,7 +11,9 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from jaxnets.gradients.flow import AFTER, Flow, SiteFlow
+from jaxnets.gradients.activations import NONLINEARITIES
+from jaxnets.gradients.site_flow import Flow, SiteFlow
+from jaxnets.gradients.turns import turn_by_turn
 
 GONE = 1e-3
 """Of an error signal on its way back, from where on it has vanished (or, inverted, exploded): a
@@ -28,6 +31,9 @@ that is less than `FELL` of what it was at the start."""
 FEWEST = 8
 """Steps that a run must have for its losses to be judged."""
 
+_STANDSTILL = {"symmetric", "dead units", "saturation", "vanishing", "no gradient"}
+"""Troubles that explain a loss that stands still."""
+_LAYERS = ("dot", "conv")
 _Numbers = NDArray[np.float64]
 
 
@@ -36,7 +42,7 @@ class Finding(NamedTuple):
 
     trouble: str
     """`non-finite`, `symmetric`, `dead units`, `saturation`, `exploding`, `vanishing`,
-    `learning rate too high`, `learning rate too low`, `plateau` or `overfitting`."""
+    `no gradient`, `learning rate too high`, `learning rate too low`, `plateau` or `overfitting`."""
     where: str
     """The site, or what of the run."""
     evidence: str
@@ -53,7 +59,8 @@ def diagnose(
 
     Args:
       flow: of one step; or a history, stacked along a first axis of steps, whose last step is
-        looked at, and its first for what was so from the start.
+        looked at, and its first for what was so from the start. Steps that are all 0, where
+        `lax.cond` did not look, are left out.
       losses: of the steps of a run, `[n]`; a history's own if not given.
       held_out: losses on data that is not trained on, `[m]`, at equal distances over the run.
 
@@ -66,6 +73,7 @@ def diagnose(
         found = list(_of_step(flow))
         history = None
     else:
+        flow = _looked_at(flow)
         first, last = (jax.tree.map(lambda x, i=i: x[i], flow) for i in (0, -1))
         history = flow
         found, at_first = _of_both(first, last)
@@ -77,7 +85,7 @@ def diagnose(
         found = [f for f in found if f.trouble in at_first]
         return [*found, *of_run]
     standing = {"plateau", "learning rate too low"}
-    explained = {f.trouble for f in found} & {"symmetric", "dead units", "saturation", "vanishing"}
+    explained = {f.trouble for f in found} & _STANDSTILL
     return [*found, *(f for f in of_run if not (explained and f.trouble in standing))]
 
 
@@ -95,6 +103,15 @@ def _of_both(first: Flow, last: Flow) -> tuple[list[Finding], set[str]]:
     return [*causes, *over, *(f for f in now if f.trouble not in at_first)], at_first
 
 
+def _looked_at(history: Flow) -> Flow:
+    units = next(iter(history.sites.values())).units.reshape(len(history.loss), -1)
+    kept = units.any(1)
+    if not kept.any():
+        raise ValueError(f"diagnose: at none of the {len(kept)} steps was looked")
+    looked: Flow = jax.tree.map(lambda x: x[kept], history)
+    return looked
+
+
 def _largest(values: ArrayLike) -> float:
     """Over turns."""
     values = np.asarray(values, np.float64)
@@ -104,10 +121,11 @@ def _largest(values: ArrayLike) -> float:
 
 def _layers(flow: Flow) -> dict[str, SiteFlow]:
     """Matrix products and convolutions with parameters."""
-    return {n: s for n, s in flow.sites.items() if not np.isnan(s.entering.std).all()}
+    return {n: s for n, s in flow.sites.items() if s.about.kind in _LAYERS}
 
 
 def _of_step(flow: Flow) -> Iterator[Finding]:
+    flow = flow._replace(sites=OrderedDict(turn_by_turn(flow, layers_only=True)))
     if broken := _non_finite(flow):
         yield broken
         return
@@ -116,17 +134,29 @@ def _of_step(flow: Flow) -> Iterator[Finding]:
     yield from _saturated(flow)
     yield from _through_depth(flow)
     yield from _through_turns(flow)
+    yield from _without_gradient(flow)
+
+
+def _finite(site: SiteFlow, field: str) -> bool:
+    spread = getattr(site, field)
+    return bool(np.isfinite(spread.min).all() and np.isfinite(spread.max).all())
 
 
 def _non_finite(flow: Flow) -> Finding | None:
     for name, site in flow.sites.items():
-        if not np.isfinite(site.activation.std).all():
+        if site.about.kind in _LAYERS and not _finite(site, "entering"):
+            return Finding(
+                "non-finite", f"what enters {name}",
+                "it is not finite, while the results of all sites before it are",
+                "Look at the data, and at what is done to it before",
+            )  # fmt: skip
+        if not _finite(site, "activation"):
             return Finding(
                 "non-finite", name, "its result is not finite, while all before it are",
                 "Look for overflow, log or division of 0 there; lower the learning rate",
             )  # fmt: skip
     for name, site in reversed(flow.sites.items()):
-        if not np.isfinite(site.error.std).all():
+        if not _finite(site, "error"):
             return Finding(
                 "non-finite", name, "its error signal is not finite, while all behind it are",
                 "Look for a derivative that is infinite there, as of sqrt or norm at 0",
@@ -152,8 +182,10 @@ def _symmetric(flow: Flow) -> Iterator[Finding]:
 
 
 def _dead(flow: Flow) -> Iterator[Finding]:
-    for name, site in flow.sites.items():
-        if not name.split("#")[0].endswith(AFTER + "relu"):
+    trained = [i for i, s in enumerate(flow.sites.values()) if s.about.path is not None]
+    for i, (name, site) in enumerate(flow.sites.items()):
+        # behind the last parameter is the loss: a hinge that is 0 is no unit
+        if site.about.kind != "relu" or i > trained[-1]:
             continue
         units, dead = int(_largest(site.units)), float(np.nanmin(site.dead))
         # at random half are off for one example, and for all if these are much alike
@@ -223,7 +255,10 @@ def _gain(far: float, near: float, steps: int) -> str:
 
 def _through_turns(flow: Flow) -> Iterator[Finding]:
     """Of the site of a loop that has the strongest signal."""
-    looped = {n: s for n, s in flow.sites.items() if s.error_norm.ndim == 1 and AFTER not in n}
+    looped = {
+        n: s for n, s in flow.sites.items()
+        if s.error_norm.ndim == 1 and s.about.kind not in NONLINEARITIES
+    }  # fmt: skip
     looped = {n: s for n, s in looped.items() if len(s.error_norm) > 2 and s.error_norm.max() > 0}
     if not looped:
         return
@@ -246,6 +281,16 @@ def _through_turns(flow: Flow) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def _without_gradient(flow: Flow) -> Iterator[Finding]:
+    slopes = [s.gradient_norm for s in flow.sites.values() if s.about.path is not None]
+    if slopes and not any(np.any(x != 0) for x in slopes):
+        yield Finding(
+            "no gradient", "all parameters", "the gradient of each is exactly 0",
+            "See whether the loss depends on them: a stop_gradient, a cast to integers, an argmax, "
+            "or units that are all dead or saturated",
+        )  # fmt: skip
+
+
 def _quarters(values: _Numbers) -> tuple[float, float]:
     """Medians of the first and last quarter, which single batches do not sway."""
     size = max(1, len(values) // 4)
@@ -253,13 +298,16 @@ def _quarters(values: _Numbers) -> tuple[float, float]:
 
 
 def _steps(history: Flow | None) -> tuple[float, float]:
-    """Median and maximum over time of the largest update ratio of a layer; NaN if not known."""
+    """Median and maximum over time of the largest update ratio of a layer; NaN if not known.
+
+    Not of layers that start at 0, as heads and adapters do: their first steps are all there is.
+    """
     if history is None:
         return float("nan"), float("nan")
     known = [
         s.update_ratio.reshape(len(s.update_ratio), -1).max(1)
         for s in _layers(history).values()
-        if np.isfinite(s.update_ratio).any()
+        if np.isfinite(s.update_ratio).any() and np.all(s.weight_norm[0] > 0)
     ]
     if not known:
         return float("nan"), float("nan")
@@ -281,7 +329,7 @@ def _of_run(history: Flow | None, losses: _Numbers, held_out: _Numbers) -> Itera
         return
     start, end = _quarters(losses)
     stands = f"the loss goes from {losses[0]:.3g} to {end:.3g} in {len(losses)} steps"
-    if end > losses[0] * (1 + ROSE) and end > start:
+    if end > losses[0] + ROSE * abs(losses[0]) and end > start:
         yield Finding(
             "learning rate too high", "the run",
             f"the loss rises from {losses[0]:.3g} to {end:.3g}", "Lower it, or warm up",
@@ -304,7 +352,7 @@ def _of_run(history: Flow | None, losses: _Numbers, held_out: _Numbers) -> Itera
         _, now = _quarters(held_out)
         then = losses[round(best / (len(held_out) - 1) * (len(losses) - 1))]
         rise = now - held_out[best]
-        if rise > max(ROSE * held_out[best], FELL * held_out[0]) and end < then:
+        if rise > max(ROSE * abs(held_out[best]), FELL * abs(held_out[0])) and end < then:
             yield Finding(
                 "overfitting", "the run",
                 f"held-out loss was best, {held_out[best]:.3g}, at {best + 1} of {len(held_out)} "

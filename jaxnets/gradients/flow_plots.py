@@ -3,14 +3,15 @@
 Figures are made without pyplot: no backend is chosen, and no global list holds them.
 """
 
-from itertools import groupby
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
-from jaxnets.gradients.flow import AFTER, Flow, SiteFlow
+from jaxnets.gradients.activations import NONLINEARITIES
 from jaxnets.gradients.measures import histogram_edges
+from jaxnets.gradients.site_flow import Flow, SiteFlow
+from jaxnets.gradients.turns import turn_by_turn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,18 +27,8 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _rows(flow: Flow, *, steps: bool = False) -> tuple[list[str], list[SiteFlow]]:
-    """Sites in the order of the forward pass; those of a loop one turn after the other."""
-    names: list[str] = []
-    sites: list[SiteFlow] = []
-    everything = jax.tree.map(np.asarray, flow).sites.items()
-    for turns, group in groupby(everything, lambda pair: pair[1].error_norm.shape[steps:]):
-        together = list(group)
-        for turn in np.ndindex(*turns):
-            at: Any = (slice(None), *turn) if steps else turn
-            for name, site in together:
-                names.append(name + "".join(f"[{i}]" for i in turn))
-                sites.append(jax.tree.map(lambda x, at=at: x[at], site))
-    return names, sites
+    names, sites = zip(*turn_by_turn(flow, steps=steps), strict=True)
+    return list(names), list(sites)
 
 
 def _check(flow: Flow, steps: bool, name: str) -> None:
@@ -100,13 +91,24 @@ def plot_history(flow: Flow, *, quantity: str = "error_norm") -> "Figure":
     Args:
       flow: a history, stacked over steps.
       quantity: a field of `SiteFlow` with one number, such as `gradient_norm` or `update_ratio`.
+
+    Raises:
+      ValueError: for another field, or one that is nowhere known.
     """
     _check(flow, True, "plot_history")
-    if quantity not in SiteFlow._fields or quantity in ("activation", "entering", "error"):
-        raise ValueError(f"plot_history: quantity must be a number of SiteFlow, got {quantity!r}")
+    numbers = {f.name for f in fields(SiteFlow)} - {"activation", "entering", "error", "about"}
+    if quantity not in numbers:
+        raise ValueError(
+            f"plot_history: quantity must be one of {sorted(numbers)}, got {quantity!r}"
+        )
     names, sites = _rows(flow, steps=True)
     values = np.array([getattr(s, quantity) for s in sites], float)
     known = [i for i in range(len(names)) if np.isfinite(values[i]).any()]
+    if not known:
+        raise ValueError(
+            f"plot_history: {quantity} is known at no site and step"
+            + ("; `with_updates` tells it" if quantity == "update_ratio" else "")
+        )
     names, values = [names[i] for i in known], values[known]
     logs = np.full(values.shape, np.nan)
     np.log10(values, out=logs, where=np.isfinite(values) & (values > 0))
@@ -144,7 +146,7 @@ def plot_examples(flow: Flow) -> "Figure":
     """How unlike the examples of the batch are: the spread of error norms over their mean."""
     _check(flow, False, "plot_examples")
     names, sites = _rows(flow)
-    kept = [i for i, name in enumerate(names) if AFTER not in name]
+    kept = [i for i, site in enumerate(sites) if site.about.kind not in NONLINEARITIES]
     names, sites = [names[i] for i in kept], [sites[i] for i in kept]
     mean = np.array([s.error_norm for s in sites], float)
     std = np.array([s.error_norm_std for s in sites], float)

@@ -18,7 +18,7 @@ from jax.extend.core import Literal
 
 from jaxnets.convolution import convolve, geometry_of
 from jaxnets.equations import bind, is_enterable, programs_inside
-from jaxnets.gradients.activations import has_tag, name_of_activation
+from jaxnets.gradients.activations import activations_in, holds_activation
 from jaxnets.gradients.graph import (
     Computed,
     Fixed,
@@ -64,7 +64,7 @@ class Site:
     """Which results have taps: those that have derivatives."""
     place: "Place"
     after: "Place | None" = None
-    """Of a sum: the site whose result, rearranged at most, it is added to."""
+    """Of a sum, and of whatever is watched: the site whose result, rearranged at most, enters."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +199,8 @@ def _meet(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
     kind, inner, operand = _kind(equation, operands)
     given = [x for x in inputs if not isinstance(x, Node)]
     place = _next_place(record)
-    after = _origin(record, given[0]) if equation.primitive.name == "add" and given else None
+    asked = bool(given) and (equation.primitive.name == "add" or record.watch is not None)
+    after = _origin(record, given[0]) if asked else None
     site = Site(kind, equation, inner, operands, operand, tapped, place, after)
     seen = _seen(record, site, [results[i] for i in tapped], given)
     for i, y in zip(tapped, seen, strict=True):
@@ -218,7 +219,8 @@ def _origin(record: Record, x: Any) -> Place | None:
 
 def _follow(record: Record, equation: Any, inputs: Sequence[Any], results: Sequence[Any]) -> None:
     """A rearrangement of a site's result still comes from that site."""
-    if equation.primitive.name in _SAME_ORDER and len(inputs) == 1:
+    rounded = record.watch is not None and equation.primitive.name == "convert_element_type"
+    if equation.primitive.name in _SAME_ORDER and len(inputs) == 1 and not rounded:
         place = _origin(record, inputs[0])
         if place is not None:
             record.origins[id(results[0])] = results[0], place
@@ -242,8 +244,11 @@ def _activation(record: Record, equation: Any, kind: str, inputs: Sequence[Any])
     if not all(map(_has_derivative, results)):
         return results
     operands = tuple(x if isinstance(x, Node) else None for x in inputs)
-    site = Site(kind, equation, None, operands, 0, (0,), _next_place(record))
-    return _seen(record, site, results, [x for x in inputs if not isinstance(x, Node)])
+    place = _next_place(record)
+    site = Site(kind, equation, None, operands, 0, (0,), place)
+    (y,) = _seen(record, site, results, [x for x in inputs if not isinstance(x, Node)])
+    record.origins[id(y)] = y, place
+    return [y]
 
 
 def as_example(record: Record, x: Any) -> Any:
@@ -374,7 +379,8 @@ def run(record: Record, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[A
     def read(variable: Any) -> Any:
         return Fixed(variable.val) if isinstance(variable, Literal) else known[variable]
 
-    for equation in jaxpr.eqns:
+    activations = {} if record.watch is None else activations_in(jaxpr)
+    for i, equation in enumerate(jaxpr.eqns):
         operands = [read(v) for v in equation.invars]
         name = equation.primitive.name
         body = body_of(equation) if name in ENTERED | CUSTOM else None
@@ -386,9 +392,9 @@ def run(record: Record, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[A
             record.remat = True
         kind = None
         if record.watch is not None and not alone and not met:
-            kind = name_of_activation(equation)
+            kind = activations.get(i)
             # what no parameter enters has no site but these
-            met = (body is not None or name == "scan") and has_tag(equation)
+            met = (body is not None or name == "scan") and holds_activation(equation)
         keeps = bool(record.probes) or record.watch is not None
         if kind is not None:
             results = _activation(record, equation, kind, operands)

@@ -8,7 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets.equations import bind
-from jaxnets.gradients.graph import Key, Node, Part, evaluate, put_back, rearranged, trained_inputs
+from jaxnets.gradients.graph import (
+    Input,
+    Key,
+    Node,
+    Part,
+    evaluate,
+    put_back,
+    rearranged,
+    trained_inputs,
+)
 from jaxnets.gradients.outer import Outer, batch_gradient, gradient, outer
 from jaxnets.gradients.sites import Loop, Site, Sites, apply
 from jaxnets.types import Array
@@ -47,6 +56,21 @@ def parameters(use: Use) -> list[Key]:
     for loop in reversed(use.loops):
         inputs = trained_inputs([before(key, loop) for key in inputs])
     return list(inputs)
+
+
+def sliced(use: Use) -> tuple[bool, ...]:
+    """For each loop around, the outermost first, whether it slices the first parameter as it is.
+
+    That is along its first axis, or along the next for a loop inside another that does. What is
+    made of a parameter before it is sliced is not told apart.
+    """
+    key = next(iter(trained_inputs([node for node in use.site.operands if node is not None])))
+    found: list[bool] = []
+    for loop in reversed(use.loops):
+        outside = before(key, loop)
+        found.append(key in loop.sliced and isinstance(outside, Input))
+        key = next(iter(trained_inputs([outside])))
+    return tuple(reversed(found))
 
 
 @dataclass(frozen=True)

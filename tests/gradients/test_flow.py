@@ -132,10 +132,9 @@ def test_layers_in_a_scan_are_layers_one_after_the_other():
     assert list(other) == ["w", "w > relu"]
     for i in range(3):
         for mine, theirs in ((f"{i}", "w"), (f"{i} > relu", "w > relu")):
-            jax.tree.map(
-                lambda a, b, i=i: np.testing.assert_allclose(a, b[i], rtol=1e-5, atol=1e-5),
-                one[mine], other[theirs],
-            )  # fmt: skip
+            pairs = zip(jax.tree.leaves(one[mine]), jax.tree.leaves(other[theirs]), strict=True)
+            for a, b in pairs:
+                np.testing.assert_allclose(a, b[i], rtol=1e-5, atol=1e-5)
 
 
 def test_dead_saturated_and_alike_units_are_counted():
@@ -222,6 +221,10 @@ def test_passes_through_cond_and_scan():
 def test_bad_input():
     with pytest.raises(ValueError, match="batched=True loss must return a scalar"):
         gradients.flow(lambda p, x: x @ p["a"], batched=True)(MLP, X)
+    with pytest.raises(TypeError, match="real and floating, got int32"):
+        gradients.flow(lambda p, x: jnp.sum(x @ p["a"]).astype(int), batched=True)(MLP, X)
+    with pytest.raises(ValueError, match="rows must be at least 1, got 0"):
+        gradients.flow(mlp_loss, rows=0)
     with pytest.raises(ValueError, match="its update is"):
         gradients.with_updates(gradients.flow(mlp_loss)(MLP, X, Y), MLP, {"a": jnp.ones(3)})
 

@@ -50,5 +50,5 @@ def test_bad_input(one):
     history = jax.tree.map(lambda x: x[None], one)
     with pytest.raises(ValueError, match="wants the flow of one step"):
         flow_plots.plot_depth(history)
-    with pytest.raises(ValueError, match="must be a number of SiteFlow"):
+    with pytest.raises(ValueError, match="quantity must be one of"):
         flow_plots.plot_history(history, quantity="error")

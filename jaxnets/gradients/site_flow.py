@@ -1,0 +1,125 @@
+"""What a step of training looks like from inside: a `Flow` of sites, and its updates."""
+
+import dataclasses
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnets import tree
+from jaxnets.gradients.measures import Spread
+from jaxnets.types import Array, Params
+
+AFTER = " > "
+"""Between a parameter's path and the nonlinearity that follows it, in names of sites."""
+
+
+class About(NamedTuple):
+    """What a site is; no array, and the same for every step."""
+
+    kind: str
+    """`dot`, `conv` or `gather`: products; `elementwise` or `other`; `tag`; or a nonlinearity."""
+    path: str | None
+    """Of the parameter that is met."""
+    place: tuple[int, ...]
+    """Which of all sites it is, with the loops that it stands in."""
+    sliced: tuple[bool, ...]
+    """For each loop around it, whether its turns are layers, with slices of the parameter each; of
+    a nonlinearity or a tag, of the parameter before it."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class SiteFlow:
+    """What one site looks like in one step: scalars, or one for each turn of the loops around it.
+
+    NaN is what does not apply, or is not known.
+    """
+
+    activation: Spread
+    """Of the site's result; for a layer's bias, what enters the nonlinearity."""
+    entering: Spread
+    """Of what meets the parameter, at matrix products and convolutions."""
+    error: Spread
+    """Of the error signal: the derivative of each example's own loss by the site's result."""
+    error_norm: Array
+    """`‖δᵢ‖` of one example, its mean over the batch."""
+    error_norm_std: Array
+    """Its spread over the batch."""
+    weight_norm: Array
+    """`‖θ‖` of the parameter; if a loop over layers slices it, of the slice of each turn."""
+    gradient_norm: Array
+    """`‖∂L/∂θ‖` of the mean loss; over all turns of a loop that share the parameter."""
+    gradient_ratio: Array
+    """`‖∂L/∂θ‖ / ‖θ‖`"""
+    update_ratio: Array
+    """`‖Δθ‖ / ‖θ‖`, once `with_updates` has been told the updates."""
+    dead: Array
+    """Share of units that are 0 for all examples (`relu`); elsewhere, of those to which no error
+    signal came back for any."""
+    saturated: Array
+    """Share of `tanh` or `sigmoid` units whose mean slope is below a tenth of its largest."""
+    differing: Array
+    """Which share of the squares differs between units, in activation or error signal, whichever
+    has more; 0 if all units are alike."""
+    activation_rank: Array
+    """Effective rank of some activations, `(Σ σ²)² / Σ σ⁴` of their singular values: about in how
+    many directions they lie."""
+    error_rank: Array
+    """The same of error signals."""
+    units: Array
+    """How many there are: outputs of a dense layer, channels of a convolution."""
+    about: About = field(metadata={"static": True})
+
+
+class Flow(NamedTuple):
+    """What a step looked like, a pytree of arrays: it passes through `jit`, `scan` and `cond`."""
+
+    loss: Array
+    """Mean over the batch."""
+    loss_std: Array
+    """Over the batch; NaN for a loss of a whole batch."""
+    sites: "OrderedDict[str, SiteFlow]"
+    """In the order of the forward pass: a parameter's path, `path > relu` for a nonlinearity behind
+    it, or a tag; `#2` and so on for a further one of the same name."""
+
+
+def with_updates(flow: Flow, params: Params, updates: Params) -> Flow:
+    """`flow`, with the ratio of an optimizer's updates to the parameters that they are added to.
+
+    Raises:
+      ValueError: if a parameter has no update, or one of another shape.
+    """
+    weights, steps = (dict(tree.flatten_with_paths(x)) for x in (params, updates))
+    for path, weight in weights.items():
+        if path not in steps or jnp.shape(steps[path]) != jnp.shape(weight):
+            got = jnp.shape(steps[path]) if path in steps else "nothing"
+            raise ValueError(f"with_updates: {path!r} is {jnp.shape(weight)}, its update is {got}")
+
+    def told(site: SiteFlow) -> SiteFlow:
+        about, turns = site.about, jnp.shape(site.weight_norm)
+        if about.path is None:
+            return site
+        above, below = (norm(x[about.path], about.sliced, turns) for x in (steps, weights))
+        return dataclasses.replace(site, update_ratio=ratio(above, below))
+
+    return flow._replace(sites=OrderedDict((name, told(site)) for name, site in flow.sites.items()))
+
+
+def norm(x: Array, sliced: tuple[bool, ...], turns: tuple[int, ...]) -> Array:
+    """`‖x‖ [turns …]`: of each slice along its first axes for loops that slice it."""
+    n_sliced = sum(sliced)
+    x = jnp.abs(x) if jnp.iscomplexobj(x) else jnp.asarray(x)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.reshape(*x.shape[:n_sliced], -1)
+    # a product of the vector with itself: its squares are not written to memory
+    norms = jnp.sqrt(jnp.einsum("...i,...i->...", x, x))
+    sizes = iter(norms.shape)
+    return jnp.broadcast_to(norms.reshape([next(sizes) if own else 1 for own in sliced]), turns)
+
+
+def ratio(above: Array, below: Array) -> Array:
+    """`above / below`; NaN where below is 0."""
+    return above / jnp.where(below == 0, jnp.nan, below)

@@ -1,0 +1,105 @@
+"""Which axes of a site's result are its units, and the result as rows of them."""
+
+from collections.abc import Mapping
+from math import prod
+from typing import NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxnets.gradients.sites import Place, Record, Site
+from jaxnets.gradients.uses import uses
+from jaxnets.types import Array
+
+Axes: TypeAlias = Mapping[Place, tuple[int, ...]]
+"""Of each site's result, of one example or of a whole batch, which axes are units."""
+
+
+class UnitRows(NamedTuple):
+    """A site's result: some rows of it, and the extremes of all."""
+
+    rows: Array
+    """`[N, units]`"""
+    low: Array
+    """`[units]`"""
+    high: Array
+
+
+def unit_axes(record: Record, batched: bool) -> Axes:
+    """Of a product those of its parameter; elsewhere the last one.
+
+    A bias or nonlinearity has those of the product before it, if it has the same shape, but for
+    axes of length 1.
+    """
+    axes: dict[Place, tuple[int, ...]] = {}
+    last: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    for use, shapes in uses(tuple(record.sites), record.shapes):
+        site, shape = use.site, tuple(shapes[0].shape[len(use.loops) :])
+        if site.kind in ("dot", "conv"):
+            last = shape, _of_product(site, len(shape))
+            axes[site.place] = last[1]
+        elif _long(shape) == _long(last[0]):
+            axes[site.place] = _moved(last[1], last[0], shape)
+        else:
+            axes[site.place] = (len(shape) - 1,) if len(shape) > batched else ()
+    return axes
+
+
+def _long(shape: tuple[int, ...]) -> list[int]:
+    return [size for size in shape if size != 1]
+
+
+def _moved(
+    axes: tuple[int, ...], before: tuple[int, ...], after: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Where these axes are, once axes of length 1 have come or gone."""
+    if before == after:
+        return axes
+    places = [i for i, size in enumerate(after) if size != 1]
+    numbers = {axis: n for n, axis in enumerate(i for i, s in enumerate(before) if s != 1)}
+    return tuple(places[numbers[axis]] for axis in axes if axis in numbers)
+
+
+def _of_product(site: Site, ndim: int) -> tuple[int, ...]:
+    if site.kind == "conv":
+        return (site.inner.params["dimension_numbers"].out_spec[1],)
+    contracted, shared = site.inner.params["dimension_numbers"]
+    n_shared = len(shared[0])
+    n_free = (
+        len(site.inner.invars[site.operand].aval.shape) - n_shared - len(contracted[site.operand])
+    )
+    first = n_shared if site.operand == 0 else ndim - n_free
+    return (*range(n_shared), *range(first, first + n_free))
+
+
+def unit_rows(y: Array, axes: tuple[int, ...], batched: bool, count: int | None) -> UnitRows:
+    """Of a batch's `[B, …]`, in float32 at least.
+
+    Args:
+      y: all examples' results; of complex ones, absolute values.
+      axes: which are units: of `y` if `batched`, else of one example's.
+      count: how many rows to take at most, see `spread_out`; None for all.
+    """
+    axes = tuple(axis + (not batched) for axis in axes)
+    y = jnp.abs(y) if jnp.iscomplexobj(y) else y
+    y = y.astype(jnp.promote_types(y.dtype, jnp.float32))
+    y = jnp.moveaxis(y, axes, tuple(range(y.ndim - len(axes), y.ndim)))
+    units = prod(y.shape[y.ndim - len(axes) :])
+    y = y.reshape(-1, units) if y.size else jnp.zeros((1, max(units, 1)), y.dtype)
+    return UnitRows(some_of(y, count), jnp.min(y, 0), jnp.max(y, 0))
+
+
+def some_of(x: Array, count: int | None) -> Array:
+    """`count` of the first axis, or all if there are no more."""
+    return x if count is None or len(x) <= count else x[spread_out(len(x), count)]
+
+
+def spread_out(n: int, count: int) -> NDArray[np.int64]:
+    """One of each of `count` equal parts of `range(n)`, at random, but always the same.
+
+    Equal distances would meet the same positions of each example.
+    """
+    edges = np.arange(count + 1) * n // count
+    inside = np.random.default_rng(0).random(count) * np.diff(edges)
+    return edges[:-1] + inside.astype(np.int64)

@@ -1,0 +1,180 @@
+"""Which sites a flow has, what their units are, and that samples see all of a batch."""
+
+import equinox as eqx
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxnets import gradients
+from jaxnets.gradients.unit_rows import spread_out
+
+KEY = jax.random.key(0)
+X = jax.random.normal(KEY, (6, 5))
+W = jax.random.normal(jax.random.fold_in(KEY, 1), (5, 4))
+
+
+def names(function):
+    seen = jax.eval_shape(gradients.flow(lambda w, x: jnp.sum(function(x @ w))), W, X)
+    return list(seen.sites)
+
+
+@jax.jit
+def gated(h):
+    return jnp.tanh(h) * h**2
+
+
+@pytest.mark.parametrize(
+    ("function", "kinds"),
+    [
+        (lambda h: jnp.maximum(h, 0), ["relu"]),
+        (lambda h: jnp.maximum(0.0, h), ["relu"]),
+        (lambda h: lax.max(h, 0.0), ["relu"]),
+        (jax.nn.relu, ["relu"]),
+        (jax.nn.sigmoid, ["sigmoid"]),
+        (gated, ["tanh"]),
+        (jax.nn.gelu, []),
+        (jax.jit(jax.nn.gelu), []),
+        (jax.nn.silu, []),
+        (lambda h: h * jax.nn.sigmoid(h), []),
+        (jax.nn.mish, []),
+        (jax.nn.log_sigmoid, []),
+    ],
+)
+def test_nonlinearities_in_all_spellings(function, kinds):
+    assert names(function) == ["", *(f" > {kind}" for kind in kinds)]
+
+
+@pytest.mark.parametrize("norm", [linen.LayerNorm(), linen.GroupNorm(2), linen.BatchNorm(False)])
+def test_norms_of_flax_have_no_relu(norm):
+    variables = norm.init(KEY, X[:, :4])
+    others = {k: v for k, v in variables.items() if k != "params"}
+
+    def loss(params, x):
+        y, _ = norm.apply({"params": params, **others}, x, mutable=["batch_stats"])
+        return jnp.mean(jnp.sum(jax.nn.relu(y) ** 3, -1))
+
+    flow = gradients.flow(loss, batched=True)(variables["params"], X[:, :4])
+    assert sorted(flow.sites) == ["bias", "bias > relu", "scale"]
+
+
+def convolved(params, x):
+    return lax.conv_general_dilated(
+        x, params["k"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@pytest.mark.parametrize("batch", [64, 256])
+def test_a_sample_sees_all_positions(batch):
+    params = {"k": jax.random.normal(KEY, (3, 3, 1, 8))}
+    x = jax.random.normal(jax.random.fold_in(KEY, 2), (batch, 28, 28, 1))
+    x = x * jnp.ones((28, 28)).at[:6].set(0).at[:, :6].set(0)[None, :, :, None]
+    result = np.asarray(convolved(params, x))
+
+    def loss(params, x):
+        return jnp.mean(convolved(params, x) ** 2)
+
+    site = gradients.flow(loss, batched=True)(params, x).sites["k"]
+    assert site.activation.max == result.max()
+    assert site.activation.min == result.min()
+    np.testing.assert_allclose(site.activation.std, result.std(), rtol=0.15)
+    assert site.differing > 0.3
+    assert site.activation_rank > 2
+    shares = np.asarray(site.activation.histogram)
+    assert abs(shares[0] - np.mean(np.abs(result) < 10**-11.5)) < 0.1
+
+
+def test_every_row_is_as_likely_to_be_seen():
+    for n, count in ((784 * 64, 256), (512, 256), (300, 256), (7, 3)):
+        at = spread_out(n, count)
+        assert len(set(at)) == count
+        assert at.min() >= 0
+        assert at.max() < n
+        assert np.abs(at - (np.arange(count) + 0.5) * n / count).max() <= n / count + 1
+    assert len(set(spread_out(784 * 64, 256) % 784)) > 180
+
+
+def test_histograms_are_of_all_units():
+    x = jnp.ones((64, 512)).at[:, :8].set(0.0)
+    flow = gradients.flow(lambda w, x: jnp.mean(x * w[None]), batched=True)(jnp.ones(512), x)
+    assert flow.sites[""].activation.histogram[0] < 0.1
+    assert flow.sites[""].dead == 0
+    assert flow.sites[""].activation.histogram.sum() == 1
+
+
+def test_units_of_a_convolution_without_a_batch_are_its_channels():
+    model = eqx.nn.Conv2d(1, 4, 3, key=KEY)
+    bias = jnp.array([-1e3, -1e3, -1e3, 1.0]).reshape(4, 1, 1)
+    model = eqx.tree_at(lambda m: m.bias, model, bias)
+    arrays, static = eqx.partition(model, eqx.is_array)
+
+    def loss(arrays, x):
+        return jnp.sum(jax.nn.relu(eqx.combine(arrays, static)(x)) ** 2)
+
+    x = jax.random.normal(KEY, (9, 1, 6, 6))
+    for sites in (
+        gradients.flow(loss)(arrays, x).sites,
+        gradients.flow(
+            lambda a, x: jnp.mean(jax.vmap(loss, (None, 0))(a, x)), batched=True
+        )(arrays, x).sites,
+    ):  # fmt: skip
+        assert all(site.units == 4 for site in sites.values())
+        assert all(site.dead == 0.75 for site in sites.values())
+
+
+def test_a_recurrent_kernel_is_no_stack_though_as_long_as_the_sequence():
+    params = {"h": 0.1 * jax.random.normal(KEY, (6, 6))}
+
+    def loss(params, xs):
+        turn = lambda h, x: (jnp.tanh(h @ (params["h"] * 2.0) + x), None)  # noqa: E731
+        return jnp.sum(lax.scan(turn, jnp.zeros(6), xs)[0])
+
+    flow = gradients.flow(loss)(params, jax.random.normal(KEY, (4, 6, 6)))
+    (site,) = [s for s in flow.sites.values() if s.about.path == "h"]
+    norm = jnp.linalg.norm(params["h"])
+    np.testing.assert_allclose(site.weight_norm, np.full(6, norm), rtol=1e-6)
+    told = gradients.with_updates(flow, params, jax.tree.map(lambda p: 0.1 * p, params))
+    np.testing.assert_allclose(told.sites["h"].update_ratio, np.full(6, 0.1), rtol=1e-5)
+
+
+def test_layers_outside_time_have_their_own_norms():
+    stack = {"w": jnp.stack([jnp.eye(4), 10 * jnp.eye(4)])}
+
+    def loss(stack, xs):
+        def layer(xs, w):
+            turn = lambda h, x: (jnp.tanh(h @ w + x),) * 2  # noqa: E731
+            return lax.scan(turn, jnp.zeros(4), xs)[1], None
+
+        return jnp.sum(lax.scan(layer, xs, stack["w"])[0])
+
+    flow = gradients.flow(loss)(stack, jax.random.normal(KEY, (5, 3, 4)))
+    site = flow.sites["w"]
+    np.testing.assert_allclose(site.weight_norm, [[2.0] * 3, [20.0] * 3])
+    gradient = jax.grad(
+        lambda s, x: jnp.mean(jax.vmap(loss, (None, 0))(s, x))
+    )(stack, jax.random.normal(KEY, (5, 3, 4)))  # fmt: skip
+    want = np.linalg.norm(np.asarray(gradient["w"]).reshape(2, -1), axis=1)
+    np.testing.assert_allclose(site.gradient_norm[:, 0], want, rtol=1e-5)
+
+
+def test_a_tag_named_as_a_parameter_has_no_weights():
+    def loss(params, x):
+        return jnp.sum(gradients.tag("a", x @ params["a"]) ** 2)
+
+    flow = gradients.flow(loss)({"a": W}, X)
+    told = gradients.with_updates(flow, {"a": W}, {"a": 0.1 * W})
+    assert np.isnan(told.sites["a#2"].update_ratio)
+    np.testing.assert_allclose(told.sites["a"].update_ratio, 0.1, rtol=1e-6)
+
+
+def test_large_and_small_values_neither_overflow_nor_vanish():
+    for size in (5e37, 1e-25):
+        x = jnp.broadcast_to(size * jnp.array([1.0, 2.0, 3.0]), (64, 3))
+        flow = gradients.flow(lambda w, x: jnp.sum(w * x))(jnp.ones(3), x)
+        site = flow.sites[""]
+        np.testing.assert_allclose(site.activation.mean, 2 * size, rtol=1e-6)
+        np.testing.assert_allclose(site.activation.std, size * (2 / 3) ** 0.5, rtol=1e-5)
+    flow = gradients.flow(lambda w, x: 1e-25 * jnp.sum(w * x))(jnp.ones(5), X)
+    np.testing.assert_allclose(flow.sites[""].error_norm, 1e-25 * 5**0.5, rtol=1e-5)
