@@ -170,6 +170,8 @@ def test_tables_rank_by_mean_and_say_how_sure():
     assert [row.number for row in rows] == [2, 0, 1]
     assert selection.best(rows) == selection.Row(2, {"rate": 3}, 1.5, 0.5, (1.0, 2.0))
     assert math.isnan(selection.rank(configs, [1.0, 2.0, 3.0])[0].standard_error)
+    diverged = selection.rank(configs, [[np.inf, 1.0], [np.inf, -np.inf], [2.0, 2.0]])
+    assert [row.number for row in diverged] == [2, 0, 1]
     with pytest.raises(ValueError, match="best: no configuration has a finite score"):
         selection.best(rows[2:])
 
@@ -191,6 +193,10 @@ def test_a_comparison_is_paired_and_corrected():
         (lambda: selection.repeated(selection.kfold, 0), "repeats must be at least 1, got 0"),
         (lambda: selection.stacked([]), "at least one fold"),
         (lambda: selection.draw({"a": selection.LogUniform(0, 1)}, 1, seed=0), "draw: a is no"),
+        (
+            lambda: selection.draw({"a": selection.Choice([(8,), (8, 8)])}, 1, seed=0),
+            "draw: a must be a choice of numbers",
+        ),
         (lambda: selection.rungs(9, 4, 3), "least <= most"),
         (lambda: selection.brackets(9, eta=1), "eta >= 2"),
         (lambda: selection.rank([{}], [1.0, 2.0]), r"rank: scores must be \[1\]"),

@@ -8,6 +8,7 @@ from jaxnets.train.selection.folds import (
     stacked,
     stratified_kfold,
 )
+from jaxnets.train.selection.optuna_search import optuna_search
 from jaxnets.train.selection.results import Comparison, Row, best, compare, rank
 from jaxnets.train.selection.search import (
     Choice,
@@ -47,6 +48,7 @@ __all__ = [
     "halve",
     "kfold",
     "nested",
+    "optuna_search",
     "rank",
     "repeated",
     "rungs",

@@ -1,7 +1,7 @@
 """What was found, as a table: rankings with their errors, and two configurations compared."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,11 +50,24 @@ def rank(configs: Sequence[Mapping[str, Any]], scores: ArrayLike) -> list[Row]:
             f"rank: scores must be [{len(configs)}] or [{len(configs)}, folds], "
             f"got shape {np.shape(scores)}"
         )
-    folds = values.shape[1]
-    rows = []
-    for index, (config, row) in enumerate(zip(configs, values, strict=True)):
-        error = float(np.std(row, ddof=1)) / math.sqrt(folds) if folds > 1 else math.nan
-        rows.append(Row(index, config, float(np.mean(row)), error, tuple(row.tolist())))
+    return sorted_rows(
+        row(index, config, scores.tolist())
+        for index, (config, scores) in enumerate(zip(configs, values, strict=True))
+    )
+
+
+def row(number: int, config: Mapping[str, Any], scores: Sequence[float]) -> Row:
+    """One configuration's, of `[folds]` scores; of none, mean and error are NaN."""
+    folds = len(scores)
+    # of runs that diverged: infinities less infinities
+    with np.errstate(invalid="ignore"):
+        error = float(np.std(scores, ddof=1)) / math.sqrt(folds) if folds > 1 else math.nan
+        mean = float(np.mean(scores)) if folds else math.nan
+    return Row(number, config, mean, error, tuple(scores))
+
+
+def sorted_rows(rows: Iterable[Row]) -> list[Row]:
+    """From best to worst by mean; what is not finite comes last."""
     return sorted(rows, key=lambda row: row.mean if math.isfinite(row.mean) else math.inf)
 
 
