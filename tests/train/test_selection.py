@@ -113,6 +113,19 @@ def test_nested_cross_validation_is_written_out():
     np.testing.assert_allclose(found.optimism, np.mean(found.scores) - inside)
 
 
+def test_a_nested_search_is_compiled_once_for_each_shape():
+    traced = []
+
+    def counted(member, part, held_out):
+        traced.append(len(part["y"]))
+        return ridge(member, part, held_out)
+
+    outer = selection.kfold(20, 5)
+    data = {name: leaf[:20] for name, leaf in DATA.items()}
+    selection.nested(counted, GRID, outer, lambda indices: selection.kfold(16, 4), data)
+    assert traced == [12, 16]
+
+
 def test_draws_are_of_their_distributions():
     space = {
         "rate": selection.LogUniform(1e-4, 1.0),
