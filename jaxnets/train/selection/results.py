@@ -109,3 +109,40 @@ def compare(first: ArrayLike, second: ArrayLike, *, held_out_share: float) -> Co
     mean = float(np.mean(differences))
     t = mean / error if error else math.copysign(math.inf, mean) if mean else 0.0
     return Comparison(mean, error, t)
+
+
+def described(config: Mapping[str, Any]) -> str:
+    """`learning_rate 0.01, l2 0.0001`: a configuration in a line, without its seed."""
+    return ", ".join(f"{name} {_plain(v)}" for name, v in config.items() if name != "seed")
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def markdown(rows: Sequence[Row], *, most: int | None = None) -> str:
+    """A table in Markdown: a line for each row, its configuration, mean and standard error.
+
+    The mean is written to two digits of its error (four digits where it has none). Columns are
+    the names of all configurations, in the order in which they come first.
+
+    Args:
+      rows: as `rank` returns them.
+      most: so many of them; by default all.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row.config))
+    header = ["number", *names, "mean", "standard error"]
+    lines = [header, ["---"] * len(header)]
+    for row in rows[:most]:
+        settings = [_plain(row.config[name]) if name in row.config else "" for name in names]
+        lines.append([str(row.number), *settings, *_measured(row)])
+    cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def _measured(row: Row) -> tuple[str, str]:
+    error = row.standard_error
+    if not (math.isfinite(error) and error > 0 and math.isfinite(row.mean)):
+        return f"{row.mean:.4g}", f"{error:.2g}" if math.isfinite(error) else ""
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{row.mean:.{digits}f}", f"{error:.{digits}f}"
