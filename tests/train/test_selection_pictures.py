@@ -56,6 +56,7 @@ def test_without_a_space_axes_go_by_the_values(tmp_path):
     assert [axis.get_xlabel() for axis in figure.axes] == ["rate", "units", "kind"]
     assert [axis.get_xscale() for axis in figure.axes] == ["log", "linear", "linear"]
     assert ticks(figure.axes[2]) == ["a", "b"]
+    pictures.plot_search(ROWS[:3]).savefig(tmp_path / "none_failed.png")
     failed = selection.rank(CONFIGS, [np.nan] * 4)
     pictures.plot_search(failed).savefig(tmp_path / "picture.png")
 
@@ -88,6 +89,8 @@ def test_halving_is_a_line_for_each_as_far_as_it_went(tmp_path):
     assert crosses.get_xdata().tolist() == [1]
     assert (left.get_xscale(), ticks(left), ticks(right)) == ("log", ["1", "3", "9"], ["1", "3"])
     figure.savefig(tmp_path / "picture.png")
+    done = found[0]._replace(scores=tuple((0.5,) * len(tried) for tried in found[0].tried))
+    pictures.plot_halving([done], plans[:1]).savefig(tmp_path / "none_failed.png")
 
 
 def test_a_table_has_as_many_digits_as_its_errors_bear():

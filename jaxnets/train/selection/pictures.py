@@ -49,6 +49,8 @@ def _require(function: str, rows: Sequence[Any], of: str = "row") -> None:
 
 def _crosses(axis: Any, at: Sequence[Any]) -> None:
     """Failures, above what is on the axes whatever its scale."""
+    if not len(at):  # nothing drawn outside of axes has no extent, and upsets the layout
+        return
     axis.plot(
         at, np.full(len(at), _ABOVE), "x", color=_VERMILLION, markersize=5, clip_on=False,
         transform=axis.get_xaxis_transform(),
