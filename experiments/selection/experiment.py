@@ -13,7 +13,8 @@ from experiments.flags import filled, require_batch, require_positive, require_s
 from experiments.run import Run, append_metrics, open_run
 from experiments.selection import cost, task
 from experiments.selection.estimates import Estimated, estimate, make_fit
-from experiments.selection.report import Results, print_results, write_report
+from experiments.selection.judging import Results
+from experiments.selection.report import print_results, write_report
 from experiments.selection.searches import (
     HELD_OUT_PARTS,
     Amount,

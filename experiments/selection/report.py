@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.claims.verdict import CONFIDENCE, Arm, Comparison, Judged, effect_text, judge
+from experiments.claims.verdict import CONFIDENCE, effect_text
 from experiments.data import Dataset
 from experiments.report import (
     Block,
@@ -23,91 +23,24 @@ from experiments.report import (
 from experiments.run import Run, read_config, write_text
 from experiments.selection import pictures
 from experiments.selection.cost import IN_TURN, TOGETHER, Cost
-from experiments.selection.estimates import FOLDS, Estimated
+from experiments.selection.estimates import FOLDS
+from experiments.selection.judging import (
+    BASELINE,
+    MARGIN_ERROR,
+    MARGIN_LOSS,
+    Results,
+    column,
+    compared,
+    direction,
+    gaps,
+    interval,
+    said,
+    told_apart,
+)
 from experiments.selection.searches import HELD_OUT_PARTS, Result
 from experiments.selection.task import SPACE
 from jaxnets.train.selection import described
 from jaxnets.train.selection import pictures as library
-
-BASELINE = "random"
-MARGIN_LOSS, MARGIN_ERROR = 0.01, 0.005
-"""The smallest differences that count, in nats and as a share of wrong predictions."""
-
-
-class Results(NamedTuple):
-    """All that was measured."""
-
-    seeds: list[int]
-    estimated: list[Estimated]
-    """Of each seed."""
-    searched: list[dict[str, Result]]
-    """Of each seed, by search."""
-    costs: dict[str, Cost]
-
-
-def gaps(results: Results) -> dict[str, NDArray[np.float64]]:
-    """Estimates less the true loss of what cross-validation chose, `[seeds]` each."""
-    true = np.array([e.truth for e in results.estimated])
-    return {
-        "the best of cross-validation": np.array([e.rows[0].mean for e in results.estimated])
-        - true,
-        "nested cross-validation": np.array([e.nested.mean for e in results.estimated]) - true,
-    }
-
-
-def column(results: Results, field: str) -> dict[str, NDArray[np.float64]]:
-    """A number of each search's results, `[seeds]`."""
-    return {
-        name: np.array([getattr(found[name], field) for found in results.searched], np.float64)
-        for name in results.searched[0]
-    }
-
-
-def compared(results: Results, field: str, margin: float) -> dict[str, Judged]:
-    """Each search beside the random one, by seed: less is better."""
-    values = column(results, field)
-    return {
-        name: judge(
-            Comparison(
-                f"{name} beside {BASELINE}", field,
-                Arm(name, values[name]), Arm(BASELINE, values[BASELINE]), "less", margin,
-            )
-        )
-        for name in values
-        if name != BASELINE
-    }  # fmt: skip
-
-
-def said(judged: Judged) -> str:
-    """A comparison with the random search in words; worse is judged as better is, mirrored."""
-    if judged.as_claimed:
-        return "better"
-    c = judged.comparison
-    if judge(c._replace(expected="more")).as_claimed:
-        return "worse"
-    if -c.margin <= judged.low and judged.high <= c.margin:
-        return f"no different by {c.margin:g} or more"
-    return "undecided"
-
-
-def _interval(values: NDArray[np.float64]) -> Judged:
-    zero = np.zeros(len(values))
-    return judge(Comparison("", "", Arm("", values), Arm("", zero), "more", 0.0))
-
-
-def _direction(judged: Judged) -> str:
-    """Whether an estimate is off, by its interval."""
-    if judged.low > 0:
-        return "too high"
-    return "too low" if judged.high < 0 else "undecided"
-
-
-def told_apart(results: Results) -> int:
-    """Of how many seeds the best two of cross-validation differ, at 5 %."""
-    from scipy.stats import t
-
-    limit = float(t.ppf(0.975, FOLDS - 1))
-    return sum(abs(e.two.t) > limit for e in results.estimated)
 
 
 def _summary(results: Results) -> str:
@@ -117,8 +50,8 @@ def _summary(results: Results) -> str:
     for name, each in judged.items():
         words.setdefault(said(each), []).append(name)
     searches = "; ".join(f"{word}: {', '.join(names)}" for word, names in words.items())
-    off = {name: _interval(values) for name, values in gaps(results).items()}
-    estimates = "; ".join(f"{name} {j.effect:+.3f} ({_direction(j)})" for name, j in off.items())
+    off = {name: interval(values) for name, values in gaps(results).items()}
+    estimates = "; ".join(f"{name} {j.effect:+.3f} ({direction(j)})" for name, j in off.items())
     best = results.costs[f"{FOLDS} folds"]
     return (
         f"At equal cost, over {len(results.seeds)} seeds and beside random search (test loss "
@@ -227,21 +160,21 @@ def _nested(run: Run, results: Results) -> Section:
     )
     rows: list[tuple[Any, ...]] = []
     for name, values in found.items():
-        judged = _interval(values)
+        judged = interval(values)
         rows.append(
-            (f"{name}, less the truth", effect_text(judged), _direction(judged),
+            (f"{name}, less the truth", effect_text(judged), direction(judged),
              f"{values.std(ddof=1):.3f}")
         )  # fmt: skip
     for name, values in {
         "nested less the best, on the same folds: what choosing makes too good": whole - best,
         "optimism, as nested reports it": optimism,
     }.items():
-        judged = _interval(values)
+        judged = interval(values)
         word = "above 0" if judged.low > 0 else "below 0" if judged.high < 0 else "undecided"
         rows.append((name, effect_text(judged), word, f"{values.std(ddof=1):.3f}"))
     # a difference to the least is never negative, so there is nothing to decide
     rows.append(("true loss of the chosen, less that of the best of the grid",
-                 effect_text(_interval(cost)), "–", f"{cost.std(ddof=1):.3f}"))  # fmt: skip
+                 effect_text(interval(cost)), "–", f"{cost.std(ddof=1):.3f}"))  # fmt: skip
     table = Table(
         ("nats", f"mean ({CONFIDENCE:.0%} interval)", "by the interval", "deviation over seeds"),
         rows,

@@ -9,7 +9,7 @@ import pytest
 from experiments import cli
 from experiments.benchmarks import timing
 from experiments.data import load
-from experiments.selection import report, searches, task
+from experiments.selection import judging, searches, task
 from experiments.selection.experiment import Amounts, Config, settle
 from experiments.selection.searches import Chosen, Result
 from jaxnets import models
@@ -129,7 +129,7 @@ def results(test_losses):
 
     columns = zip(*test_losses.values(), strict=True)
     searched = [dict(zip(test_losses, map(result, row), strict=True)) for row in columns]
-    return report.Results([], [], searched, {})
+    return judging.Results([], [], searched, {})
 
 
 def test_differences_are_called_better_only_where_the_seeds_decide():
@@ -142,8 +142,8 @@ def test_differences_are_called_better_only_where_the_seeds_decide():
             "same": [0.301, 0.321, 0.279, 0.31],
         }
     )
-    judged = report.compared(found, "test_loss", 0.01)
-    assert {name: report.said(each) for name, each in judged.items()} == {
+    judged = judging.compared(found, "test_loss", 0.01)
+    assert {name: judging.said(each) for name, each in judged.items()} == {
         "better": "better",
         "worse": "worse",
         "scattered": "undecided",

@@ -120,8 +120,17 @@ def test_a_generator_is_stopped_by_the_pruner_and_where_it_diverges():
     assert {t.params["x"] for t in pruned} <= set(stopped)
     assert all(row.scores == () for row in rows if row.number in {t.number for t in pruned})
     diverged = [t for t in study.trials if t.params["x"] > 0.95]
+    assert {t.params["x"] for t in diverged} <= set(stopped)
     assert diverged
     assert all(t.value == math.inf and len(t.intermediate_values) == 2 for t in diverged)
+
+
+def test_any_iterator_gives_scores_step_by_step(study):
+    space = {"x": selection.Uniform(0, 1)}
+    rows = selection.optuna_search(lambda c: map(float, [3, 2, c["x"]]), space, 8, study=study)
+    for row in rows:
+        assert row.scores in ((), (row.config["x"],))
+    assert list(study.trials[0].intermediate_values.values())[:2] == [3.0, 2.0]
 
 
 def xs(rows):

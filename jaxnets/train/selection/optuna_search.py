@@ -93,20 +93,27 @@ def _try(optuna: Any, study: Any, trial: Any, scored: Any) -> None:
     values: list[float] | None = None
     for step, part in enumerate(parts):
         values = np.asarray(part, np.float64).ravel().tolist()
-        if not np.all(np.isfinite(values)):
+        if not values or not np.all(np.isfinite(values)):
             break
         if staged:
             trial.report(float(np.mean(values)), step)
             if trial.should_prune():
-                scored.close()
+                _close(scored)
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 return
+    _close(scored)
     if not values:
         raise ValueError("optuna_search: score must give at least one value, got none")
     trial.set_user_attr(_SCORES, values)
     mean = float(np.mean(values))
     # Optuna leaves out what failed; told the worst, the sampler learns to keep away
     study.tell(trial, mean if math.isfinite(mean) else math.inf)
+
+
+def _close(scored: Any) -> None:
+    """A generator that is not run to its end: what it holds is let go of now."""
+    if hasattr(scored, "close"):
+        scored.close()
 
 
 def _scores(trial: Any) -> list[float]:
