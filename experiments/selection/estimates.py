@@ -33,16 +33,10 @@ class Estimated(NamedTuple):
     nested: selection.Nested
     true_losses: NDArray[np.float64]
     """On untouched data, of each configuration of the grid trained on the whole development set."""
-
-    @property
-    def truth(self) -> float:
-        """Of the configuration that cross-validation chose."""
-        return float(self.true_losses[self.rows[0].number])
-
-    @property
-    def least(self) -> float:
-        """Of the configuration that would have been the right one to choose."""
-        return float(np.nanmin(self.true_losses))
+    truth: float
+    """Of them, that of the configuration that cross-validation chose."""
+    least: float
+    """The least of them: what the right choice would have come to."""
 
 
 def make_fit(task: Task, epochs: int) -> Fit:
@@ -75,10 +69,13 @@ def estimate(
     def inner(indices: NDArray[np.int64]) -> list[selection.Fold]:
         return selection.stratified_kfold(y[indices], FOLDS, seed=seed)
 
-    _, true = advance(task, members, begun(task, members), data, drawn.test, epochs=epochs)
+    _, found = advance(task, members, begun(task, members), data, drawn.test, epochs=epochs)
+    true = np.asarray(found, np.float64)
     return Estimated(
         rows,
         selection.compare(rows[0].scores, rows[1].scores, held_out_share=1 / FOLDS),
         selection.nested(fit, members, folds, inner, data),
-        np.asarray(true, np.float64),
+        true,
+        float(true[rows[0].number]),
+        float(np.nanmin(true)),
     )

@@ -24,10 +24,10 @@ class Amount(NamedTuple):
     most: int
     """Epochs of a configuration."""
 
-    @property
-    def configurations(self) -> int:
-        """That are trained to the end, of the grid, the random search and Optuna's."""
-        return int(np.prod([len(values) for values in self.grid.values()]))
+
+def configurations(amount: Amount) -> int:
+    """As many are trained to the end by the grid, the random search and Optuna's."""
+    return int(np.prod([len(values) for values in amount.grid.values()]))
 
 
 class Problem(NamedTuple):
@@ -116,7 +116,7 @@ def _drawn(problem: Problem, n: int, *more: int) -> train.Member:
 
 def random_search(problem: Problem) -> Chosen:
     """As many draws as the grid has configurations."""
-    return _best(problem, _drawn(problem, problem.amount.configurations))
+    return _best(problem, _drawn(problem, configurations(problem.amount)))
 
 
 def _halved(
@@ -154,14 +154,14 @@ def _chosen(
 def successive_halving(problem: Problem) -> Chosen:
     """Many draws with one epoch each, the best third of them with three, and so on."""
     amount = problem.amount
-    plan = halving_plan(amount.configurations * amount.most, amount.most)
+    plan = halving_plan(configurations(amount) * amount.most, amount.most)
     return _chosen([_halved(problem, plan, _drawn(problem, plan[0].configurations))], [plan])
 
 
 def hyperband(problem: Problem) -> Chosen:
     """Halvings from many configurations with little to few with all, each with draws of its own."""
     amount = problem.amount
-    plans = hyperband_plans(amount.configurations * amount.most, amount.most)
+    plans = hyperband_plans(configurations(amount) * amount.most, amount.most)
     found = [
         _halved(problem, plan, _drawn(problem, plan[0].configurations, 1 + bracket))
         for bracket, plan in enumerate(plans)
@@ -171,7 +171,7 @@ def hyperband(problem: Problem) -> Chosen:
 
 def optunas(problem: Problem) -> Chosen:
     """Optuna's default, a tree-structured Parzen estimator: one after the other."""
-    p, n = problem, problem.amount.configurations
+    p, n = problem, configurations(problem.amount)
     trained: list[Params] = []
 
     def score(config: Mapping[str, float]) -> float:

@@ -82,8 +82,8 @@ class Nested(NamedTuple):
     """Of `scores`: an estimate of the whole procedure, choosing included, that nothing was chosen
     by."""
     optimism: float
-    """By how much the inner estimates are better: `mean` minus theirs. Their nets see fewer examples,
-    which may outweigh what choosing adds: it can be below 0."""
+    """By how much the inner estimates are better: `mean` minus theirs. Their nets see fewer
+    examples, which may outweigh what choosing adds: it can be below 0."""
 
 
 def nested(
