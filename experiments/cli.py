@@ -72,6 +72,10 @@ REGISTRY: dict[str, Experiment] = {
         "experiments.retrieval.experiment",
         "pictures found by captions they were not trained on, and captions by pictures",
     ),
+    "selection": Experiment(
+        "experiments.selection.experiment",
+        "cross-validation and its optimism, and five searches at equal cost",
+    ),
     "sentiment": Experiment(
         "experiments.sentiment.experiment",
         "whether a film review praises or blames, and by which words",

@@ -113,6 +113,19 @@ def test_nested_cross_validation_is_written_out():
     np.testing.assert_allclose(found.optimism, np.mean(found.scores) - inside)
 
 
+def test_a_nested_search_is_compiled_once_for_each_shape():
+    traced = []
+
+    def counted(member, part, held_out):
+        traced.append(len(part["y"]))
+        return ridge(member, part, held_out)
+
+    outer = selection.kfold(20, 5)
+    data = {name: leaf[:20] for name, leaf in DATA.items()}
+    selection.nested(counted, GRID, outer, lambda indices: selection.kfold(16, 4), data)
+    assert traced == [12, 16]
+
+
 def test_draws_are_of_their_distributions():
     space = {
         "rate": selection.LogUniform(1e-4, 1.0),
@@ -170,6 +183,8 @@ def test_tables_rank_by_mean_and_say_how_sure():
     assert [row.number for row in rows] == [2, 0, 1]
     assert selection.best(rows) == selection.Row(2, {"rate": 3}, 1.5, 0.5, (1.0, 2.0))
     assert math.isnan(selection.rank(configs, [1.0, 2.0, 3.0])[0].standard_error)
+    diverged = selection.rank(configs, [[np.inf, 1.0], [np.inf, -np.inf], [2.0, 2.0]])
+    assert [row.number for row in diverged] == [2, 0, 1]
     with pytest.raises(ValueError, match="best: no configuration has a finite score"):
         selection.best(rows[2:])
 
@@ -191,6 +206,10 @@ def test_a_comparison_is_paired_and_corrected():
         (lambda: selection.repeated(selection.kfold, 0), "repeats must be at least 1, got 0"),
         (lambda: selection.stacked([]), "at least one fold"),
         (lambda: selection.draw({"a": selection.LogUniform(0, 1)}, 1, seed=0), "draw: a is no"),
+        (
+            lambda: selection.draw({"a": selection.Choice([(8,), (8, 8)])}, 1, seed=0),
+            "draw: a must be a choice of numbers",
+        ),
         (lambda: selection.rungs(9, 4, 3), "least <= most"),
         (lambda: selection.brackets(9, eta=1), "eta >= 2"),
         (lambda: selection.rank([{}], [1.0, 2.0]), r"rank: scores must be \[1\]"),

@@ -8,7 +8,16 @@ from jaxnets.train.selection.folds import (
     stacked,
     stratified_kfold,
 )
-from jaxnets.train.selection.results import Comparison, Row, best, compare, rank
+from jaxnets.train.selection.optuna_search import optuna_search
+from jaxnets.train.selection.results import (
+    Comparison,
+    Row,
+    best,
+    compare,
+    described,
+    markdown,
+    rank,
+)
 from jaxnets.train.selection.search import (
     Choice,
     Halving,
@@ -43,10 +52,13 @@ __all__ = [
     "compare",
     "cost",
     "cross_validate",
+    "described",
     "draw",
     "halve",
     "kfold",
+    "markdown",
     "nested",
+    "optuna_search",
     "rank",
     "repeated",
     "rungs",

@@ -1,7 +1,7 @@
 """What was found, as a table: rankings with their errors, and two configurations compared."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,11 +50,24 @@ def rank(configs: Sequence[Mapping[str, Any]], scores: ArrayLike) -> list[Row]:
             f"rank: scores must be [{len(configs)}] or [{len(configs)}, folds], "
             f"got shape {np.shape(scores)}"
         )
-    folds = values.shape[1]
-    rows = []
-    for index, (config, row) in enumerate(zip(configs, values, strict=True)):
-        error = float(np.std(row, ddof=1)) / math.sqrt(folds) if folds > 1 else math.nan
-        rows.append(Row(index, config, float(np.mean(row)), error, tuple(row.tolist())))
+    return sorted_rows(
+        row(index, config, scores.tolist())
+        for index, (config, scores) in enumerate(zip(configs, values, strict=True))
+    )
+
+
+def row(number: int, config: Mapping[str, Any], scores: Sequence[float]) -> Row:
+    """One configuration's, of `[folds]` scores; of none, mean and error are NaN."""
+    folds = len(scores)
+    # of runs that diverged: infinities less infinities
+    with np.errstate(invalid="ignore"):
+        error = float(np.std(scores, ddof=1)) / math.sqrt(folds) if folds > 1 else math.nan
+        mean = float(np.mean(scores)) if folds else math.nan
+    return Row(number, config, mean, error, tuple(scores))
+
+
+def sorted_rows(rows: Iterable[Row]) -> list[Row]:
+    """From best to worst by mean; what is not finite comes last."""
     return sorted(rows, key=lambda row: row.mean if math.isfinite(row.mean) else math.inf)
 
 
@@ -96,3 +109,40 @@ def compare(first: ArrayLike, second: ArrayLike, *, held_out_share: float) -> Co
     mean = float(np.mean(differences))
     t = mean / error if error else math.copysign(math.inf, mean) if mean else 0.0
     return Comparison(mean, error, t)
+
+
+def described(config: Mapping[str, Any]) -> str:
+    """`learning_rate 0.01, l2 0.0001`: a configuration in a line, without its seed."""
+    return ", ".join(f"{name} {_plain(v)}" for name, v in config.items() if name != "seed")
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def markdown(rows: Sequence[Row], *, most: int | None = None) -> str:
+    """A table in Markdown: a line for each row, its configuration, mean and standard error.
+
+    The mean is written to two digits of its error (four digits where it has none). Columns are
+    the names of all configurations, in the order in which they come first.
+
+    Args:
+      rows: as `rank` returns them.
+      most: so many of them; by default all.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row.config))
+    header = ["number", *names, "mean", "standard error"]
+    lines = [header, ["---"] * len(header)]
+    for row in rows[:most]:
+        settings = [_plain(row.config[name]) if name in row.config else "" for name in names]
+        lines.append([str(row.number), *settings, *_measured(row)])
+    cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def _measured(row: Row) -> tuple[str, str]:
+    error = row.standard_error
+    if not (math.isfinite(error) and error > 0 and math.isfinite(row.mean)):
+        return f"{row.mean:.4g}", f"{error:.2g}" if math.isfinite(error) else ""
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{row.mean:.{digits}f}", f"{error:.{digits}f}"

@@ -30,32 +30,56 @@ class LogUniform(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """One of these numbers, each as likely."""
+    """One of these values, each as likely; to be drawn (`draw`), they must be numbers."""
 
-    values: Sequence[float]
+    values: Sequence[Any]
 
 
 Distribution: TypeAlias = Uniform | LogUniform | Choice
+
+
+def require_space(function: str, space: Mapping[str, Distribution]) -> None:
+    """Raise `ValueError`, naming `function`, for bounds out of order or nothing to choose from."""
+    for name, distribution in space.items():
+        match distribution:
+            case Choice(values) if len(values):
+                pass
+            case LogUniform(low, high) if 0 < low <= high < math.inf:
+                pass
+            case Uniform(low, high) if -math.inf < low <= high < math.inf:
+                pass
+            case _:
+                raise ValueError(f"{function}: {name} is no distribution, got {distribution}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it can be a hyper-parameter of a population: a number, NumPy's or JAX's included."""
+    return isinstance(value, int | float | np.number | np.bool_ | jax.Array)
 
 
 def draw(space: Mapping[str, Distribution], n: int, *, seed: int) -> dict[str, NDArray[Any]]:
     """`n` configurations drawn independently: `{name: [n]}`, for `train.paired`.
 
     Raises:
-      ValueError: naming what has bounds out of order, or nothing to choose from.
+      ValueError: naming what has bounds out of order, nothing to choose from, or a choice that is
+        no number.
     """
+    require_space("draw", space)
     rng = np.random.default_rng(seed)
     drawn = {}
     for name, distribution in space.items():
         match distribution:
-            case Choice(values) if len(values):
+            case Choice(values):
+                if not all(map(is_number, values)):
+                    raise ValueError(
+                        f"draw: {name} must be a choice of numbers, got {list(values)}; "
+                        "optuna_search takes others"
+                    )
                 drawn[name] = rng.choice(np.asarray(values), n)
-            case LogUniform(low, high) if 0 < low <= high < math.inf:
+            case LogUniform(low, high):
                 drawn[name] = np.exp(rng.uniform(math.log(low), math.log(high), n))
-            case Uniform(low, high) if -math.inf < low <= high < math.inf:
+            case Uniform(low, high):
                 drawn[name] = rng.uniform(low, high, n)
-            case _:
-                raise ValueError(f"draw: {name} is no distribution, got {distribution}")
     return drawn
 
 

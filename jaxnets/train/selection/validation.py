@@ -1,6 +1,7 @@
 """Cross-validation of a whole population in one program, plain and nested."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +26,8 @@ def cross_validate(
     Args:
       fit: `fit(member, train, held_out) -> [examples of held_out]`: trains on the one part and
         returns each example's score on the other, smaller being better (a loss, or whether it was
-        wrong). With `train.epoch(..., order=key)` members share each fold's batches.
+        wrong). With `train.epoch(..., order=key)` members share each fold's batches. The same
+        function, handed in again with data of the same shapes, is not compiled again.
       grid: from `train.members` or `train.paired`.
       folds: from `kfold`, `stratified_kfold` or `repeated`. Where their sizes differ they are cut
         and filled up as `stacked` says; what fills up does not count.
@@ -41,7 +43,14 @@ def cross_validate(
     if largest >= n:
         raise ValueError(f"cross_validate: folds have index {largest}, data {n} examples")
 
-    def on_fold(fold: StackedFolds, grid: Member, data: PyTree) -> Array:
+    return np.asarray(_scores(fit, parts, grid, data, chunk)).T
+
+
+@partial(jax.jit, static_argnames=("fit", "chunk"))
+def _scores(fit: Fit, parts: StackedFolds, grid: Member, data: PyTree, chunk: int | None) -> Array:
+    """`[folds, members]`; compiled once for a `fit` and its shapes, as of nested searches."""
+
+    def on_fold(fold: StackedFolds) -> Array:
         train = jax.tree.map(lambda leaf: jnp.asarray(leaf)[fold.train], data)
         held_out = jax.tree.map(lambda leaf: jnp.asarray(leaf)[fold.held_out], data)
 
@@ -58,8 +67,8 @@ def cross_validate(
         scores: Array = population(score, chunk=chunk)(grid, train, held_out)
         return scores
 
-    program = jax.jit(jax.vmap(on_fold, (0, None, None)))
-    return np.asarray(program(parts, grid, data)).T
+    scored: Array = jax.vmap(on_fold)(parts)
+    return scored
 
 
 class Nested(NamedTuple):
@@ -73,7 +82,8 @@ class Nested(NamedTuple):
     """Of `scores`: an estimate of the whole procedure, choosing included, that nothing was chosen
     by."""
     optimism: float
-    """By how much the inner estimates are better: `mean` minus theirs."""
+    """By how much the inner estimates are better: `mean` minus theirs. Their nets see fewer
+    examples, which may outweigh what choosing adds: it can be below 0."""
 
 
 def nested(
