@@ -62,8 +62,8 @@ def value_and_grad_flow(
       has_aux: whether `loss` returns `(scalar, aux)`.
       rank_rows: of how many examples and positions the effective ranks are; 0 for none.
       rows: of how many examples and positions means, spreads, histograms and saturated units are,
-        at most; each is drawn from an equal part of the batch, always the same. Extremes, dead units
-        and norms are of all. None takes all, and longer.
+        at most; each is drawn from an equal part of the batch, always the same. Extremes, dead
+        units and norms are of all. None takes all, and longer.
 
     Returns:
       `f(params, *batch) -> (value, gradient, flow)`, where `value` is `(value, aux)` with
