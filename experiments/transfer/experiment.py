@@ -137,6 +137,9 @@ def _methods(config: Config, amounts: Amounts, base: Base) -> dict[str, Learn]:
         learn["frozen, all levels"] = lambda chosen, seed: methods.frozen(
             base, chosen, seed, levels=True
         )
+        learn["frozen, chosen"] = lambda chosen, seed: methods.frozen(
+            base, chosen, seed, levels=None
+        )
     learn["fine-tuned"] = methods.make_fine_tuning(base, amounts.steps, config.learning_rate)
     learn["LoRA"] = methods.make_lora(base, amounts.steps, config.lora_rate)
     return learn

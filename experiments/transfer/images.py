@@ -24,10 +24,14 @@ LARGE = 64
 
 
 def pool_of(data: Dataset, train_images: int, test_images: int, seed: int = 0) -> Dataset:
-    """Some of the images, as many of each class as there are by chance."""
+    """Some of the images, as many of each class as there are by chance.
+
+    Of the test images those at the end of the order: with those at its beginning in view it was
+    decided which features to offer.
+    """
     rng = np.random.default_rng(seed)
     known = rng.permutation(len(data.train_y))[:train_images]
-    test = rng.permutation(len(data.test_y))[:test_images]
+    test = rng.permutation(len(data.test_y))[-test_images:]
     return data._replace(
         train_x=data.train_x[known], train_y=data.train_y[known],
         test_x=data.test_x[test], test_y=data.test_y[test],

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,13 +57,21 @@ def _no_wider_than_long(z: Floats) -> tuple[Floats, Callable[[Floats], Floats]]:
     return (turned * roots).astype(np.float32), lambda kernel: z.T @ (turned / roots @ kernel)
 
 
-def probe(x: Floats, y: NDArray[np.int32], n_classes: int, seed: int) -> Params:
-    """The head of logistic regression on standardized features, to be used on them as they are."""
+class Head(NamedTuple):
+    """A linear head, and which share of labels that were held out for the choice it had right."""
+
+    params: Params
+    score: float
+    """NaN where there were too few to hold some out."""
+
+
+def probe(x: Floats, y: NDArray[np.int32], n_classes: int, seed: int) -> Head:
+    """Logistic regression on standardized features; the head is for them as they are."""
     mean = x.mean(0, dtype=np.float64)
     # what hardly varies among few examples must not be blown up
     deviation = np.sqrt(x.var(0, dtype=np.float64) + 1e-4)
     z, back = _no_wider_than_long((x - mean) / deviation)
-    strength = STRENGTHS[len(STRENGTHS) // 2]
+    strength, score = STRENGTHS[len(STRENGTHS) // 2], float("nan")
     if len(y) >= FEWEST:
         order = np.random.default_rng(seed).permutation(len(y))
         held, known = np.split(order, [len(y) // 5])
@@ -71,20 +79,29 @@ def probe(x: Floats, y: NDArray[np.int32], n_classes: int, seed: int) -> Params:
             _correct(_solve(z[known], y[known], n_classes, jnp.float32(c)), z[held], y[held])
             for c in STRENGTHS
         ]
-        strength = STRENGTHS[int(np.argmax(scores))]
+        strength, score = STRENGTHS[int(np.argmax(scores))], max(scores)
     solved = _solve(z, y, n_classes, jnp.float32(strength))
     kernel = back(np.asarray(solved["kernel"])) / deviation[:, None]
     bias = np.asarray(solved["bias"]) - mean @ kernel
-    return {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)}
+    params = {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)}
+    return Head(params, score)
 
 
-def frozen(base: Base, chosen: Indices, seed: int, *, levels: bool) -> float:
-    """Logistic regression on what the base's own head sees, or on all of its depths."""
-    known, test = (base.train.levels, base.test.levels) if levels else (None, None)
-    if known is None or test is None:
-        known, test = base.train.last, base.test.last
-    head = probe(known[chosen], base.train_y[chosen], len(base.classes), seed)
-    return _correct(head, test, base.test_y)
+def frozen(base: Base, chosen: Indices, seed: int, *, levels: bool | None) -> float:
+    """Logistic regression on what the base's own head sees, or on all of its depths.
+
+    With `levels` None the labels held out choose, all depths where they are too few or equal.
+    """
+    parts = {False: (base.train.last, base.test.last)}
+    if base.train.levels is not None and base.test.levels is not None:
+        parts[True] = (base.train.levels, base.test.levels)
+    heads = {
+        part: probe(known[chosen], base.train_y[chosen], len(base.classes), seed)
+        for part, (known, _) in parts.items()
+        if levels in (None, part)
+    }
+    best = max(heads, key=lambda part: (np.nan_to_num(heads[part].score), part))
+    return _correct(heads[best].params, parts[best][1], base.test_y)
 
 
 def _take(below: Any, indices: Indices) -> Any:
@@ -146,7 +163,7 @@ def make_fine_tuning(base: Base, steps: int, rate: float) -> Tune:
         return base.logits(train.merge_params(trained, fixed), below)
 
     def tune(chosen: Indices, seed: int) -> float:
-        head = probe(base.train.last[chosen], base.train_y[chosen], len(base.classes), seed)
+        head = probe(base.train.last[chosen], base.train_y[chosen], len(base.classes), seed).params
         trained, fixed = train.split_params(base.params | {"classifier": head}, base.tuned)
         # given up to the first step: not the base's own
         trained = jax.tree.map(jnp.copy, trained)
@@ -179,7 +196,7 @@ def make_lora(base: Base, steps: int, rate: float) -> Tune:
         return base.logits(train.merge_lora(whole, both["adapters"]), below)
 
     def tune(chosen: Indices, seed: int) -> float:
-        head = probe(base.train.last[chosen], base.train_y[chosen], len(base.classes), seed)
+        head = probe(base.train.last[chosen], base.train_y[chosen], len(base.classes), seed).params
         key = jax.random.key(seed)
         fixed = with_head(base.params, head)
         adapters = train.init_lora(key, fixed, base.adapted, RANK)
