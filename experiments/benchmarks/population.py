@@ -4,6 +4,7 @@ Run it alone on the machine: `python -m experiments.benchmarks.population --help
 digits MLP (64-32-10, batches of 32, Adam); a run is a scan over its steps, compiled once.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -40,6 +41,8 @@ class Config:
     """examples per step"""
     chunk: int = 16
     """members at a time, of the form in chunks"""
+    devices: int = os.cpu_count() or 1
+    """CPU devices, of the form over devices; the others use the first, with all its threads"""
     rounds: int = 9
     """counted rounds"""
 
@@ -92,7 +95,9 @@ def contenders(config: Config) -> dict[str, Callable[[], int]]:
             jax.block_until_ready(alone(member, data))
         return steps
 
-    def together(run: Callable[..., Any], chunk: int | None) -> Callable[[], int]:
+    def together(
+        run: Callable[..., Any], chunk: int | None = None, grid: train.Member = grid
+    ) -> Callable[[], int]:
         program = jax.jit(train.population(run, chunk=chunk)).lower(grid, data).compile()
 
         def go() -> int:
@@ -103,9 +108,12 @@ def contenders(config: Config) -> dict[str, Callable[[], int]]:
 
     return {
         BASELINE: in_turn,
-        "population, shared batches": together(shared, None),
+        "population, shared batches": together(shared),
+        f"shared batches, over {config.devices} devices": together(
+            shared, grid=train.over_devices(grid)
+        ),
         f"shared batches, {config.chunk} at a time": together(shared, config.chunk),
-        "population, own batches": together(own, None),
+        "population, own batches": together(own),
     }
 
 
@@ -123,10 +131,13 @@ def main(config: Config) -> None:
     """Print a table: microseconds for each step of one member, and speeds.
 
     Raises:
-      UsageError: for an amount below 1.
+      UsageError: for an amount below 1, or devices that do not divide the members.
     """
-    names = ("seeds", "rates", "epochs", "batch_size", "chunk")
+    names = ("seeds", "rates", "epochs", "batch_size", "chunk", "devices")
     require_positive({name: getattr(config, name) for name in names})
+    if config.seeds * config.rates % config.devices:
+        raise UsageError(f"--devices must divide the members, got {config.devices}")
+    jax.config.update("jax_num_cpu_devices", config.devices)
     print(versions())
     forms = contenders(config)
     timings = interleave(forms, rounds=config.rounds)

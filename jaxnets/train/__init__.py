@@ -24,7 +24,15 @@ from jaxnets.train.gan import GANState, gan_step, init_gan_state
 from jaxnets.train.kfac import KFACState, adaptive_kfac, kfac
 from jaxnets.train.kfac_step import kfac_blocks, kfac_step
 from jaxnets.train.lora import Adapter, init_lora, merge_lora, with_lora
-from jaxnets.train.population import Member, member, members, paired, population, table
+from jaxnets.train.population import (
+    Member,
+    member,
+    members,
+    over_devices,
+    paired,
+    population,
+    table,
+)
 from jaxnets.train.probe import Probe, linear_probe
 from jaxnets.train.run import (
     History,
@@ -91,6 +99,7 @@ __all__ = [
     "members",
     "merge_lora",
     "merge_params",
+    "over_devices",
     "paired",
     "population",
     "random_windows",

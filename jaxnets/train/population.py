@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType, NamedSharding
 
 from jaxnets.types import Array, ArrayLike, PyTree
 
@@ -98,6 +99,35 @@ def size(function: str, stacked: PyTree) -> int:
 def member(stacked: PyTree, index: ArrayLike) -> PyTree:
     """One member's part of whatever is stacked: its state, its history, its hyper-parameters."""
     return jax.tree.map(lambda leaf: leaf[index], stacked)
+
+
+def over_devices(stacked: PyTree, devices: Sequence[jax.Device] | None = None) -> PyTree:
+    """`stacked` with its members spread evenly over devices; a jitted population of it runs on all.
+
+    Members need nothing of one another, and so do their devices. On a CPU too this is faster than
+    one device with as many threads, which work on each operation together, however small:
+    `jax.config.update("jax_num_cpu_devices", cores)`, before anything is computed, makes them.
+
+    Args:
+      stacked: a `Member`, states, or whatever else has a first axis of members.
+      devices: all of `jax.devices()` if not given.
+
+    Raises:
+      ValueError: if the devices do not divide the members.
+
+    Example:
+      >>> grid = over_devices(members(range(64)))
+      >>> states = jax.jit(population(train))(grid, data)
+    """
+    among = list(jax.devices() if devices is None else devices)
+    count = size("over_devices", stacked)
+    if not among or count % len(among):
+        raise ValueError(
+            f"over_devices: members must be a multiple of the {len(among)} devices, got {count}"
+        )
+    mesh = jax.make_mesh((len(among),), ("members",), axis_types=(AxisType.Auto,), devices=among)
+    placed: PyTree = jax.device_put(stacked, NamedSharding(mesh, jax.P("members")))
+    return placed
 
 
 def population(run: Callable[..., Any], *, chunk: int | None = None) -> Callable[..., Any]:
