@@ -26,7 +26,8 @@ from jaxnets.equations import bind, is_enterable
 from jaxnets.gradients.graph import body_of
 from jaxnets.gradients.local_rules import OF_SEVERAL, RULES
 from jaxnets.gradients.rule import Rule
-from jaxnets.gradients.sites import CUSTOM, ENTERED, scanned
+from jaxnets.gradients.site_kinds import CUSTOM, ENTERED
+from jaxnets.gradients.sites import scanned
 from jaxnets.types import Array, ArrayLike, Params, PyTree
 
 

@@ -9,16 +9,17 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets import tree
-from jaxnets.equations import what_mixes_examples
-from jaxnets.gradients.graph import Input, Key
+from jaxnets.equations import programs_inside, what_mixes_examples
+from jaxnets.gradients.graph import Computed, Fixed, Input, Key, all_nodes, body_of
+from jaxnets.gradients.site_kinds import CUSTOM
 from jaxnets.gradients.sites import (
+    Loop,
     Place,
     Probe,
     Record,
     Sites,
     Watch,
     as_example,
-    hides_something,
     run,
 )
 from jaxnets.types import Array, Params, PyTree
@@ -49,7 +50,7 @@ class Program:
         """Whether both are of the same loss, perhaps for batches of other sizes."""
         if self.sites is other.sites:
             return True
-        known = not (hides_something(self.sites) or hides_something(other.sites))
+        known = not (_hides_something(self.sites) or _hides_something(other.sites))
         return known and (self.text, self.structure) == (other.text, other.structure)
 
     def __hash__(self) -> int:
@@ -207,3 +208,34 @@ def factors_of_run(traced: Traced, record: Record, saved: list[Any], errors: lis
         traced.text, tuple(record.sites), traced.paths, traced.structure, traced.examples
     )
     return Factors(traced.leaves, traced.constants, saved, errors, program)
+
+
+def _hides_something(sites: Sites) -> bool:
+    """Whether sites are made of what the text of a program does not show.
+
+    That is, constants of a program inside another, or rules for derivatives.
+    """
+    for site in sites:
+        if isinstance(site, Loop):
+            nodes = [*site.whole.values(), *site.sliced.values()]
+            if _hides_something(site.sites):
+                return True
+        else:
+            nodes = [node for node in site.operands if node is not None]
+            if site.equation is not None and _hides(site.equation):
+                return True
+        for node in all_nodes(nodes):
+            if isinstance(node, Computed) and _hides(node.equation):
+                return True
+            if isinstance(node, Fixed) and not node.printed:
+                return True
+    return False
+
+
+def _hides(equation: Any) -> bool:
+    if equation.primitive.name in CUSTOM:
+        return True
+    body = body_of(equation)
+    if body is not None and len(body.consts) > 0:
+        return True
+    return any(_hides(e) for inner in programs_inside(equation) for e in inner.eqns)

@@ -17,31 +17,18 @@ from jax import lax
 from jax.extend.core import Literal
 
 from jaxnets.convolution import convolve, geometry_of
-from jaxnets.equations import bind, is_enterable, programs_inside
+from jaxnets.equations import bind, is_enterable
 from jaxnets.gradients.activations import activations_in, holds_activation
 from jaxnets.gradients.graph import (
-    Computed,
     Fixed,
     Input,
     Key,
     Node,
-    all_nodes,
     body_of,
     compute,
     evaluate,
 )
-
-_REMAT = {"remat", "remat2", "checkpoint"}
-# calls that only group equations; `checkpoint` is one to whoever stores what the sites need
-ENTERED = {"jit", "pjit", "closed_call", "core_call"} | _REMAT
-CUSTOM = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
-
-
-# of these, the gradient of a parameter is a sum of error signals times values of the example
-_ELEMENTWISE = {
-    "add", "add_any", "clamp", "convert_element_type", "div", "dynamic_slice", "exp", "log",
-    "max", "min", "mul", "neg", "select_n", "sub",
-}  # fmt: skip
+from jaxnets.gradients.site_kinds import CUSTOM, ENTERED, REMAT, kind_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,54 +122,6 @@ def _next_tap(record: Record, shapes: Any) -> Any:
     return record.taps[len(record.sites)]
 
 
-def _row_gather(equation: Any) -> bool:
-    """Whether it takes whole rows of a matrix, as embeddings do."""
-    table, *_ = (v.aval for v in equation.invars)
-    numbers = equation.params["dimension_numbers"]
-    rows = equation.outvars[0].aval
-    return bool(
-        table.ndim == 2
-        and numbers.collapsed_slice_dims == (0,)
-        and numbers.start_index_map == (0,)
-        and not numbers.operand_batching_dims
-        and tuple(equation.params["slice_sizes"]) == (1, table.shape[1])
-        and numbers.offset_dims == (rows.ndim - 1,)
-    )
-
-
-def _plain_conv(equation: Any) -> bool:
-    return bool(equation.params["batch_group_count"] == 1)
-
-
-def _kind(equation: Any, operands: Sequence[Node | None]) -> tuple[str, Any, int]:
-    """The site's kind, the equation that has its products, and the operand with the parameter."""
-    trained = [i for i, node in enumerate(operands) if node is not None and node.trained]
-    given = [i for i, node in enumerate(operands) if node is None]
-    plain = equation.primitive.name in _ELEMENTWISE
-    other = "elementwise" if plain else "other", equation, trained[0]
-    if len(trained) != 1:
-        return other
-    (operand,) = trained
-    inner = equation
-    if equation.primitive.name in CUSTOM:
-        # a rule of its own around a single product, as that of `jaxnets.nn.conv`
-        body = body_of(equation)
-        if body is None or len(body.jaxpr.eqns) != 1:
-            return other
-        (inner,) = body.jaxpr.eqns
-        ends = list(body.jaxpr.invars), list(body.jaxpr.outvars)
-        if (list(inner.invars), list(inner.outvars)) != ends:
-            return other
-    name = inner.primitive.name
-    if name == "dot_general" and len(given) == 1:
-        return "dot", inner, operand
-    if name == "conv_general_dilated" and operand == 1 and given == [0] and _plain_conv(inner):
-        return "conv", inner, operand
-    if name == "gather" and operand == 0 and given == [1] and _row_gather(inner):
-        return "gather", inner, operand
-    return other
-
-
 def apply(equation: Any, values: Sequence[Any]) -> list[Any]:
     """`bind`, but convolutions have derivatives that are fast inside loops too."""
     geometry = geometry_of(equation)
@@ -196,7 +135,7 @@ def _meet(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
     tapped = tuple(i for i, y in enumerate(results) if _has_derivative(y))
     if not tapped:
         return results
-    kind, inner, operand = _kind(equation, operands)
+    kind, inner, operand = kind_of(equation, operands)
     given = [x for x in inputs if not isinstance(x, Node)]
     place = _next_place(record)
     asked = bool(given) and (equation.primitive.name == "add" or record.watch is not None)
@@ -388,7 +327,7 @@ def run(record: Record, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[A
             body = None
         alone = all(isinstance(x, Node) for x in operands)
         met = any(_is_trained(x) for x in operands)
-        if name in _REMAT and met and not alone:
+        if name in REMAT and met and not alone:
             record.remat = True
         kind = None
         if record.watch is not None and not alone and not met:
@@ -398,7 +337,7 @@ def run(record: Record, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[A
         keeps = bool(record.probes) or record.watch is not None
         if kind is not None:
             results = _activation(record, equation, kind, operands)
-        elif body is not None and keeps and met and not alone and name in _REMAT:
+        elif body is not None and keeps and met and not alone and name in REMAT:
             results = _again(record, equation, body, operands)
         elif body is not None and (alone or met):
             results = run(record, body.jaxpr, _constants(body), operands)
@@ -417,34 +356,3 @@ def run(record: Record, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[A
 
 def _is_trained(x: Any) -> bool:
     return isinstance(x, Node) and x.trained
-
-
-def hides_something(sites: Sites) -> bool:
-    """Whether sites are made of what the text of a program does not show.
-
-    That is, constants of a program inside another, or rules for derivatives.
-    """
-    for site in sites:
-        if isinstance(site, Loop):
-            nodes = [*site.whole.values(), *site.sliced.values()]
-            if hides_something(site.sites):
-                return True
-        else:
-            nodes = [node for node in site.operands if node is not None]
-            if site.equation is not None and _hides(site.equation):
-                return True
-        for node in all_nodes(nodes):
-            if isinstance(node, Computed) and _hides(node.equation):
-                return True
-            if isinstance(node, Fixed) and not node.printed:
-                return True
-    return False
-
-
-def _hides(equation: Any) -> bool:
-    if equation.primitive.name in CUSTOM:
-        return True
-    body = body_of(equation)
-    if body is not None and len(body.consts) > 0:
-        return True
-    return any(_hides(e) for inner in programs_inside(equation) for e in inner.eqns)
