@@ -21,7 +21,13 @@ from experiments.report import (
 )
 from experiments.run import Run, read_config, write_text
 
-EXPECTED = {"less": "less", "more": "more", "same": "no different"}
+EXPECTED = {
+    "less": "less",
+    "more": "more",
+    "same": "no different",
+    "not less": "no less",
+    "not more": "no more",
+}
 
 
 class Examined(NamedTuple):

@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike
 
 CONFIDENCE = 0.95
 
+Expected = Literal["less", "more", "same", "not less", "not more"]
+
 
 class Arm(NamedTuple):
     """One side of a comparison."""
@@ -29,11 +31,11 @@ class Comparison(NamedTuple):
     quantity: str
     treated: Arm
     control: Arm
-    expected: Literal["less", "more", "same"]
+    expected: Expected
     """What the sentence says of the treated beside the control."""
     margin: float
-    """The smallest difference that counts (for "same": the largest that does not); with `ratio` as
-    a factor above 1."""
+    """The smallest difference that counts (for "same", "not more" and "not less": the largest that
+    does not); with `ratio` as a factor above 1."""
     ratio: bool = False
     """Whether differences are factors: for quantities that are positive and span decades."""
 
@@ -66,9 +68,10 @@ def judge(comparison: Comparison) -> Judged:
     """The effect, its interval, and whether the comparison came out as claimed.
 
     A difference is as claimed if its interval excludes 0 and its mean is `margin` or more, and is
-    not if the interval excludes one of `margin`; "same" is as claimed if the whole interval lies
-    within the margin, and is not if it lies outside. Otherwise, or where a value is not finite, the
-    seeds do not decide: let a quantity that can diverge be cut off before.
+    not if the interval excludes one of `margin`. "Same" is as claimed if the whole interval lies
+    within the margin to both sides, "not more" and "not less" if it lies on the right side of the
+    margin to one; they are not if the interval lies beyond. Otherwise, or where a value is not
+    finite, the seeds do not decide: let a quantity that can diverge be cut off before.
 
     Raises:
       ValueError: for arms of different or no seeds, values that are not positive as a ratio, or a
@@ -97,14 +100,18 @@ def judge(comparison: Comparison) -> Judged:
 
 
 def _as_claimed(
-    expected: str, effect: float, low: float, high: float, margin: float
+    expected: Expected, effect: float, low: float, high: float, margin: float
 ) -> bool | None:
     if expected == "same":
         if -margin <= low and high <= margin:
             return True
         return False if low > margin or high < -margin else None
-    if expected == "less":
+    if expected in ("less", "not less"):
         effect, low, high = -effect, -high, -low
+    if expected in ("not less", "not more"):
+        if high <= margin:
+            return True
+        return False if low > margin else None
     if low > 0 and effect >= margin:
         return True
     return False if high < margin else None

@@ -62,7 +62,15 @@ CASES = {
     "same": ([0.1, -0.1, 0.0], "same", 1.0, True),
     "same, too spread to tell": ([2, -2, 0.0], "same", 1.0, None),
     "same, but is not": ([2, 2.1, 1.9], "same", 1.0, False),
+    "not more, though a little": ([0.1, 0.2, 0.15], "not more", 1.0, True),
+    "not more, but far less": ([-5, -5.1, -4.9], "not more", 1.0, True),
+    "not more, but is": ([2, 2.1, 1.9], "not more", 1.0, False),
+    "not more, too spread to tell": ([2, -2, 0.0], "not more", 1.0, None),
+    "not more, the interval across the margin": ([1, 1.2, 0.8], "not more", 1.0, None),
+    "not less, but far more": ([5, 5.1, 4.9], "not less", 1.0, True),
+    "not less, but is": ([-2, -2.1, -1.9], "not less", 1.0, False),
     "not finite": ([np.inf, 1, 1], "more", 1.0, None),
+    "not more, not finite": ([-np.inf, 1, 1], "not more", 1.0, None),
 }
 
 
@@ -70,6 +78,12 @@ CASES = {
 def test_judgement(differences, expected, margin, answer):
     judged = judge(comparison(np.array(differences), np.zeros(3), expected, margin))
     assert judged.as_claimed is answer
+
+
+def test_a_one_sided_claim_of_a_factor():
+    halved = comparison([1, 2], [2, 4], "not more", 1.5, ratio=True)
+    assert judge(halved).as_claimed is True
+    assert judge(halved._replace(expected="not less")).as_claimed is False
 
 
 def test_verdicts():
