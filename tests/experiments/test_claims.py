@@ -86,6 +86,23 @@ def test_a_one_sided_claim_of_a_factor():
     assert judge(halved._replace(expected="not less")).as_claimed is False
 
 
+def test_at_a_cap_or_floor_an_effect_is_a_bound():
+    capped = comparison([100, 110], [1000, 1000], "less", 2.0, ratio=True)
+    capped = capped._replace(control=capped.control._replace(cap=1000))
+    assert effect_text(judge(capped)) == "≤ ×0.105 (at most 0.192)"
+    assert judge(capped).as_claimed is True
+    # what is beyond the cap could be any number of times more
+    assert judge(capped._replace(expected="same")).as_claimed is False
+    assert judge(capped._replace(margin=20.0)).as_claimed is None
+    assert judge(capped._replace(expected="not less")).as_claimed is False
+    floored = comparison([5.0, 5.2], [0.0, 1.0], "not more", 9.0)
+    floored = floored._replace(control=floored.control._replace(floor=0.0))
+    assert effect_text(judge(floored)).startswith("≥ +4.6 (at least -")
+    assert judge(floored).as_claimed is None
+    both = floored._replace(treated=floored.treated._replace(floor=5.0))
+    assert effect_text(judge(both)) == "not measured: out of range"
+
+
 def test_verdicts():
     yes, no = (
         comparison([1, 1.1], [2, 2.1], where="here"),
@@ -96,6 +113,7 @@ def test_verdicts():
     assert str(verdict([no, no])) == str(verdict([no, unclear])) == "does not hold"
     assert str(verdict([unclear])) == "undecided"
     assert str(verdict([yes, no])) == "holds only here; not there"
+    assert str(verdict([yes, unclear])) == "decided in part: holds here; undecided elsewhere"
     assert str(verdict([yes, no, unclear])) == "holds only here; not there; undecided elsewhere"
 
 
