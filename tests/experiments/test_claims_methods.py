@@ -1,0 +1,25 @@
+"""What the claims measure with: each helper against a case whose answer is known."""
+
+import numpy as np
+import pytest
+
+from experiments.claims import rates
+
+
+def test_a_seeds_rate_is_the_best_of_the_other_seeds():
+    scores = np.array([[9, 1, 8, 8, 9], [9, 8, 2, 4, 9], [9, 8, 4, 2, 9]], float)
+    # of seeds 1 and 2 the third and fourth tie; of 0 and 2 it is the second: 1 · 8 < 8 · 2
+    assert rates.best_of_others(np.arange(5), scores).tolist() == [2, 1, 1]
+    assert rates.at_best(np.arange(5), scores).tolist() == [8, 8, 8]
+
+
+def test_a_best_rate_at_the_end_of_its_grid_is_an_error():
+    falling = np.array([[8.0, 4.0, 2.0, 1.0]] * 2)
+    with pytest.raises(ValueError, match=r"highest rate of the grid, 0\.3, is its best"):
+        rates.best_of_others([0.0, 0.1, 0.2, 0.3], falling)
+    with pytest.raises(ValueError, match="the least rate"):
+        rates.best_of_others([0.0, 0.1, 0.2, 0.3], falling[:, ::-1])
+    with pytest.raises(ValueError, match="needs neighbours on both sides, got 2"):
+        rates.require_inside([1, 2], [1, 2])
+    # where no rate gets there, none is at fault
+    assert rates.best_of_others(np.arange(4), np.full((2, 4), 7.0)).tolist() == [1, 1]
