@@ -190,21 +190,6 @@ def test_a_sweep_is_seeds_by_settings():
     np.testing.assert_allclose(found, each, rtol=1e-6)
 
 
-def test_steps_down_a_bowl_are_those_of_its_recursion():
-    config = momentum.Config(ravine_steps=50)
-    x = np.sqrt(np.logspace(0, -1, 20)) ** -1 * np.asarray(
-        jax.random.normal(jax.random.key(3), (20,))
-    )
-    curvatures, target = np.logspace(0, -1, 20), None
-    velocity, steps = np.zeros(20), 0
-    target = 1e-4 * np.sum(curvatures * x**2) / 2
-    while np.sum(curvatures * x**2) / 2 > target:
-        velocity = 0.5 * velocity + curvatures * x
-        x, steps = x - 0.5 * velocity, steps + 1
-    got = momentum._ravine(config, 10.0, jax.random.key(3), jnp.array(0.5), jnp.array(0.5))
-    assert got == steps
-
-
 def test_the_critical_batch_is_that_of_the_law():
     sizes = (4, 16, 64, 256)
     steps = 30 * (1 + 50 / np.asarray(sizes))
@@ -293,7 +278,7 @@ FEW = {
     "double_descent": {"examples": 20, "ratios": (0.5, 1.0, 2.0)},
     "modes": {"widths": (4, 8), "steps": 20, "curve_steps": 10},
     "selection": {"repetitions": 10, "searches": 4, "fit_steps": 5, "unit": 1},
-    "momentum": {"ravine_steps": 20, "plateau_steps": 20, "net_steps": 10, "rates": 2},
+    "momentum": {"bowl_steps": 20, "bowl_rates": 1, "net_steps": 10, "net_rates": 1},
 }
 
 

@@ -1,9 +1,11 @@
 """What the claims measure with: each helper against a case whose answer is known."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.claims import rates
+from experiments.claims import momentum, rates
 
 
 def test_a_seeds_rate_is_the_best_of_the_other_seeds():
@@ -23,3 +25,28 @@ def test_a_best_rate_at_the_end_of_its_grid_is_an_error():
         rates.require_inside([1, 2], [1, 2])
     # where no rate gets there, none is at fault
     assert rates.best_of_others(np.arange(4), np.full((2, 4), 7.0)).tolist() == [1, 1]
+
+
+def test_a_loss_that_rises_again_has_not_settled():
+    values = jnp.array([3.0, 1.0, jnp.nan, 1.0, 0.5])
+    assert momentum.settled(values, 1.0) == 4
+    assert momentum.settled(values, 3.0) == 4
+    assert momentum.settled(values, 0.1) == 6
+    assert momentum.settled(values[:2], 9.0) == 1
+
+
+def test_steps_down_a_bowl_are_those_of_its_recursion():
+    key = jax.random.key(3)
+    top_key, start_key = jax.random.split(key)
+    top = float(jax.random.uniform(top_key, minval=0.5, maxval=1.0))
+    curvatures = top * np.logspace(0, -1, 20)
+    x = np.asarray(jax.random.normal(start_key, (20,))) / np.sqrt(curvatures)
+    losses, velocity = [np.sum(curvatures * x**2) / 2], np.zeros(20)
+    for _ in range(200):
+        velocity = 0.5 * velocity + curvatures * x
+        x = x - 0.5 * velocity
+        losses.append(np.sum(curvatures * x**2) / 2)
+    wanted = 1 + np.flatnonzero(np.array(losses) > 1e-4 * losses[0])[-1]
+    config = momentum.Config(bowl_steps=200)
+    assert wanted < 200
+    assert momentum._ravine(config, 10.0, jnp.array(0.5), key, jnp.array(0.5)) == wanted
