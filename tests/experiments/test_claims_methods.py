@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.claims import momentum, rates
+from experiments.claims import bptt, momentum, rates
 
 
 def test_a_seeds_rate_is_the_best_of_the_other_seeds():
@@ -50,3 +50,22 @@ def test_steps_down_a_bowl_are_those_of_its_recursion():
     config = momentum.Config(bowl_steps=200)
     assert wanted < 200
     assert momentum._ravine(config, 10.0, jnp.array(0.5), key, jnp.array(0.5)) == wanted
+
+
+def test_the_error_goes_back_as_far_as_the_horizon():
+    params = bptt.init_net(jax.random.key(0), 4)
+    x_key, noise_key = jax.random.split(jax.random.key(1))
+    x, noise = jax.random.normal(x_key, (2, 64)), jax.random.normal(noise_key, (7, 2, 64))
+
+    def slope(lag, horizon):
+        def total(x, noise):
+            return jnp.sum(bptt.logits_after(params, x, noise, lag, horizon))
+
+        of_digit, of_noise = jax.grad(total, (0, 1))(x, noise)
+        return np.any(of_digit != 0), np.flatnonzero(np.any(of_noise != 0, (1, 2))).tolist()
+
+    assert slope(2, 2) == (False, [5, 6])
+    assert slope(2, 3) == (True, [5, 6])
+    # before the digit too, so that a longer horizon is another computation
+    assert slope(2, 5) == (True, [2, 3, 5, 6])
+    assert slope(2, 7) == (True, [0, 1, 2, 3, 5, 6])
