@@ -51,3 +51,18 @@ def require_inside(rates: ArrayLike, scores: ArrayLike) -> None:
             raise ValueError(
                 f"the {side} rate of the grid, {rates[end]:.3g}, is its best one: widen the grid"
             )
+
+
+def require_within(rates: ArrayLike, found: ArrayLike) -> None:
+    """Refuse what was found at an end of its grid, such as a highest rate that still works.
+
+    Raises:
+      ValueError: naming what lies at an end.
+    """
+    rates, found = np.asarray(rates), np.asarray(found)
+    outside = (found <= rates[0]) | (found >= rates[-1])
+    if np.any(outside):
+        raise ValueError(
+            f"found at an end of the grid from {rates[0]:.3g} to {rates[-1]:.3g}: "
+            f"{', '.join(f'{rate:.3g}' for rate in found[outside])}; widen it"
+        )

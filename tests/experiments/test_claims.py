@@ -265,8 +265,14 @@ def test_flags():
 
 
 FEW = {
-    "learning_rate": {"steps": 20, "per_decade": 1, "range_steps": 20},
-    "adaptive": {"sparse_steps": 20, "relearn_steps": 150, "net_steps": 20, "per_decade": 1},
+    "learning_rate": {
+        "steps": 20,
+        "per_decade": 1,
+        "off": 1,
+        "top_per_decade": 1,
+        "range_steps": 20,
+    },
+    "adaptive": {"sparse_steps": 20, "task_steps": 150, "net_steps": 20, "per_decade": 1},
     "initialization": {"depths": (2, 10), "trained_depths": (2,), "rates": (0.1,), "steps": 10},
     "vanishing": {"depth": 10, "rates": (0.1,), "steps": 10},
     "dying_relu": {"rates": (0.001, 0.1), "steps": 10},
@@ -276,13 +282,14 @@ FEW = {
     "overfitting": {"steps": 40, "records": 4, "l1": (0.001,), "l2": (0.01, 1.0)},
     "batch_norm": {"per_decade": 1, "steps": 20, "records": 4},
     "double_descent": {"examples": 20, "ratios": (0.5, 1.0, 2.0)},
+    "plateaus": {"examples": 20, "steps": 10, "products": 8},
     "modes": {"widths": (4, 8), "steps": 20, "curve_steps": 10},
     "selection": {"repetitions": 10, "searches": 4, "fit_steps": 5, "unit": 1},
     "momentum": {"bowl_steps": 20, "bowl_rates": 1, "net_steps": 10, "net_rates": 1},
 }
 
 
-SHORTEST = {"bptt", "double_descent", "modes"}
+SHORTEST = {"bptt", "double_descent", "modes", "plateaus"}
 
 
 def test_every_claim_has_a_short_form():
@@ -300,7 +307,8 @@ def test_every_claim_has_a_short_form():
 )
 def test_a_claim_has_a_verdict_for_every_sentence(name, monkeypatch):
     # in so few steps, any rate may be the best
-    monkeypatch.setattr(rates, "require_inside", lambda *of_grid: None)
+    for check in ("require_inside", "require_within"):
+        monkeypatch.setattr(rates, check, lambda *of_grid: None)
     module = importlib.import_module(registry.CLAIMS[name])
     settings = dataclasses.replace(module.QUICK, **FEW[name])
     outcome = module.examine(settings, jax.random.split(jax.random.key(0), 2))

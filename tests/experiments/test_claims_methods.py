@@ -5,7 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.claims import bptt, momentum, rates
+from experiments.claims import (
+    adaptive,
+    bptt,
+    learning_rate,
+    modes,
+    momentum,
+    plateaus,
+    rates,
+    relearning,
+    scheduled,
+    selection,
+    sparse,
+)
+from experiments.claims.training import digits, error_rate, highest, rates_around
+from jaxnets import nn, optim
 
 
 def test_a_seeds_rate_is_the_best_of_the_other_seeds():
@@ -69,3 +83,98 @@ def test_the_error_goes_back_as_far_as_the_horizon():
     # before the digit too, so that a longer horizon is another computation
     assert slope(2, 5) == (True, [2, 3, 5, 6])
     assert slope(2, 7) == (True, [0, 1, 2, 3, 5, 6])
+
+
+def test_a_rate_so_much_higher_has_to_be_in_the_grid():
+    assert learning_rate.shifted(np.array([2, 3]), -2, 5).tolist() == [0, 1]
+    with pytest.raises(ValueError, match=r"rate \+2 from \[2, 3\] is outside of the 5"):
+        learning_rate.shifted(np.array([2, 3]), 2, 5)
+
+
+def test_the_highest_rate_is_the_last_at_which_the_loss_is_low():
+    losses = np.array([[0.5, 0.9, 2.0, 0.1, 3.0], [2.0, 2.0, 2.0, 2.0, 2.0]])
+    grid = jnp.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    found = highest(grid, losses, below=1.0)
+    assert found.tolist() == [4.0, 1.0]
+    rates.require_within(grid, found[:1])
+    # which the least rate may stand for, where none is low enough
+    with pytest.raises(ValueError, match=r"at an end of the grid from 1 to 5: 1; widen"):
+        rates.require_within(grid, found)
+
+
+def test_a_net_stands_still_where_it_is_flattest_before_it_learns():
+    losses = np.array([[2.3, 2.3, 2.2, 1.0, 2.1], [1.0, 1.0, 1.0, 1.0, 1.0]])
+    slopes = np.array([[0.5, 0.1, 0.4, 2.0, 0.01], [0.5, 0.1, 0.1, 0.1, 0.1]])
+    assert plateaus.still_at(losses, slopes, 2.0).tolist() == [1, 0]
+
+
+def test_a_barrier_is_above_the_line_between_the_ends():
+    losses = np.array([[0.0, 2.0, 2.0], [0.0, 0.0, 1.0]])
+    np.testing.assert_allclose(modes._barrier(losses), [1.0, modes.LEAST])
+
+
+def test_the_largest_difference_is_that_of_one_parameter():
+    a = {"w": jnp.array([1.0, -3.0]), "b": jnp.array([0.0])}
+    b = {"w": jnp.array([1.5, 1.0]), "b": jnp.array([2.0])}
+    assert adaptive.largest_difference(a, b) == 4.0
+
+
+@pytest.mark.thorough
+def test_the_sparse_problem_has_its_optimum_and_its_rotation():
+    found = sparse.problem()
+    assert found.x.shape == (1437, 64 * 17)
+    np.testing.assert_array_equal(found.x.sum(1), 64)
+    kernel = jnp.asarray(found.kernel, jnp.float32)
+    np.testing.assert_allclose(sparse.distances(kernel), 0.0, atol=1e-6)
+    np.testing.assert_allclose(sparse.distances(jnp.zeros_like(kernel)), 1.0)
+    # a rotation keeps lengths and angles
+    few = found.x[:20], found.rotated[:20]
+    np.testing.assert_allclose(few[0] @ few[0].T, few[1] @ few[1].T, atol=1e-3)
+
+
+def test_a_loss_above_its_least_is_0_for_who_knows_the_shares():
+    labels = jnp.array([0, 3])
+    shares = 0.7 * jax.nn.one_hot(labels, 10) + 0.03
+    np.testing.assert_allclose(scheduled.above_least(jnp.log(shares), labels, 0.3), 0, atol=1e-6)
+    logits = jnp.arange(20.0).reshape(2, 10)
+    wanted = -jax.nn.log_softmax(logits)[jnp.arange(2), labels]
+    np.testing.assert_allclose(scheduled.above_least(logits, labels, 0.0), wanted, rtol=1e-6)
+
+
+def test_rates_are_at_equal_factors():
+    np.testing.assert_allclose(rates_around(0.01, 10.0, 1), [0.01, 0.1, 1.0, 10.0], rtol=1e-5)
+
+
+def test_the_steps_of_sgd_keep_their_scale(monkeypatch):
+    monkeypatch.setitem(relearning.OPTIMIZERS, "SGD", (optim.sgd, (1e-3, 0.1)))
+    monkeypatch.setattr(rates, "require_inside", lambda *of_grid: None)
+    config = adaptive.Config(task_steps=110, width=4, batch_size=8, per_decade=1)
+    course = relearning.tasks(config, "SGD", 2, 0.0, jax.random.split(jax.random.key(0)))
+    np.testing.assert_allclose(course.scales, np.ones((2, 22)), rtol=1e-4)
+    # a new order of the pixels is a new task
+    assert np.all(course.losses[:, 11] > course.losses[:, 10])
+    assert np.all((course.steps >= 10) & (course.steps <= 120))
+
+
+@pytest.mark.thorough
+def test_estimates_by_folds_are_those_of_a_loop():
+    config = selection.Config(examples=20, folds=5, repetitions=1, fit_steps=3)
+    key = jax.random.key(0)
+    single, crossed = selection._estimates(config, key)
+    rows_key, fit_key = jax.random.split(jax.random.split(key, 1)[0])
+    data = digits()
+    rows = np.asarray(jax.random.permutation(rows_key, len(data.train["y"]))[:20])
+    few = {name: leaf[rows] for name, leaf in data.train.items()}
+
+    def error(inside, judged):
+        params = selection._regression(config, fit_key, inside)
+        return float(error_rate(nn.dense(params, judged["x"]), judged["y"]))
+
+    errors = []
+    for fold in range(5):
+        held = np.arange(20) // 4 == fold
+        parts = ({name: leaf[which] for name, leaf in few.items()} for which in (~held, held))
+        errors.append(error(*parts))
+    truth = error(few, data.test)
+    np.testing.assert_allclose(single, [errors[0] - truth], atol=1e-6)
+    np.testing.assert_allclose(crossed, [np.mean(errors) - truth], atol=1e-6)
