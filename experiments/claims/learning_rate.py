@@ -224,7 +224,7 @@ def _picture(
         draw_lines(right, rates, errors, x_label=x_label, y_label="%", log_x=True, log_y=True)
         for rate in suggested:
             left.axvline(rate, color="#888888", linestyle=":", linewidth=1)
-        right.legend(loc="lower right")
+        right.legend(loc="upper left")
     return Seen(
         figure,
         f"After {config.steps} steps, by rate (of schedules, the highest). Dotted: what the range "
