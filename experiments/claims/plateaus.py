@@ -26,7 +26,7 @@ LEAST = 1e-6
 class Config:
     """A deep sigmoid net, whose loss stands at ln 10 before it falls."""
 
-    layers: int = 3
+    layers: int = 5
     width: int = 32
     examples: int = 360
     rate: float = 1.0
@@ -73,7 +73,10 @@ def examine(config: Config, keys: Key) -> Outcome:
             f"least before the loss is first below {config.left:g} nats (that of who knows nothing "
             f"is 2.3). Curvature: the lowest eigenvalue of the Hessian there, by {config.products} "
             "products in Lanczos's process, as a share of the highest; in a minimum it is not "
-            "negative. The margin of all is a factor of 3."
+            "negative. The margin of all is a factor of 3. After a first run with three layers, "
+            "which stood still for 20 steps only, there are five; and slopes are compared with "
+            "that where the loss is first below half of ln 10, since the greatest one was that of "
+            "a moment of instability."
         ),
         tested=[
             Tested(
@@ -82,7 +85,7 @@ def examine(config: Config, keys: Key) -> Outcome:
                     than(
                         "norm of the gradient",
                         there(slopes[seeds, still]),
-                        Arm("the greatest after", _greatest_after(slopes, still)),
+                        Arm("halfway down", slopes[seeds, halfway(losses)]),
                         "less",
                     )
                 ],
@@ -129,8 +132,13 @@ def still_at(losses: np.ndarray, slopes: np.ndarray, left: float) -> np.ndarray:
     return np.asarray(np.argmin(np.where(before, slopes, np.inf), 1))
 
 
-def _greatest_after(slopes: np.ndarray, still: np.ndarray) -> np.ndarray:
-    return np.array([of_seed[at:].max() for of_seed, at in zip(slopes, still, strict=True)])
+def halfway(losses: np.ndarray) -> np.ndarray:
+    """`[seeds]`: the look at which the loss is first below half of ln 10; the last if it never is.
+
+    A greatest slope would be that of some moment of instability.
+    """
+    below = losses < np.log(10) / 2
+    return np.asarray(np.where(below.any(1), np.argmax(below, 1), losses.shape[1] - 1))
 
 
 def _shape(config: Config) -> models.MLPConfig:

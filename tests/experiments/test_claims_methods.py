@@ -106,6 +106,7 @@ def test_a_net_stands_still_where_it_is_flattest_before_it_learns():
     losses = np.array([[2.3, 2.3, 2.2, 1.0, 2.1], [1.0, 1.0, 1.0, 1.0, 1.0]])
     slopes = np.array([[0.5, 0.1, 0.4, 2.0, 0.01], [0.5, 0.1, 0.1, 0.1, 0.1]])
     assert plateaus.still_at(losses, slopes, 2.0).tolist() == [1, 0]
+    assert plateaus.halfway(np.array([[2.0, 1.1, 1.5], [2.0, 2.0, 2.0]])).tolist() == [1, 2]
 
 
 def test_a_barrier_is_above_the_line_between_the_ends():
