@@ -10,8 +10,9 @@ from jax import lax
 
 from experiments import plots
 from experiments.claims.claim import Outcome, Seen, Tested
+from experiments.claims.rates import best_of_others
 from experiments.claims.training import Batch, cross_entropy, digits, error_rate, fit
-from experiments.claims.verdict import Arm, Comparison
+from experiments.claims.verdict import Arm, Comparison, Expected
 from jaxnets import nn, optim
 from jaxnets.types import Array, Key, Params
 
@@ -26,18 +27,27 @@ class Config:
 
     lags: tuple[int, ...] = (1, 3, 7, 15, 31)
     """Steps of noise between the digit and the answer."""
-    horizons: tuple[int, ...] = (2, 4, 8, 16, 32)
+    before: int = 8
+    """Of noise before the digit, at the longest lag; the more, the shorter the lag."""
+    horizons: tuple[int, ...] = (2, 4, 8, 16, 32, 40)
     """Steps that the error is carried back through, the last one among them."""
     features: int = 32
-    rates: tuple[float, ...] = (0.003, 0.01)
-    """Tried for each lag, horizon and seed, with Adam."""
+    rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1)
+    """Tried for each lag and horizon, with Adam."""
     steps: int = 1000
     batch_size: int = 32
 
 
 FULL = Config()
 # a lag of 15 is not learned in so few steps, even by the whole of backpropagation
-QUICK = Config(lags=(1, 3, 7), horizons=(2, 4, 8), features=16, rates=(0.01,), steps=250)
+QUICK = Config(
+    lags=(1, 3, 7),
+    before=4,
+    horizons=(2, 4, 8, 12),
+    features=16,
+    rates=(0.003, 0.01, 0.03, 0.1),
+    steps=250,
+)
 
 
 def examine(config: Config, keys: Key) -> Outcome:
@@ -49,13 +59,15 @@ def examine(config: Config, keys: Key) -> Outcome:
         found: np.ndarray = accuracies[:, config.lags.index(lag), horizons.index(horizon)]
         return found
 
-    def compare(lag: int, treated: int, control: int, expected: str, margin: float) -> Comparison:
+    def compare(
+        lag: int, treated: int, control: int, expected: Expected, margin: float
+    ) -> Comparison:
         return Comparison(
             f"with lag {lag}, horizon {treated} against {control}",
             "test accuracy",
             Arm(f"horizon {treated}", at(lag, treated)),
             Arm(f"horizon {control}", at(lag, control)),
-            expected,  # type: ignore[arg-type]
+            expected,
             margin,
         )
 
@@ -64,12 +76,17 @@ def examine(config: Config, keys: Key) -> Outcome:
     enough = {lag: min((h for h in horizons if h > lag), default=None) for lag in config.lags}
     return Outcome(
         setting=(
-            f"A GRU of {config.features} units reads one of scikit-learn's digits, all pixels in "
-            "one step, then `lag` steps of normal noise, drawn anew for each batch, and its last "
-            "state is classified. The error is carried back through `horizon` steps, so that it "
-            "gets to the digit if horizon is above lag; what is before them stays as it is drawn. "
-            f"Adam, {config.steps} steps of {config.batch_size} examples, at the rate of the least "
-            f"training loss of {', '.join(f'{r:g}' for r in config.rates)}."
+            f"A GRU of {config.features} units reads {max(config.lags) + config.before + 1} "
+            "steps: one of scikit-learn's digits, all pixels at once, `lag` steps before the last, "
+            "and normal noise, drawn anew for each batch, in all others; the state goes through "
+            "all of them, and the last one is classified. The error is carried back through the "
+            f"last `horizon` steps, so that it gets to the digit if horizon is above lag. A "
+            f"horizon of {full} is longer than every dependency here: it goes on through noise "
+            "before the digit, which a horizon just longer than the lag does not. "
+            f"Adam, {config.steps} steps of {config.batch_size} examples, at the rate of "
+            f"{', '.join(f'{r:g}' for r in config.rates)} with the least training loss for the "
+            "other seeds (0.1 was added after a first run, whose best was 0.03, at its end); "
+            "accuracy on 360 digits that nothing is chosen by."
         ),
         tested=[
             Tested(
@@ -83,20 +100,20 @@ def examine(config: Config, keys: Key) -> Outcome:
             Tested(
                 "A horizon just longer than the dependency learns it as well as a longer one.",
                 [
-                    compare(lag, h, full, "same", 0.05)
+                    compare(lag, h, full, "not less", 0.05)
                     for lag, h in enough.items()
-                    if h is not None and h != full
+                    if h is not None and h < full
                 ],
             ),
             Tested(
-                "Beyond the horizon nothing is learned: accuracy is at chance.",
+                "Beyond the horizon nothing is learned: accuracy is no better than chance.",
                 [
                     Comparison(
                         f"with lag {lag}, horizon {h}",
                         "test accuracy",
                         Arm(f"horizon {h}", at(lag, h)),
                         Arm("chance", np.full(len(keys), 1 / CLASSES)),
-                        "same",
+                        "not more",
                         0.1,
                     )
                     for lag, h in short.items()
@@ -128,12 +145,14 @@ def logits_after(
 ) -> Array:
     """`[n, classes]` of the last state, whose derivative goes back through `horizon` steps.
 
+    The state is carried from the first step on, through noise before the digit and after it.
+
     Args:
       params: of `init_net`.
       x: `[n, 64]`, shown `lag` steps before the end.
-      noise: `[steps, n, 64]`, of which the last `lag` are read; `steps` is above `lag`.
+      noise: `[steps, n, 64]`, read wherever the digit is not; `steps` is above `lag`.
       lag: may be traced.
-      horizon: may be traced; from `lag + 1` on it cuts nothing off.
+      horizon: may be traced; from `steps` on it cuts nothing off.
     """
     steps = len(noise)
     first = steps - 1 - lag
@@ -141,8 +160,6 @@ def logits_after(
     def step(h: Array, sliced: tuple[Array, Array]) -> tuple[Array, None]:
         t, drawn = sliced
         h = jnp.where(t == steps - horizon, lax.stop_gradient(h), h)
-        # the state before the digit is zero, whatever the lag, so that one program serves all
-        h = jnp.where(t <= first, 0.0, h)
         seen = jnp.where(t == first, x, drawn)
         return nn.gru_cell(params["cell"], h, seen), None
 
@@ -154,7 +171,7 @@ def logits_after(
 def _accuracies(config: Config, keys: Key) -> np.ndarray:
     """`[seeds, lags, horizons]`."""
     data = digits()
-    length = max(config.lags) + 1
+    length = config.before + max(config.lags) + 1
 
     def logits(params: Params, x: Array, key: Key, lag: Array, horizon: Array) -> Array:
         noise = jax.random.normal(key, (length, *x.shape))
@@ -178,11 +195,14 @@ def _accuracies(config: Config, keys: Key) -> np.ndarray:
     of_horizons = jax.vmap(of_rates, (None, None, 0, None))
     of_lags = jax.vmap(of_horizons, (None, 0, None, None))
     of_seeds = jax.jit(jax.vmap(of_lags, (0, None, None, None)))
-    losses, accuracies = of_seeds(
-        keys, jnp.asarray(config.lags), jnp.asarray(config.horizons), jnp.asarray(config.rates)
-    )
-    best = np.argmin(np.nan_to_num(np.asarray(losses), nan=np.inf), -1)
-    found: np.ndarray = np.take_along_axis(np.asarray(accuracies), best[..., None], -1)[..., 0]
+    axes = map(jnp.asarray, (config.lags, config.horizons, config.rates))
+    losses, accuracies = map(np.asarray, of_seeds(keys, *axes))
+    # a run that diverged knows no more than one that guesses
+    losses = np.where(np.isfinite(losses), losses, np.log(CLASSES))
+    found = np.empty(losses.shape[:3])
+    for lag, horizon in np.ndindex(found.shape[1:]):
+        best = best_of_others(config.rates, losses[:, lag, horizon])
+        found[:, lag, horizon] = accuracies[np.arange(len(found)), lag, horizon, best]
     return found
 
 

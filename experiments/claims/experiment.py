@@ -72,7 +72,7 @@ def _examine(run: Run, config: Config, name: str) -> Examined:
     started, cpu = time.monotonic(), time.process_time()
     outcome = claim.examine(settings, keys)
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu
-    examined = Examined(name, claim.TITLE, settings, outcome, seconds, cpu_seconds)
+    examined = Examined(name, claim.TITLE, settings, claim.FULL, outcome, seconds, cpu_seconds)
     append_metrics(run, records(examined))
     # what a later run frees is not held by this one's programs
     jax.clear_caches()

@@ -2,31 +2,22 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.claims import rates as of_rates
 from experiments.claims.claim import Outcome, Seen, Tested
 from experiments.claims.pictures import draw_lines, panels
-from experiments.claims.training import (
-    digits,
-    error_rate,
-    fit,
-    highest,
-    mlp_loss,
-    rates_around,
-    sweep,
-)
-from experiments.claims.verdict import Arm, Comparison
+from experiments.claims.rates import at_best, best_of_others
+from experiments.claims.scheduled import FALLING, LEAST, WARM, WORST, end, net
+from experiments.claims.training import digits, highest, mlp_loss, rates_around, sweep
+from experiments.claims.verdict import Arm, Comparison, Expected
 from jaxnets import models, optim
 from jaxnets.types import Array, Key
 
 TITLE = "The learning rate"
-
-WORST = float(np.log(10))
-"""Nats: the loss of who knows nothing. Runs that end above, or without a number, count as this."""
 
 
 @dataclass(frozen=True)
@@ -37,88 +28,119 @@ class Config:
     batch_size: int = 32
     momentum: float = 0.9
     hidden: tuple[int, ...] = (64, 64)
-    low: float = 1e-4
+    low: float = 1e-3
     high: float = 10.0
     per_decade: int = 4
-    off: float = 30.0
-    """By what factor a rate is too low, or too high."""
+    off: int = 6
+    """By how many rates of the grid one is too low, or too high."""
+    top_per_decade: int = 8
+    """Of rates from 0.03 to `high`, among which the highest that works is looked for."""
+    range_ends: tuple[float, float] = (1e-4, 10.0)
     range_steps: int = 100
     """Of the range test."""
     warmup: float = 0.1
     """The share of steps in which the rate rises."""
+    redrawn: float = 0.3
+    """The share of labels drawn anew in each batch, where gradients are to stay noisy."""
 
 
 FULL = Config()
-QUICK = Config(steps=400, per_decade=2)
-
-SCHEDULES = ("constant", "cosine", "warm-up, cosine")
+QUICK = Config(steps=400)
 
 
 def examine(config: Config, keys: Key) -> Outcome:
     """Final losses at every rate; each seed's rate is the best of the other seeds."""
     rates = rates_around(config.low, config.high, config.per_decade)
     ends = {}
-    for name in SCHEDULES:
-        loss, error = sweep(partial(_end, config, name), keys, rates)
-        ends[name] = np.asarray(loss), np.asarray(error)
-    constant = ends["constant"][0]
-    best = _best_of_others(constant)
-    seeds = np.arange(len(best))
-    per_decade = config.per_decade
-    away = round(np.log10(config.off) * per_decade)
-    at = {
-        name: losses[seeds, _best_of_others(losses)] for name, (losses, _) in ends.items()
-    }  # fmt: skip
-    below = constant[seeds, np.maximum(best - away, 0)]
-    above = constant[seeds, np.minimum(best + away, len(rates) - 1)]
+    for name in ("constant", *FALLING, WARM):
+        losses, errors = sweep(partial(end, config, name), keys, rates)
+        ends[name] = np.asarray(losses), np.asarray(errors)
+    best = {name: best_of_others(rates, losses) for name, (losses, _) in ends.items()}
+    noisy = {
+        name: at_best(
+            rates, sweep(partial(end, config, name, redrawn=config.redrawn), keys, rates)[0]
+        )
+        for name in ("constant", "cosine")
+    }
+    seeds = np.arange(len(keys))
+    constant, chosen = ends["constant"][0], best["constant"]
     suggested = np.asarray(_suggested(config, keys))
     by_test = np.asarray(_at_rates(config, keys, jnp.asarray(suggested)))
+    fine = rates_around(0.03, config.high, config.top_per_decade)
+    top = {
+        name: highest(fine, np.asarray(sweep(partial(end, config, name), keys, fine)[0]), below=1.0)
+        for name in ("cosine", WARM)
+    }
+    for found in top.values():
+        of_rates.require_within(fine, found)
 
-    def than(where: str, treated: Arm, control: Arm, margin: float = 1.5) -> Comparison:
-        return Comparison(where, "training loss", treated, control, "more", margin, ratio=True)
+    def loss_arm(name: str, values: np.ndarray) -> Arm:
+        return Arm(name, values, floor=LEAST, cap=WORST)
 
-    good = Arm("the best rate", constant[seeds, best])
-    top = {name: highest(rates, losses, below=1.0) for name, (losses, _) in ends.items()}
+    def than(
+        where: str, treated: Arm, control: Arm, expected: Expected = "more", margin: float = 1.5
+    ) -> Comparison:
+        return Comparison(where, "training loss", treated, control, expected, margin, ratio=True)
+
+    good = loss_arm("the best rate", constant[seeds, chosen])
+    at = {name: loss_arm(name, losses[seeds, best[name]]) for name, (losses, _) in ends.items()}
+    factor = 10 ** (config.off / config.per_decade)
+    below, above = (
+        loss_arm(name, constant[seeds, shifted(chosen, by, len(rates))])
+        for name, by in (("too low", -config.off), ("too high", config.off))
+    )
+    step = 10 ** (1 / config.top_per_decade)
     return Outcome(
         setting=(
             f"Digits, an MLP {config.hidden}, SGD with momentum {config.momentum:g}, batches of "
             f"{config.batch_size}, {config.steps} steps; the loss on all training digits at the "
-            f"end. Rates from {config.low:g} to {config.high:g}, {per_decade} a decade; the best "
-            "for a seed is the one that was best for the others. Losses above ln 10 = 2.30 (what "
-            f"who knows nothing has) or not finite count as that. The range test: "
-            f"{config.range_steps} steps in which the rate rises from {config.low:g} to "
-            f"{config.high:g}, and the rate at which the loss falls fastest."
+            f"end. Rates from {config.low:g} to {config.high:g}, {config.per_decade} a decade, for "
+            "each schedule, whose highest rate it is; the best for a seed is the one that was best "
+            "for the others. Losses above ln 10 = 2.30 (what who knows nothing has) or not finite "
+            f"count as that, and effects with them as bounds. The range test: {config.range_steps} "
+            f"steps in which the rate rises from {config.range_ends[0]:g} to "
+            f"{config.range_ends[1]:g}, and the rate at which the loss falls fastest; so it costs "
+            f"1/{config.steps * len(rates) / config.range_steps:.0f} of the search. Falling rates: "
+            f"{'; '.join(FALLING.values())} (rate / √(1 + step / 10)). Since this net learns the "
+            "digits by heart, its gradients vanish by themselves; so, added after a first run, one "
+            f"of them also where they cannot: with {config.redrawn:.0%} of the labels drawn anew "
+            "in each batch, by the expected loss above the labels' own entropy. The highest rate "
+            f"that works is looked for on a grid of its own, of {config.top_per_decade} rates a "
+            f"decade: it is known to a factor of {step:.2f}, which is not in the interval but less "
+            "than the margin."
         ),
         tested=[
             Tested(
                 "Too low a rate leaves the loss high after as many steps.",
-                [than(f"at 1/{config.off:g} of the best", Arm("too low", below), good)],
+                [than(f"at 1/{factor:.0f} of the best", below, good)],
             ),
             Tested(
                 "Too high a rate makes training fail.",
-                [than(f"at {config.off:g} times the best", Arm("too high", above), good)],
+                [than(f"at {factor:.0f} times the best", above, good)],
             ),
             Tested(
                 "A short range test finds a rate as good as a search does.",
                 [
-                    Comparison(
+                    than(
                         f"with {config.range_steps} steps of it",
-                        "training loss",
-                        Arm("range test", by_test),
+                        loss_arm("range test", by_test),
                         good,
-                        "same",
-                        1.5,
-                        ratio=True,
+                        "not more",
                     )
                 ],
             ),
             Tested(
                 "A rate that falls along the way ends lower than a constant one.",
                 [
+                    than(where, at[name], at["constant"], "less", 1.2)
+                    for name, where in FALLING.items()
+                ]
+                + [
                     than(
-                        "along half a cosine",
-                        Arm("constant", at["constant"]),
-                        Arm("cosine", at["cosine"]),
+                        f"along half a cosine with {config.redrawn:.0%} of labels drawn anew",
+                        loss_arm("cosine", noisy["cosine"]),
+                        loss_arm("constant", noisy["constant"]),
+                        "less",
                         1.2,
                     )
                 ],
@@ -129,7 +151,7 @@ def examine(config: Config, keys: Key) -> Outcome:
                     Comparison(
                         f"over {config.warmup:.0%} of the steps",
                         "highest rate at which the loss ends below 1",
-                        Arm("warm-up, cosine", top["warm-up, cosine"]),
+                        Arm(WARM, top[WARM]),
                         Arm("cosine", top["cosine"]),
                         "more",
                         1.5,
@@ -141,7 +163,7 @@ def examine(config: Config, keys: Key) -> Outcome:
         seen=[_picture(config, np.asarray(rates), ends, suggested)],
         notes=(
             f"Suggested by the range test: {_listed(suggested)}; best by the search: "
-            f"{_listed(np.asarray(rates)[best])}."
+            f"{_listed(np.asarray(rates)[chosen])}."
         ),
     )
 
@@ -150,41 +172,20 @@ def _listed(rates: np.ndarray) -> str:
     return ", ".join(f"{rate:.2g}" for rate in rates)
 
 
-def _net(config: Config) -> models.MLPConfig:
-    return models.MLPConfig(64, 10, hidden=config.hidden)
+def shifted(chosen: np.ndarray, by: int, n: int) -> np.ndarray:
+    """Indices so many rates further.
 
-
-def _end(config: Config, schedule: str, key: Key, rate: Array) -> tuple[Array, Array]:
-    """Training loss and test error after training."""
-    init_key, run_key = jax.random.split(key)
-    data, loss = digits(), mlp_loss(_net(config))
-    warmup = round(config.warmup * config.steps)
-    schedules: dict[str, Any] = {
-        "constant": rate,
-        "cosine": optim.cosine_decay_schedule(rate, config.steps),
-        "warm-up, cosine": optim.warmup_cosine_decay_schedule(0.0, rate, warmup, config.steps),
-    }
-    trained = fit(
-        loss,
-        optim.sgd(schedules[schedule], momentum=config.momentum),
-        models.init_mlp(init_key, _net(config)), data.train,
-        key=run_key, steps=config.steps, batch_size=config.batch_size,
-    )  # fmt: skip
-    end = loss(trained.params, data.train, None)
-    logits = models.mlp(trained.params, _net(config), data.test["x"])
-    end = jnp.minimum(jnp.where(jnp.isfinite(end), end, WORST), WORST)
-    # exact zeros of losses that underflow would have no ratio
-    return jnp.maximum(end, 1e-7), error_rate(logits, data.test["y"])
-
-
-def _best_of_others(losses: np.ndarray) -> np.ndarray:
-    """For each seed, which rate has the least mean log loss over the other seeds."""
-    logs = np.log(losses)
-    return np.asarray(np.argmin(logs.sum(0) - logs, 1))
+    Raises:
+      ValueError: where that is outside of the `n` rates, since the last one would be less far.
+    """
+    moved = chosen + by
+    if np.any((moved < 0) | (moved >= n)):
+        raise ValueError(f"rate {by:+d} from {chosen.tolist()} is outside of the {n} rates")
+    return moved
 
 
 def _suggested(config: Config, keys: Key) -> Array:
-    loss = mlp_loss(_net(config))
+    loss = mlp_loss(net(config))
 
     def one(key: Key) -> Array:
         init_key, run_key = jax.random.split(key)
@@ -194,10 +195,10 @@ def _suggested(config: Config, keys: Key) -> Array:
         curve = optim.learning_rate_range(
             lambda params, batch: loss(params, batch, None),
             partial(optim.sgd, momentum=config.momentum),
-            models.init_mlp(init_key, _net(config)),
+            models.init_mlp(init_key, net(config)),
             jax.tree.map(lambda leaf: leaf[rows], data),
-            low=config.low,
-            high=config.high,
+            low=config.range_ends[0],
+            high=config.range_ends[1],
         )
         return optim.suggest_rate(*curve)
 
@@ -206,7 +207,7 @@ def _suggested(config: Config, keys: Key) -> Array:
 
 def _at_rates(config: Config, keys: Key, rates: Array) -> Array:
     """The final loss of each seed at a rate of its own."""
-    return jnp.asarray(jax.jit(jax.vmap(partial(_end, config, "constant")))(keys, rates)[0])
+    return jnp.asarray(jax.jit(jax.vmap(partial(end, config, "constant")))(keys, rates)[0])
 
 
 def _picture(
@@ -223,7 +224,7 @@ def _picture(
         draw_lines(right, rates, errors, x_label=x_label, y_label="%", log_x=True, log_y=True)
         for rate in suggested:
             left.axvline(rate, color="#888888", linestyle=":", linewidth=1)
-        right.legend(loc="lower right")
+        right.legend(loc="upper left")
     return Seen(
         figure,
         f"After {config.steps} steps, by rate (of schedules, the highest). Dotted: what the range "

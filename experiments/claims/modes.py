@@ -1,6 +1,7 @@
 """Minima of separately trained nets: how good each is, and whether a low path joins them."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,8 +10,8 @@ import numpy as np
 
 from experiments.claims.claim import Outcome, Seen, Tested
 from experiments.claims.pictures import draw_lines, panels
-from experiments.claims.training import Batch, cross_entropy, digits, fit
-from experiments.claims.verdict import Arm, Comparison
+from experiments.claims.training import Batch, digits, error_rate, fit, mlp_loss
+from experiments.claims.verdict import Arm, Comparison, Expected
 from jaxnets import models, optim
 from jaxnets.types import Array, Key, Params
 
@@ -18,14 +19,18 @@ TITLE = "Local minima and the paths between them"
 
 POINTS = 21
 """Along a path, its ends included."""
+LEAST = 1e-4
+"""Nats; lower barriers are none."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Pairs of nets of one hidden layer, the same but for their initial weights and batches."""
+    """Nets of one hidden layer, the same but for their initial weights and batches."""
 
     widths: tuple[int, ...] = (8, 128)
     """Narrow and wide."""
+    starts: int = 6
+    """Nets for each seed; paths are between the first two."""
     rate: float = 1e-3
     """Of Adam."""
     steps: int = 6000
@@ -35,14 +40,18 @@ class Config:
 
 
 FULL = Config()
-QUICK = Config(steps=2500, curve_steps=800)
+QUICK = Config(starts=4, steps=2500, curve_steps=800)
 
 
 def examine(config: Config, keys: Key) -> Outcome:
     """The rise of the training loss on three paths between two nets, by width."""
-    paths = {width: _paths(config, width, keys) for width in config.widths}
     narrow, wide = config.widths
-    ends = {width: found["straight"][:, [0, -1]] for width, found in paths.items()}
+    nets = {width: _trained(config, width, keys) for width in config.widths}
+    paths = {width: _paths(config, width, nets[width], keys) for width in config.widths}
+    judged = {
+        width: [np.asarray(x) for x in jax.jit(jax.vmap(jax.vmap(partial(_judged, width))))(of)]
+        for width, of in nets.items()
+    }
     barrier = {
         width: {name: _barrier(losses) for name, losses in found.items()}
         for width, found in paths.items()
@@ -51,18 +60,32 @@ def examine(config: Config, keys: Key) -> Outcome:
     def lower(treated: str, width: int) -> Comparison:
         return Comparison(
             f"with {width} units", "barrier, nats",
-            Arm(treated, barrier[width][treated]), Arm("straight", barrier[width]["straight"]),
+            Arm(treated, barrier[width][treated], floor=LEAST),
+            Arm("straight", barrier[width]["straight"], floor=LEAST),
             "less", 2.0, ratio=True,
         )  # fmt: skip
+
+    def spread(width: int, what: str, values: np.ndarray, expected: Expected, margin: float) -> Any:
+        return Comparison(
+            f"with {width} units, by {what}", what,
+            Arm(f"the worst of {config.starts}", values.max(1)),
+            Arm("the best", values.min(1)),
+            expected, margin,
+        )  # fmt: skip
+
+    def mean_loss(width: int) -> Arm:
+        return Arm(f"{width} units", np.maximum(judged[width][0].mean(1), 1e-6), floor=1e-6)
 
     return Outcome(
         setting=(
             f"Digits; MLPs with one layer of {narrow} or {wide} relu units, Adam at "
-            f"{config.rate:g}, {config.steps} steps of {config.batch_size}. For each seed two nets "
-            "are trained, of other initial weights and batches. The barrier is the highest "
-            "training loss on the way from one to the other above the straight line between its "
-            "ends (at least 1e-4): on the segment; on that to the second net with its hidden units "
-            "in the order in which they match the first's best, which leaves it the same function; "
+            f"{config.rate:g}, {config.steps} steps of {config.batch_size}. For each seed "
+            f"{config.starts} nets are trained, of other initial weights and batches; minima are "
+            "equally good if the worst of these is not above the best by more than 0.01 nats, or 2 "
+            "points of test error. The barrier is the highest training loss on the way from the "
+            "first to the second above the straight line between its ends (at least 1e-4): on the "
+            "segment; on that to the second net with its hidden units in the order in which they "
+            "match the first's best, which leaves it the same function; "
             f"and on a curve with one bend (Bézier's), which is trained for {config.curve_steps} "
             "steps (Garipov et al., 2018)."
         ),
@@ -70,24 +93,22 @@ def examine(config: Config, keys: Key) -> Outcome:
             Tested(
                 "Wide nets end in minima that are equally good, whatever the start.",
                 [
-                    Comparison(
-                        f"with {wide} units",
-                        "training loss of the two nets of a seed, nats",
-                        Arm("the one", ends[wide][:, 0]),
-                        Arm("the other", ends[wide][:, 1]),
-                        "same",
-                        0.01,
-                    )
+                    spread(wide, "training loss", judged[wide][0], "not more", 0.01),
+                    spread(wide, "test error", judged[wide][1], "not more", 0.02),
                 ],
             ),
             Tested(
-                "A wide net's minimum is lower than a narrow one's.",
+                "In narrow nets some starts end higher than others.",
+                [spread(narrow, "training loss", judged[narrow][0], "more", 0.01)],
+            ),
+            Tested(
+                "A wide net's minimum is lower than a narrow one's after as many steps.",
                 [
                     Comparison(
                         "on the digits",
                         "training loss, nats",
-                        Arm(f"{wide} units", np.maximum(ends[wide].mean(1), 1e-6)),
-                        Arm(f"{narrow} units", np.maximum(ends[narrow].mean(1), 1e-6)),
+                        mean_loss(wide),
+                        mean_loss(narrow),
                         "less",
                         2.0,
                         ratio=True,
@@ -100,7 +121,7 @@ def examine(config: Config, keys: Key) -> Outcome:
                     Comparison(
                         f"with {width} units",
                         "highest loss above the ends', nats",
-                        Arm("on the way", barrier[width]["straight"]),
+                        Arm("on the way", barrier[width]["straight"], floor=LEAST),
                         Arm("at the ends", np.zeros(len(keys))),
                         "more",
                         0.1,
@@ -125,32 +146,42 @@ def _shape(width: int) -> models.MLPConfig:
     return models.MLPConfig(64, 10, hidden=(width,))
 
 
-def _paths(config: Config, width: int, keys: Key) -> dict[str, np.ndarray]:
-    """The training loss along each way between the two nets of a seed: `[seeds, POINTS]`."""
+def _trained(config: Config, width: int, keys: Key) -> Params:
+    """`[seeds, starts, …]`."""
     shape, data = _shape(width), digits().train
-
-    def loss(params: Params, batch: Batch, key: Key | None = None) -> Array:
-        return cross_entropy(models.mlp(params, shape, batch["x"]), batch["y"])
 
     def trained(key: Key) -> Params:
         init_key, run_key = jax.random.split(key)
         return fit(
-            loss, optim.adam(config.rate), models.init_mlp(init_key, shape), data,
+            mlp_loss(shape), optim.adam(config.rate), models.init_mlp(init_key, shape), data,
             key=run_key, steps=config.steps, batch_size=config.batch_size,
         ).params  # fmt: skip
 
-    pairs = jax.jit(jax.vmap(jax.vmap(trained)))(jax.vmap(lambda k: jax.random.split(k, 2))(keys))
-    first, second = (jax.tree.map(lambda x, i=i: x[:, i], pairs) for i in (0, 1))
+    starts = jax.vmap(lambda key: jax.random.split(key, config.starts))(keys)
+    return jax.jit(jax.vmap(jax.vmap(trained)))(starts)
+
+
+def _judged(width: int, params: Params) -> tuple[Array, Array]:
+    """Training loss and test error."""
+    data = digits()
+    logits = models.mlp(params, _shape(width), data.test["x"])
+    return mlp_loss(_shape(width))(params, data.train, None), error_rate(logits, data.test["y"])
+
+
+def _paths(config: Config, width: int, nets: Params, keys: Key) -> dict[str, np.ndarray]:
+    """The training loss along each way between two nets of a seed: `[seeds, POINTS]`."""
+    loss, data = mlp_loss(_shape(width)), digits().train
+    first, second = (jax.tree.map(lambda x, i=i: x[:, i], nets) for i in (0, 1))
     matched = match_units(first, second)
     at = jnp.linspace(0, 1, POINTS)
 
     def along(a: Params, b: Params, bend: Params) -> Array:
-        losses: Array = jax.lax.map(lambda t: loss(_between(a, b, bend, t), data), at)
+        losses: Array = jax.lax.map(lambda t: loss(_between(a, b, bend, t), data, None), at)
         return losses
 
     def bent(key: Key, a: Params, b: Params) -> Params:
         def on_curve(bend: Params, batch: Batch, key: Key) -> Array:
-            return loss(_between(a, b, bend, jax.random.uniform(key)), batch)
+            return loss(_between(a, b, bend, jax.random.uniform(key)), batch, None)
 
         return fit(
             on_curve, optim.adam(config.rate), _middle(a, b), data,
@@ -208,10 +239,10 @@ def match_units(first: Params, second: Params) -> Params:
 
 
 def _barrier(losses: np.ndarray) -> np.ndarray:
-    """`[seeds]`, at least 1e-4."""
+    """`[seeds]`, at least `LEAST`."""
     t = np.linspace(0, 1, losses.shape[1])
     line = (1 - t) * losses[:, :1] + t * losses[:, -1:]
-    return np.asarray(np.maximum((losses - line).max(1), 1e-4))
+    return np.asarray(np.maximum((losses - line).max(1), LEAST))
 
 
 def _picture(paths: dict[int, dict[str, np.ndarray]]) -> Seen:

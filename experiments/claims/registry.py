@@ -13,6 +13,7 @@ CLAIMS: dict[str, str] = {
     "overfitting": "experiments.claims.overfitting",
     "batch_norm": "experiments.claims.batch_norm",
     "double_descent": "experiments.claims.double_descent",
+    "plateaus": "experiments.claims.plateaus",
     "modes": "experiments.claims.modes",
     "selection": "experiments.claims.selection",
 }

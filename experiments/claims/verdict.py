@@ -12,6 +12,11 @@ from numpy.typing import ArrayLike
 
 CONFIDENCE = 0.95
 
+Expected = Literal["less", "more", "same", "not less", "not more"]
+
+Word = Literal["holds", "holds only", "decided in part", "does not hold", "undecided"]
+"""`decided in part`: as claimed in some comparisons, and undecided in all others."""
+
 
 class Arm(NamedTuple):
     """One side of a comparison."""
@@ -19,21 +24,25 @@ class Arm(NamedTuple):
     name: str
     values: ArrayLike
     """`[seeds]`"""
+    floor: float = -np.inf
+    """Where measurement ends: a value at or below says "at most this"."""
+    cap: float = np.inf
+    """A value at or above says "at least this"."""
 
 
 class Comparison(NamedTuple):
     """A quantity under one condition, treated and not, by seed."""
 
     condition: str
-    """As it ends a sentence that begins with "holds only": "with tanh, 20 layers"."""
+    """As it ends a sentence that begins with "holds only": "with tanh and 20 layers"."""
     quantity: str
     treated: Arm
     control: Arm
-    expected: Literal["less", "more", "same"]
+    expected: Expected
     """What the sentence says of the treated beside the control."""
     margin: float
-    """The smallest difference that counts (for "same": the largest that does not); with `ratio` as
-    a factor above 1."""
+    """The smallest difference that counts (for "same", "not more" and "not less": the largest that
+    does not); with `ratio` as a factor above 1."""
     ratio: bool = False
     """Whether differences are factors: for quantities that are positive and span decades."""
 
@@ -45,7 +54,8 @@ class Judged(NamedTuple):
     effect: float
     low: float
     high: float
-    """The ends of the interval; NaN for a single seed."""
+    """The ends of the interval; NaN for a single seed. Where a value is at its arm's floor or cap
+    the effect is a bound, and the end beyond it infinite (of a factor, 0 or infinite)."""
     as_claimed: bool | None
     """None where the seeds do not decide it."""
 
@@ -53,30 +63,32 @@ class Judged(NamedTuple):
 class Verdict(NamedTuple):
     """Of one sentence."""
 
-    word: Literal["holds", "does not hold", "holds only", "undecided"]
+    word: Word
     conditions: str
-    """For `holds only`: where it does, where not, and where that is undecided."""
+    """Where only some comparisons come out as claimed: which do, which not, which are undecided."""
     judged: Sequence[Judged]
 
     def __str__(self) -> str:
-        return f"{self.word} {self.conditions}".strip()
+        colon = ": " if self.word == "decided in part" else " "
+        return f"{self.word}{colon}{self.conditions}" if self.conditions else self.word
 
 
 def judge(comparison: Comparison) -> Judged:
     """The effect, its interval, and whether the comparison came out as claimed.
 
     A difference is as claimed if its interval excludes 0 and its mean is `margin` or more, and is
-    not if the interval excludes one of `margin`; "same" is as claimed if the whole interval lies
-    within the margin, and is not if it lies outside. Otherwise, or where a value is not finite, the
-    seeds do not decide: let a quantity that can diverge be cut off before.
+    not if the interval excludes one of `margin`. "Same" is as claimed if the whole interval lies
+    within the margin to both sides, "not more" and "not less" if it lies on the right side of the
+    margin to one; they are not if the interval lies beyond. Otherwise, or where a value is not
+    finite, the seeds do not decide: let a quantity that can diverge be cut off before, and say
+    where (`Arm.floor`, `Arm.cap`), so that nothing is concluded from what lies beyond.
 
     Raises:
       ValueError: for arms of different or no seeds, values that are not positive as a ratio, or a
         margin that is out of range.
     """
-    treated, control = (
-        np.asarray(arm.values, np.float64) for arm in (comparison.treated, comparison.control)
-    )
+    arms = comparison.treated, comparison.control
+    treated, control = (np.asarray(arm.values, np.float64) for arm in arms)
     if treated.shape != control.shape or treated.ndim != 1 or not treated.size:
         raise ValueError(
             f"{comparison.condition}: each arm needs one value for each seed, got "
@@ -90,6 +102,11 @@ def judge(comparison: Comparison) -> Judged:
             raise ValueError(f"{comparison.condition}: a ratio needs positive values")
         treated, control, margin = np.log(treated), np.log(control), float(np.log(margin))
     effect, low, high = _interval(treated - control)
+    (treated_low, treated_high), (control_low, control_high) = map(_beyond, arms)
+    if treated_low or control_high:
+        low = -np.inf
+    if treated_high or control_low:
+        high = np.inf
     as_claimed = _as_claimed(comparison.expected, effect, low, high, margin)
     if comparison.ratio:
         effect, low, high = (float(np.exp(x)) for x in (effect, low, high))
@@ -97,17 +114,28 @@ def judge(comparison: Comparison) -> Judged:
 
 
 def _as_claimed(
-    expected: str, effect: float, low: float, high: float, margin: float
+    expected: Expected, effect: float, low: float, high: float, margin: float
 ) -> bool | None:
     if expected == "same":
         if -margin <= low and high <= margin:
             return True
         return False if low > margin or high < -margin else None
-    if expected == "less":
+    if expected in ("less", "not less"):
         effect, low, high = -effect, -high, -low
+    if expected in ("not less", "not more"):
+        if high <= margin:
+            return True
+        return False if low > margin else None
     if low > 0 and effect >= margin:
         return True
     return False if high < margin else None
+
+
+def _beyond(arm: Arm) -> tuple[bool, bool]:
+    """Whether a true value may be below its measured one, and above."""
+    values = np.asarray(arm.values, np.float64)
+    values = values[np.isfinite(values)]
+    return bool(np.any(values <= arm.floor)), bool(np.any(values >= arm.cap))
 
 
 def _interval(differences: np.ndarray) -> tuple[float, float, float]:
@@ -134,21 +162,29 @@ def verdict(comparisons: Sequence[Comparison]) -> Verdict:
     def where(as_claimed: bool | None) -> str:
         return "; ".join(j.comparison.condition for j in judged if j.as_claimed is as_claimed)
 
-    words = {j.as_claimed for j in judged}
-    if words == {True}:
+    found = {j.as_claimed for j in judged}
+    if found == {True}:
         return Verdict("holds", "", judged)
-    if True in words:
-        parts = (where(True), f"not {where(False)}", f"undecided {where(None)}")
-        shown = [
-            part for part, word in zip(parts, (True, False, None), strict=True) if word in words
-        ]
-        return Verdict("holds only", "; ".join(shown), judged)
-    return Verdict("does not hold" if False in words else "undecided", "", judged)
+    if found == {True, None}:
+        conditions = f"holds {where(True)}; undecided {where(None)}"
+        return Verdict("decided in part", conditions, judged)
+    if found >= {True, False}:
+        conditions = f"{where(True)}; not {where(False)}"
+        if None in found:
+            conditions += f"; undecided {where(None)}"
+        return Verdict("holds only", conditions, judged)
+    return Verdict("does not hold" if False in found else "undecided", "", judged)
 
 
 def effect_text(judged: Judged) -> str:
-    """`×0.31 (0.25 to 0.38)` or `-0.042 (-0.05 to -0.034)`."""
-    sign = "×" if judged.comparison.ratio else ""
-    plus = "" if judged.comparison.ratio else "+"
+    """`×0.31 (0.25 to 0.38)` or `-0.042 (-0.05 to -0.034)`; `≤ ×0.31 (at most 0.38)` as a bound."""
+    ratio = judged.comparison.ratio
+    sign, plus = ("×", "") if ratio else ("", "+")
     effect, low, high = (f"{x:{plus}.3g}" for x in (judged.effect, judged.low, judged.high))
+    no_low, no_high = judged.low == (0 if ratio else -np.inf), judged.high == np.inf
+    if no_low and no_high:
+        return "not measured: out of range"
+    if no_low or no_high:
+        other, bound = (f"at most {high}", "≤") if no_low else (f"at least {low}", "≥")
+        return f"{bound} {sign}{effect} ({other})"
     return f"{sign}{effect}" + (f" ({low} to {high})" if np.isfinite(judged.low) else "")

@@ -21,10 +21,12 @@ from experiments.claims import (
     modes,
     momentum,
     overfitting,
+    rates,
     registry,
 )
 from experiments.claims.experiment import Config, settle
 from experiments.claims.pictures import draw_lines, draw_seeds, panels
+from experiments.claims.report import strongest
 from experiments.claims.training import cross_entropy, digits, error_rate, fit, steps_to, sweep
 from experiments.claims.verdict import Arm, Comparison, effect_text, judge, verdict
 from experiments.errors import UsageError
@@ -62,7 +64,15 @@ CASES = {
     "same": ([0.1, -0.1, 0.0], "same", 1.0, True),
     "same, too spread to tell": ([2, -2, 0.0], "same", 1.0, None),
     "same, but is not": ([2, 2.1, 1.9], "same", 1.0, False),
+    "not more, though a little": ([0.1, 0.2, 0.15], "not more", 1.0, True),
+    "not more, but far less": ([-5, -5.1, -4.9], "not more", 1.0, True),
+    "not more, but is": ([2, 2.1, 1.9], "not more", 1.0, False),
+    "not more, too spread to tell": ([2, -2, 0.0], "not more", 1.0, None),
+    "not more, the interval across the margin": ([1, 1.2, 0.8], "not more", 1.0, None),
+    "not less, but far more": ([5, 5.1, 4.9], "not less", 1.0, True),
+    "not less, but is": ([-2, -2.1, -1.9], "not less", 1.0, False),
     "not finite": ([np.inf, 1, 1], "more", 1.0, None),
+    "not more, not finite": ([-np.inf, 1, 1], "not more", 1.0, None),
 }
 
 
@@ -70,6 +80,29 @@ CASES = {
 def test_judgement(differences, expected, margin, answer):
     judged = judge(comparison(np.array(differences), np.zeros(3), expected, margin))
     assert judged.as_claimed is answer
+
+
+def test_a_one_sided_claim_of_a_factor():
+    halved = comparison([1, 2], [2, 4], "not more", 1.5, ratio=True)
+    assert judge(halved).as_claimed is True
+    assert judge(halved._replace(expected="not less")).as_claimed is False
+
+
+def test_at_a_cap_or_floor_an_effect_is_a_bound():
+    capped = comparison([100, 110], [1000, 1000], "less", 2.0, ratio=True)
+    capped = capped._replace(control=capped.control._replace(cap=1000))
+    assert effect_text(judge(capped)) == "≤ ×0.105 (at most 0.192)"
+    assert judge(capped).as_claimed is True
+    # what is beyond the cap could be any number of times more
+    assert judge(capped._replace(expected="same")).as_claimed is False
+    assert judge(capped._replace(margin=20.0)).as_claimed is None
+    assert judge(capped._replace(expected="not less")).as_claimed is False
+    floored = comparison([5.0, 5.2], [0.0, 1.0], "not more", 9.0)
+    floored = floored._replace(control=floored.control._replace(floor=0.0))
+    assert effect_text(judge(floored)).startswith("≥ +4.6 (at least -")
+    assert judge(floored).as_claimed is None
+    both = floored._replace(treated=floored.treated._replace(floor=5.0))
+    assert effect_text(judge(both)) == "not measured: out of range"
 
 
 def test_verdicts():
@@ -82,6 +115,7 @@ def test_verdicts():
     assert str(verdict([no, no])) == str(verdict([no, unclear])) == "does not hold"
     assert str(verdict([unclear])) == "undecided"
     assert str(verdict([yes, no])) == "holds only here; not there"
+    assert str(verdict([yes, unclear])) == "decided in part: holds here; undecided elsewhere"
     assert str(verdict([yes, no, unclear])) == "holds only here; not there; undecided elsewhere"
 
 
@@ -156,21 +190,6 @@ def test_a_sweep_is_seeds_by_settings():
     np.testing.assert_allclose(found, each, rtol=1e-6)
 
 
-def test_steps_down_a_bowl_are_those_of_its_recursion():
-    config = momentum.Config(ravine_steps=50)
-    x = np.sqrt(np.logspace(0, -1, 20)) ** -1 * np.asarray(
-        jax.random.normal(jax.random.key(3), (20,))
-    )
-    curvatures, target = np.logspace(0, -1, 20), None
-    velocity, steps = np.zeros(20), 0
-    target = 1e-4 * np.sum(curvatures * x**2) / 2
-    while np.sum(curvatures * x**2) / 2 > target:
-        velocity = 0.5 * velocity + curvatures * x
-        x, steps = x - 0.5 * velocity, steps + 1
-    got = momentum._ravine(config, 10.0, jax.random.key(3), jnp.array(0.5), jnp.array(0.5))
-    assert got == steps
-
-
 def test_the_critical_batch_is_that_of_the_law():
     sizes = (4, 16, 64, 256)
     steps = 30 * (1 + 50 / np.asarray(sizes))
@@ -203,17 +222,19 @@ class Fake:
             "A note.",
         )
 
-    FULL = QUICK = momentum.QUICK
+    FULL, QUICK = momentum.Config(width=33), momentum.Config(width=5)
 
 
 def test_the_report_has_contents_verdicts_and_pictures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiment, "CLAIMS", {"fake": "fake"})
     monkeypatch.setitem(sys.modules, "fake", Fake)
-    assert experiment.main(Config(folder=tmp_path / "run", seeds=3)) == 0
+    assert experiment.main(Config(folder=tmp_path / "run", seeds=3, quick=True)) == 0
     page = (tmp_path / "run/report.html").read_text()
     for part in (
         '<a href="#a-claim">A &lt;claim&gt;</a>', '<h2 id="a-claim">', "A note.", "Nothing.",
         "holds only always; not never", "3 sentences, each by 3 seeds: 1 hold,",
+        "“It does not.” This does not hold.", "error, always: -2 (-2 to -2)",
+        "Only the full one has: width 33 instead of 5.",
     ):  # fmt: skip
         assert part in page
     assert (tmp_path / "run/fake_1.png").exists()
@@ -222,6 +243,15 @@ def test_the_report_has_contents_verdicts_and_pictures(tmp_path, monkeypatch, ca
     ]
     assert [r["verdict"] for r in records] == ["holds", "does not hold", "holds only", "holds only"]
     assert "does not hold: It does not." in capsys.readouterr().out
+
+
+def test_the_effect_shown_is_the_strongest_of_those_that_decided():
+    weak = comparison([1, 1.1], [2, 2.1], margin=0.5, where="here")
+    strong = comparison([1, 1.1], [5, 5.1], margin=0.5, where="there")
+    wrong = comparison([9, 9.1], [1, 1.1], margin=0.5, where="nowhere")
+    assert strongest(verdict([weak, strong, wrong])) == "error, there: -4 (-4 to -4)"
+    assert strongest(verdict([wrong, wrong])) == "error, nowhere: +8 (+8 to +8)"
+    assert strongest(verdict([weak])) == "error: -1 (-1 to -1)"
 
 
 def test_flags():
@@ -235,8 +265,14 @@ def test_flags():
 
 
 FEW = {
-    "learning_rate": {"steps": 20, "per_decade": 1, "range_steps": 20},
-    "adaptive": {"sparse_steps": 20, "relearn_steps": 150, "net_steps": 20, "per_decade": 1},
+    "learning_rate": {
+        "steps": 20,
+        "per_decade": 1,
+        "off": 1,
+        "top_per_decade": 1,
+        "range_steps": 20,
+    },
+    "adaptive": {"sparse_steps": 20, "task_steps": 150, "net_steps": 20, "per_decade": 1},
     "initialization": {"depths": (2, 10), "trained_depths": (2,), "rates": (0.1,), "steps": 10},
     "vanishing": {"depth": 10, "rates": (0.1,), "steps": 10},
     "dying_relu": {"rates": (0.001, 0.1), "steps": 10},
@@ -246,13 +282,14 @@ FEW = {
     "overfitting": {"steps": 40, "records": 4, "l1": (0.001,), "l2": (0.01, 1.0)},
     "batch_norm": {"per_decade": 1, "steps": 20, "records": 4},
     "double_descent": {"examples": 20, "ratios": (0.5, 1.0, 2.0)},
+    "plateaus": {"examples": 20, "steps": 400, "products": 8},
     "modes": {"widths": (4, 8), "steps": 20, "curve_steps": 10},
     "selection": {"repetitions": 10, "searches": 4, "fit_steps": 5, "unit": 1},
-    "momentum": {"ravine_steps": 20, "plateau_steps": 20, "net_steps": 10, "rates": 2},
+    "momentum": {"bowl_steps": 20, "bowl_rates": 1, "net_steps": 10, "net_rates": 1},
 }
 
 
-SHORTEST = {"bptt", "double_descent", "modes"}
+SHORTEST = {"bptt", "double_descent", "modes", "plateaus"}
 
 
 def test_every_claim_has_a_short_form():
@@ -268,7 +305,10 @@ def test_every_claim_has_a_short_form():
         for name in FEW
     ],
 )
-def test_a_claim_has_a_verdict_for_every_sentence(name):
+def test_a_claim_has_a_verdict_for_every_sentence(name, monkeypatch):
+    # in so few steps, any rate may be the best
+    for check in ("require_inside", "require_within"):
+        monkeypatch.setattr(rates, check, lambda *of_grid: None)
     module = importlib.import_module(registry.CLAIMS[name])
     settings = dataclasses.replace(module.QUICK, **FEW[name])
     outcome = module.examine(settings, jax.random.split(jax.random.key(0), 2))
@@ -276,6 +316,13 @@ def test_a_claim_has_a_verdict_for_every_sentence(name):
     assert outcome.seen
     for tested in outcome.tested:
         assert verdict(tested.comparisons).word
+        for c in tested.comparisons:
+            # none is compared with itself; what is constant, such as a cap, or counted in steps may
+            # be the same by chance
+            values = np.asarray(c.treated.values, float)
+            by_chance = np.ptp(values) == 0 or np.all(values == np.round(values))
+            same = np.array_equal(values, np.asarray(c.control.values, float))
+            assert by_chance or not same, (tested.sentence, c.condition)
 
 
 def test_matched_units_leave_the_function_as_it_is():

@@ -1,0 +1,68 @@
+"""The best of many learning rates, by seeds that are not the one it is used for."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+SLACK = 1.05
+"""By what factor a grid's end must be better than all within it to be worth an error."""
+
+
+def best_of_others(rates: ArrayLike, scores: ArrayLike) -> np.ndarray:
+    """For each seed, which rate has the least geometric mean of the other seeds' scores.
+
+    So a seed's score at its rate is not the least of many draws, which would be too low by chance,
+    the more so the more chaotic they are.
+
+    Args:
+      rates: `[rates]`, ascending.
+      scores: `[seeds, rates]`, positive and finite; less is better.
+
+    Raises:
+      ValueError: if an end of the grid is the best, so that a better one may lie beyond.
+    """
+    logs = np.log(np.asarray(scores, np.float64))
+    require_inside(rates, np.exp(logs.mean(0)))
+    # among the inner ones, so that a tie of all, such as at a cap, is no end
+    return np.asarray(1 + np.argmin((logs.sum(0) - logs)[:, 1:-1], 1))
+
+
+def at_best(rates: ArrayLike, scores: ArrayLike) -> np.ndarray:
+    """`[seeds]`: each seed's score at the rate of `best_of_others`."""
+    best = best_of_others(rates, scores)
+    return np.asarray(np.asarray(scores)[np.arange(len(best)), best])
+
+
+def require_inside(rates: ArrayLike, scores: ArrayLike) -> None:
+    """Refuse a grid whose end is better than all within it, by more than `SLACK`.
+
+    Args:
+      rates: `[rates]`, ascending.
+      scores: `[rates]`; less is better.
+
+    Raises:
+      ValueError: naming the end, and what it lacks.
+    """
+    rates, scores = np.asarray(rates), np.asarray(scores)
+    if len(scores) < 3:
+        raise ValueError(f"a best rate needs neighbours on both sides, got {len(scores)} rates")
+    inner = scores[1:-1].min() / SLACK
+    for end, side in ((0, "least"), (-1, "highest")):
+        if scores[end] < inner:
+            raise ValueError(
+                f"the {side} rate of the grid, {rates[end]:.3g}, is its best one: widen the grid"
+            )
+
+
+def require_within(rates: ArrayLike, found: ArrayLike) -> None:
+    """Refuse what was found at an end of its grid, such as a highest rate that still works.
+
+    Raises:
+      ValueError: naming what lies at an end.
+    """
+    rates, found = np.asarray(rates), np.asarray(found)
+    outside = (found <= rates[0]) | (found >= rates[-1])
+    if np.any(outside):
+        raise ValueError(
+            f"found at an end of the grid from {rates[0]:.3g} to {rates[-1]:.3g}: "
+            f"{', '.join(f'{rate:.3g}' for rate in found[outside])}; widen it"
+        )
