@@ -338,3 +338,39 @@ def test_the_probe_is_scikit_learns_logistic_regression():
         train.linear_probe(x, y[:3], 3)
     with pytest.raises(ValueError, match="n_classes must be at least 2"):
         train.linear_probe(x, y, 1)
+
+
+def test_the_probe_of_two_classes_is_scikit_learns_too():
+    """Which has one column, and penalizes it, where ours are two."""
+    from sklearn.datasets import load_wine
+    from sklearn.linear_model import LogisticRegression
+
+    x, y = load_wine(return_X_y=True)
+    x, y = x[y > 0], y[y > 0] - 1
+    x = ((x - x.mean(0)) / x.std(0)).astype(np.float32)
+    solve = jax.jit(partial(train.linear_probe, n_classes=2, tol=1e-5))
+    for c in (0.1, 1.0, 10.0):
+        probe = solve(x, y, inverse_l2=c)
+        oracle = LogisticRegression(C=c, tol=1e-8, max_iter=1000).fit(x, y)
+        ours = jax.nn.softmax(nn.dense(probe.params, x))
+        np.testing.assert_allclose(ours, oracle.predict_proba(x), atol=1e-3)
+        w = np.diff(probe.params["kernel"], axis=1).T
+        np.testing.assert_allclose(w, oracle.coef_, atol=3e-3 * max(c, 1))
+
+
+def test_a_probe_without_an_optimum_is_refused_or_nan():
+    x, y = jnp.array([[0.5], [-1.0], [2.0]]), jnp.array([0, 1, 1])
+    for c in (0, -1.0, np.nan):
+        with pytest.raises(ValueError, match="linear_probe: inverse_l2 must be positive, got"):
+            train.linear_probe(x, y, 2, inverse_l2=c)
+    with pytest.raises(ValueError, match="linear_probe: features must be finite"):
+        train.linear_probe(x.at[0].set(jnp.nan), y, 2)
+    with pytest.raises(TypeError, match="linear_probe: features must be of a real floating dtype"):
+        train.linear_probe(jnp.ones((3, 1), jnp.int32), y, 2)
+    solve = jax.jit(jax.vmap(lambda x, c: train.linear_probe(x, y, 2, inverse_l2=c)))
+    # where only the run shows it, the result says so
+    found = solve(jnp.stack([x, x, x, x * jnp.nan]), jnp.array([1.0, 0.0, -1.0, 1.0]))
+    assert found.steps.tolist()[1:] == [0, 0, 0]
+    for leaf in (found.gradient, *jax.tree.leaves(found.params)):
+        assert np.isfinite(leaf[0]).all()
+        assert np.isnan(leaf[1:]).all()
