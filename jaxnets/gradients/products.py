@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets import tree
+from jaxnets.equations import programs_inside
 from jaxnets.types import Array, Params, PyTree
 
 Product: TypeAlias = Callable[[Params], Params]
@@ -76,8 +77,7 @@ def ggn_vp(outputs: Callable[..., Any], loss: Callable[..., Any]) -> Callable[..
       `f(params, inputs, *targets) -> product`, with `product(v) = G v`.
 
     Raises:
-      TypeError: (on call) if `params` are not real and floating, or the model has only a reverse
-        derivative (a `custom_vjp`).
+      TypeError: (on call) if `params` are not real and floating.
       ValueError: (on call) if the loss is not scalar; (of `product`) if `v` is not shaped as the
         parameters.
 
@@ -94,8 +94,7 @@ def ggn_vp(outputs: Callable[..., Any], loss: Callable[..., Any]) -> Callable[..
             require_scalar("ggn_vp", "loss", out)
             return out
 
-        z, push = jax.linearize(lambda params: outputs(params, inputs), params)
-        pull = jax.linear_transpose(push, params)
+        z, push, pull = linearized(lambda params: outputs(params, inputs), params)
         _, bend = jax.linearize(jax.grad(value), z)
 
         def product(v: Params) -> Params:
@@ -105,6 +104,32 @@ def ggn_vp(outputs: Callable[..., Any], loss: Callable[..., Any]) -> Callable[..
         return product
 
     return at
+
+
+def linearized(
+    function: Callable[[Params], PyTree], params: Params
+) -> tuple[PyTree, Callable[[Params], PyTree], Callable[[PyTree], tuple[Params]]]:
+    """`function(params)`, `v -> J v` and `e -> (Jᵀ e,)`, the forward pass done once.
+
+    Where a part of the function has only a reverse derivative (a `custom_vjp`), `J v` is the
+    transpose of `Jᵀ e`, which is linear: the backward pass differentiated once more, at about
+    twice its cost.
+    """
+    if not _only_reverse(jax.make_jaxpr(function)(params).jaxpr):
+        z, push = jax.linearize(function, params)
+        return z, push, jax.linear_transpose(push, params)
+    z, pull = jax.vjp(function, params)
+    _, transposed = jax.vjp(pull, jax.tree.map(jnp.zeros_like, z))
+    return z, lambda v: transposed((v,))[0], pull
+
+
+def _only_reverse(jaxpr: Any) -> bool:
+    """Whether something in a program has a `custom_vjp`, through which `jvp` does not go."""
+    return any(
+        equation.primitive.name.startswith("custom_vjp_call")
+        or any(map(_only_reverse, programs_inside(equation)))
+        for equation in jaxpr.eqns
+    )
 
 
 def require_scalar(function: str, name: str, value: Any) -> None:

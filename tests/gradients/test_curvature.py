@@ -1,5 +1,7 @@
 """Curvature against dense Hessians in float64, and eigenvalues against NumPy's and SciPy's."""
 
+from functools import partial
+
 import flax.linen as linen
 import jax
 import jax.numpy as jnp
@@ -120,6 +122,27 @@ def test_products_are_those_of_the_dense_matrices(case, x64):
     got = products(case.params, case.unravel(case.vector))
     assert relative_error(case.flat(got[0]), case.hessian @ case.vector) < 1e-11
     assert relative_error(case.flat(got[1]), case.ggn @ case.vector) < 1e-11
+
+
+def test_the_gauss_newton_product_needs_no_forward_derivative(x64):
+    """Through a `custom_vjp`, of which `jvp` knows nothing, inside a loop."""
+
+    @jax.custom_vjp
+    def cube(x):
+        return x**3
+
+    cube.defvjp(lambda x: (x**3, x), lambda x, error: (3 * x**2 * error,))
+
+    def product(power, w, v):
+        def outputs(w, x):
+            return jax.lax.scan(lambda c, x: (c, power(c * x)), w, x)[1]
+
+        x, y = jnp.arange(6.0).reshape(2, 3) / 6, jnp.array([0, 1])
+        return gradients.ggn_vp(outputs, mean_loss)(w, x, y)(v)
+
+    w, v = jnp.array([0.5, -1.0, 2.0]), jnp.array([1.0, 2.0, -0.5])
+    want = product(lambda x: x**3, w, v)
+    assert relative_error(jax.jit(partial(product, cube))(w, v), want) < 1e-12
 
 
 def test_eigenvalues_are_numpys_and_scipys(case, x64):
