@@ -159,6 +159,13 @@ def same_structure(x: PyTree, y: PyTree) -> bool:
     return bool(structures[0] == structures[1])
 
 
+def widened(x: PyTree) -> PyTree:
+    """The leaves in float32 at least: to accumulate in."""
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32)), x
+    )
+
+
 def like(v: PyTree, params: Params, function: str) -> PyTree:
     """`v` in the dtypes of `params`.
 

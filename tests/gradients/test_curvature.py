@@ -184,6 +184,30 @@ def test_sharpness_starts_where_it_was(small, x64):
     assert abs(warm.value - sharpest) < 1e-10 * sharpest < 1e-3 * sharpest < sharpest - cold.value
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_eigenvalues_of_parameters_in_half_precision(dtype):
+    """Products are rounded, the process is not: within a hundredth of the dense Hessian's."""
+    matrix = jax.random.normal(jax.random.key(1), (24, 24), jnp.float32) / 5
+    matrix = (matrix + matrix.T).astype(dtype)
+
+    def loss(p):
+        w = jnp.concatenate([p["a"], p["b"]])
+        return 0.5 * (w @ matrix @ w).astype(jnp.float32)
+
+    params = {"a": jnp.ones(16, dtype), "b": jnp.ones(8, dtype)}
+    want = np.linalg.eigvalsh(np.asarray(matrix, np.float64))[::-1]
+    found = jax.jit(gradients.sharpness(loss, steps=24))(params)
+    assert abs(found.value - want[0]) < 0.01 * want[0]
+    assert {leaf.dtype for leaf in jax.tree.leaves(found.vector)} == {jnp.dtype("float32")}
+    again = gradients.sharpness(loss, steps=3)(params, start=found.vector)
+    assert abs(again.value - want[0]) < 0.01 * want[0]
+    product = gradients.hvp(loss)(params)
+    top = gradients.top_eigenvalues(product, params, jax.random.key(0), 3, steps=24)
+    assert relative_error(top.values, want[:3]) < 0.01
+    density = gradients.spectrum(product, params, jax.random.key(0), probes=2, steps=24)
+    assert relative_error(density.nodes[:, -1], want[:1].repeat(2)) < 0.01
+
+
 def test_a_krylov_space_that_is_used_up_does_not_end_the_search(x64):
     """Of a matrix with two eigenvalues it has two dimensions, and multiplicities are not seen."""
     diagonal = jnp.array([2.0, 2, 2, -1, -1, 2])
@@ -257,6 +281,26 @@ def test_hutchinsons_estimates_are_as_far_off_as_they_say(small, x64):
     one = gradients.hutchinson_trace(lambda v: given * v, given, jax.random.key(1), 1)
     assert one.mean == 10
     assert np.isnan(one.standard_error)
+
+
+def test_hutchinsons_sums_of_parameters_in_half_precision_are_in_single():
+    """In bfloat16 a running mean stops moving, as what one of 4096 adds is rounded away."""
+    n, key = 24, jax.random.key(0)
+    matrix = jax.random.normal(jax.random.key(1), (n, n), jnp.float32).astype(jnp.bfloat16)
+
+    def product(v):
+        return (matrix.astype(jnp.float32) @ v.astype(jnp.float32)).astype(jnp.bfloat16)
+
+    params = jnp.ones(n, jnp.bfloat16)
+    diagonal = jax.jit(lambda: gradients.hutchinson_diagonal(product, params, key, 4096))()
+    trace = jax.jit(lambda: gradients.hutchinson_trace(product, params, key, 4096))()
+    want = np.asarray(matrix, np.float64)
+    assert diagonal.mean.dtype == trace.mean.dtype == jnp.float32
+    off = (np.asarray(diagonal.mean, np.float64) - np.diag(want)) / diagonal.standard_error
+    assert np.abs(off).max() < 4
+    others = np.sqrt(np.sum(want**2, 1) - np.diag(want) ** 2)
+    assert relative_error(diagonal.standard_error, others / 64) < 0.05
+    assert abs(trace.mean - np.trace(want)) < 4 * trace.standard_error
 
 
 LIKELIHOODS = {
