@@ -18,18 +18,19 @@ Product: TypeAlias = Callable[[Params], Params]
 """`v -> M v`, both shaped as the parameters."""
 
 
-def hvp(loss: Callable[..., Any]) -> Callable[..., Product]:
+def hvp(loss: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., Product]:
     """Products with the Hessian of a loss, `H v = ∂/∂ε ∇L(θ + ε v)`, forward over reverse.
 
     Args:
       loss: `loss(params, *batch) -> scalar`, such as the mean over a batch.
+      has_aux: whether it returns `(scalar, aux)`; aux is dropped.
 
     Returns:
       `f(params, *batch) -> product`, with `product(v) = H v`. The gradient is linearized once, so
       that further products repeat only what depends on `v`.
 
     Raises:
-      TypeError: (on call) if `params` are not real and floating.
+      TypeError: (on call) if `params` or the loss are not real and floating.
       ValueError: (on call) if the loss is not scalar; (of `product`) if `v` is not shaped as the
         parameters.
 
@@ -47,9 +48,11 @@ def hvp(loss: Callable[..., Any]) -> Callable[..., Product]:
         require_real_params("hvp", params)
 
         def value(params: Params) -> Array:
-            out: Array = loss(params, *batch)
-            require_scalar("hvp", "loss", out)
-            return out
+            out = loss(params, *batch)
+            scalar: Array = out[0] if has_aux else out
+            advice = "take the mean, or pass has_aux=True where it returns (scalar, aux)"
+            require_scalar("hvp: loss", scalar, advice)
+            return scalar
 
         _, push = jax.linearize(jax.grad(value), params)
 
@@ -77,7 +80,7 @@ def ggn_vp(outputs: Callable[..., Any], loss: Callable[..., Any]) -> Callable[..
       `f(params, inputs, *targets) -> product`, with `product(v) = G v`.
 
     Raises:
-      TypeError: (on call) if `params` are not real and floating.
+      TypeError: (on call) if `params` or the loss are not real and floating.
       ValueError: (on call) if the loss is not scalar; (of `product`) if `v` is not shaped as the
         parameters.
 
@@ -91,7 +94,7 @@ def ggn_vp(outputs: Callable[..., Any], loss: Callable[..., Any]) -> Callable[..
 
         def value(z: PyTree) -> Array:
             out: Array = loss(z, *targets)
-            require_scalar("ggn_vp", "loss", out)
+            require_scalar("ggn_vp: loss", out)
             return out
 
         z, push, pull = linearized(lambda params: outputs(params, inputs), params)
@@ -132,12 +135,18 @@ def _only_reverse(jaxpr: Any) -> bool:
     )
 
 
-def require_scalar(function: str, name: str, value: Any) -> None:
-    """Raise `ValueError` unless `value` is a scalar."""
-    if jnp.shape(value) != ():
-        raise ValueError(
-            f"{function}: {name} must return a scalar, got shape {jnp.shape(value)}; take the mean"
-        )
+def require_scalar(name: str, value: Any, advice: str = "take the mean") -> None:
+    """Raise unless `value`, which `name` returned, is one real, floating number.
+
+    Raises:
+      ValueError: if it is not scalar.
+      TypeError: if it is not floating.
+    """
+    shape = jax.tree.map(jnp.shape, value)
+    if shape != ():
+        raise ValueError(f"{name} must return a scalar, got shape {shape}; {advice}")
+    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise TypeError(f"{name} must be real and floating, got {jnp.result_type(value)}")
 
 
 def require_real_params(function: str, params: Params) -> None:

@@ -208,6 +208,40 @@ def test_eigenvalues_of_parameters_in_half_precision(dtype):
     assert relative_error(density.nodes[:, -1], want[:1].repeat(2)) < 0.01
 
 
+def test_what_a_loss_returns_beside_the_scalar_is_dropped():
+    w = jnp.array([1.0, 2.0])
+
+    def loss(w):
+        return jnp.sum(w**4), {"seen": w}
+
+    product = gradients.hvp(loss, has_aux=True)(w)
+    np.testing.assert_allclose(product(jnp.ones(2)), 12 * w**2, rtol=1e-6)
+    sharpest = gradients.sharpness(loss, has_aux=True)(w)
+    np.testing.assert_allclose(sharpest.value, 48, rtol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [2, 64])
+def test_samples_of_the_fisher_diagonal_are_added_up(samples):
+    """As many as wanted, in the memory of a few gradients; equal to their mean one by one."""
+    params, x = {"w": jnp.ones((64, 512)) / 64}, jnp.ones((2, 64))
+
+    def at(samples):
+        return gradients.fisher_diagonal(
+            lambda p, x: x @ p["w"], likelihoods.normal, samples=samples
+        )
+
+    key = jax.random.key(0)
+    compiled = jax.jit(at(samples)).lower(params, x, key=key).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 8 * params["w"].nbytes
+    found = compiled(params, x, key=key)["w"]
+    errors = [
+        likelihoods.sampled_errors(likelihoods.normal, x @ params["w"], k)
+        for k in jax.random.split(key, samples)
+    ]
+    want = np.mean(np.square(errors), (0, 1))
+    np.testing.assert_allclose(found, np.tile(want, (64, 1)), rtol=1e-5)
+
+
 def test_a_krylov_space_that_is_used_up_does_not_end_the_search(x64):
     """Of a matrix with two eigenvalues it has two dimensions, and multiplicities are not seen."""
     diagonal = jnp.array([2.0, 2, 2, -1, -1, 2])
@@ -349,6 +383,14 @@ def test_bad_input_is_refused():
     key = jax.random.key(0)
     with pytest.raises(ValueError, match=r"hvp: loss must return a scalar, got shape \(3,\)"):
         gradients.hvp(lambda w: w)(w)
+    with pytest.raises(
+        ValueError, match=r"hvp: loss must return a scalar, got shape.*has_aux=True"
+    ):
+        gradients.sharpness(lambda w: (w @ w, {"seen": w}))(w)
+    with pytest.raises(TypeError, match=r"hvp: loss must be real and floating, got int32"):
+        gradients.hvp(lambda w: jnp.sum(w).astype(jnp.int32))(w)
+    with pytest.raises(ValueError, match=r"for one example, got shape \(\(\), \(3,\)\).*has_aux"):
+        gradients.per_example_grad(lambda w, x: (w @ x, x))(w, jnp.ones((2, 3)))
     with pytest.raises(TypeError, match=r"hvp: params must be real and floating, got int32 at 'n'"):
         gradients.hvp(lambda p: p["w"] @ p["w"])({"w": w, "n": jnp.ones(3, jnp.int32)})
     product = gradients.hvp(lambda p: p["w"] @ p["w"])({"w": w})
