@@ -96,6 +96,15 @@ def test_cross_validation_is_the_loop_over_members_and_folds(k):
     np.testing.assert_allclose(in_chunks, found, rtol=1e-12)
 
 
+def test_scores_in_half_precision_are_summed_in_single():
+    data = np.zeros(2000, np.float16)
+    found = selection.cross_validate(
+        lambda member, part, held_out: held_out + jnp.float16(100),
+        train.members([0]), selection.kfold(2000, 2), data,
+    )  # fmt: skip
+    np.testing.assert_array_equal(found, [[100, 100]])
+
+
 def test_nested_cross_validation_is_written_out():
     outer = selection.kfold(23, 3, seed=0)
     found = selection.nested(

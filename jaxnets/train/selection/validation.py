@@ -52,6 +52,8 @@ def cross_validate(
                     "cross_validate: fit must return a score for each held-out example, "
                     f"{list(fold.weight.shape)}, got {list(each.shape)}"
                 )
+            # of a thousand scores in half precision the sum overflows, or stops growing before
+            each = each.astype(jnp.promote_types(each.dtype, jnp.float32))
             # not a product: what fills up may be anything, NaN too
             return jnp.sum(each, where=fold.weight > 0) / jnp.sum(fold.weight)
 
