@@ -122,6 +122,28 @@ def test_nested_cross_validation_is_written_out():
     np.testing.assert_allclose(found.optimism, np.mean(found.scores) - inside)
 
 
+def test_configurations_are_chosen_by_their_means_over_seeds():
+    """Seed 0 of rate 1 is the best run, and rate 2 the better rate."""
+    grid = train.members([0, 1], {"rate": [1.0, 2.0]})
+    scores = np.array([[0.0, 0.2], [1.0, 1.2], [4.0, 4.2], [2.0, 2.2]])
+    configs, means = selection.over_seeds(train.table(grid), scores)
+    assert configs == [{"rate": 1.0}, {"rate": 2.0}]
+    np.testing.assert_allclose(means, [[2.0, 2.2], [1.5, 1.7]])
+    assert selection.rank(configs, means)[0].config == {"rate": 2.0}
+    assert selection.over_seeds(train.table(grid), scores[:, 0])[1].tolist() == [2.0, 1.5]
+
+    def fit(member, part, held_out):
+        table = jnp.array([[0.0, 1.0], [4.0, 2.0]])
+        score = table[member.seed, jnp.int32(member.hyper["rate"]) - 1]
+        return jnp.full(held_out.shape, score)
+
+    outer = selection.kfold(8, 2)
+    found = selection.nested(fit, grid, outer, lambda i: selection.kfold(len(i), 2), np.zeros(8))
+    assert [row.config for row in found.chosen] == [{"rate": 2.0}] * 2
+    assert [row.number for row in found.chosen] == [1, 1]
+    assert found.scores == (1.5, 1.5)
+
+
 def test_draws_are_of_their_distributions():
     space = {
         "rate": selection.LogUniform(1e-4, 1.0),
@@ -203,6 +225,7 @@ def test_a_comparison_is_paired_and_corrected():
         (lambda: selection.rungs(9, 4, 3), "least <= most"),
         (lambda: selection.brackets(9, eta=1), "eta >= 2"),
         (lambda: selection.rank([{}], [1.0, 2.0]), r"rank: scores must be \[1\]"),
+        (lambda: selection.over_seeds([{}], [1.0, 2.0]), r"over_seeds: scores must be \[1\]"),
         (lambda: selection.compare([1.0], [1.0], held_out_share=0.5), "two at least"),
         (
             lambda: selection.cross_validate(ridge, GRID, selection.kfold(24, 2), DATA),

@@ -23,6 +23,7 @@ from jaxnets.train.selection.search import (
     halve,
     rungs,
 )
+from jaxnets.train.selection.seeds import over_seeds
 from jaxnets.train.selection.validation import Nested, cross_validate, nested
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "halve",
     "kfold",
     "nested",
+    "over_seeds",
     "rank",
     "repeated",
     "rungs",
