@@ -302,6 +302,33 @@ def test_what_is_used_in_other_ways_is_added_up():
     assert relative_error(got, use(train.merge_lora(net, adapters), x)) < 1e-5
 
 
+def test_a_loss_with_adapters_takes_keywords():
+    """Arrays and what is no array, as with frozen parameters."""
+    net = {"kernel": jnp.ones((3, 3))}
+    adapters = train.init_lora(jax.random.key(1), net, {".*": -1}, rank=1)
+    adapters = jax.tree.map(lambda x: x + 0.3, adapters)
+
+    def loss(params, x, shift=0.0, *, square=False):
+        y = x @ params["kernel"] + shift
+        return jnp.sum(y**2 if square else y)
+
+    x, shift = jnp.arange(6.0).reshape(2, 3), jnp.ones((2, 3))
+    adapted = train.with_lora(loss, net)
+    got = jax.jit(lambda a, x, shift: adapted(a, x, shift=shift, square=True))(adapters, x, shift)
+    want = loss(train.merge_lora(net, adapters), x, shift, square=True)
+    assert relative_error(got, want) < 1e-6
+
+
+def test_the_scale_of_adapters_is_known_when_traced(params):
+    rules = {"kernel": -1, ".*": 0}
+    adapters = train.init_lora(jax.random.key(0), params, rules, 2, jnp.float32(6))
+    assert adapters["layers"][0]["kernel"].scale == 3.0
+    with pytest.raises(ValueError, match=r"alpha must be a number that is known.*is traced"):
+        jax.vmap(lambda a: train.init_lora(jax.random.key(0), params, rules, 2, a))(jnp.ones(2))
+    with pytest.raises(ValueError, match=r"init_lora: alpha must be a scalar, got shape \(2,\)"):
+        train.init_lora(jax.random.key(0), params, rules, 2, np.ones(2))
+
+
 def test_adapters_that_do_not_fit_are_refused(params):
     init = partial(train.init_lora, jax.random.key(0), params)
     with pytest.raises(ValueError, match=r"only kernels have adapters.*'layers/0/bias'"):
