@@ -195,6 +195,42 @@ def test_halving_keeps_the_best_and_goes_on_where_it_was():
         selection.climb(whole, plan, advance)
 
 
+def test_halving_ends_with_one():
+    def plan(*args):
+        return [tuple(rung) for rung in selection.rungs(*args)]
+
+    assert plan(2, 1, 9) == [(2, 1), (1, 3)]
+    assert plan(5, 1, 9) == [(5, 1), (1, 3)]
+    assert plan(8, 1, 81) == [(8, 1), (2, 3), (1, 9)]
+    assert plan(1, 1, 9) == [(1, 1)]
+    assert plan(9, 1, 3) == [(9, 1), (3, 3)]
+
+
+def test_a_search_is_gone_on_with_from_a_checkpoint(tmp_path):
+    plan = selection.rungs(9, 1, 9)
+    keys = jax.random.split(jax.random.key(0), 9)
+    stacked = {"quality": jnp.arange(9.0)[::-1] + 0.1, "key": keys}
+
+    def advance(stacked, budget):
+        return stacked, np.asarray(stacked["quality"], np.float64) / 3
+
+    search, whole = selection.begin(stacked), selection.halve(stacked, plan, advance)
+    train.save_checkpoint(tmp_path, search.rung, search)
+    for _ in plan:
+        done = train.latest_checkpoint(tmp_path)
+        like = selection.like_after(stacked, plan, done)
+        search = selection.climb(train.restore_checkpoint(tmp_path, like), plan, advance)
+        train.save_checkpoint(tmp_path, search.rung, search)
+    like = selection.like_after(stacked, plan, 3)
+    end = train.restore_checkpoint(tmp_path, like)
+    np.testing.assert_array_equal(
+        *(jax.random.key_data(x.stacked.pop("key")) for x in (end, whole))
+    )
+    np.testing.assert_equal(end, whole)
+    with pytest.raises(ValueError, match="like_after: rungs must be from 0 to 3, got 4"):
+        selection.like_after(stacked, plan, 4)
+
+
 def test_tables_rank_by_mean_and_say_how_sure():
     configs = [{"rate": 1}, {"rate": 2}, {"rate": 3}]
     rows = selection.rank(configs, [[3.0, 5.0], [np.nan, 1.0], [1.0, 2.0]])

@@ -21,6 +21,7 @@ from jaxnets.train.selection.search import (
     cost,
     draw,
     halve,
+    like_after,
     rungs,
 )
 from jaxnets.train.selection.seeds import over_seeds
@@ -47,6 +48,7 @@ __all__ = [
     "draw",
     "halve",
     "kfold",
+    "like_after",
     "nested",
     "over_seeds",
     "rank",
