@@ -175,6 +175,20 @@ def test_the_model_is_least_along_the_first_if_both_are_one():
     assert [float(x) for x in least(slopes, jnp.diag(jnp.array([2.0, 0.0])))] == [0.5, 0]
 
 
+def test_damping_stays_where_there_is_nothing_to_learn():
+    """At a loss of exactly 0 the model expects no change, and there is none."""
+    params, x = {"kernel": jnp.zeros((4, 2))}, jnp.ones((6, 4))
+    optimizer = train.adaptive_kfac(
+        train.kfac_blocks(nn.dense, params, x), damping=0.5, damping_every=1
+    )
+    step = jax.jit(train.kfac_step(nn.dense, likelihoods.normal, optimizer))
+    state = train.init_state(params, optimizer, jax.random.key(0))
+    for _ in range(3):
+        state, metrics = step(state, (x, jnp.zeros((6, 2))))
+    assert metrics["loss"] == 0
+    assert state.opt_state.damping == 0.5
+
+
 @pytest.mark.thorough
 def test_damping_grows_where_the_model_is_wrong(x64):
     params, (x, y) = draw(), batch()
