@@ -19,11 +19,13 @@ def key_of(*parts: object) -> str:
     """A name for what is a function of these: names, numbers, hashes, arrays."""
     digest = hashlib.sha256()
     for part in parts:
+        # each with its length before it, or else (1, 23) would be (12, 3)
         if isinstance(part, np.ndarray):
-            digest.update(f"{part.dtype.str}{part.shape}".encode())
-            digest.update(np.ascontiguousarray(part).data)
+            kind, content = f"{part.dtype.str}{part.shape}", np.ascontiguousarray(part).tobytes()
         else:
-            digest.update(repr(part).encode())
+            kind, content = "", repr(part).encode()
+        digest.update(f"{kind}:{len(content)}:".encode())
+        digest.update(content)
     return digest.hexdigest()[:32]
 
 

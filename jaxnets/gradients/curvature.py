@@ -24,7 +24,9 @@ class Sharpness(NamedTuple):
     """`‖H u - λ u‖`"""
 
 
-def sharpness(loss: Callable[..., Any], *, steps: int = 16) -> Callable[..., Sharpness]:
+def sharpness(
+    loss: Callable[..., Any], *, steps: int = 16, has_aux: bool = False
+) -> Callable[..., Sharpness]:
     """The largest eigenvalue of the Hessian of a loss: gradient descent is stable up to `2 / η`.
 
     Args:
@@ -37,7 +39,9 @@ def sharpness(loss: Callable[..., Any], *, steps: int = 16) -> Callable[..., Sha
       random vector of `key`; by default that of `jax.random.key(0)`.
 
     Raises:
-      ValueError: if `steps` is below 1; (on call) if `start` is not shaped as the parameters.
+      ValueError: if `steps` is below 1; (on call) as `hvp`, or if `start` is not shaped as the
+        parameters.
+      TypeError: (on call) as `hvp`.
 
     References:
       Cohen et al., [Gradient descent on neural networks typically occurs at the edge of
@@ -50,7 +54,8 @@ def sharpness(loss: Callable[..., Any], *, steps: int = 16) -> Callable[..., Sha
         params: Params, *batch: PyTree, key: Key | None = None, start: Params | None = None
     ) -> Sharpness:
         key = jax.random.key(0) if key is None else key
-        found = top_eigenvalues(hvp(loss)(params, *batch), params, key, steps=steps, start=start)
+        product = hvp(loss, has_aux=has_aux)(params, *batch)
+        found = top_eigenvalues(product, params, key, steps=steps, start=start)
         vector = jax.tree.map(lambda x: x[0], found.vectors)
         return Sharpness(found.values[0], vector, found.residuals[0])
 
@@ -91,7 +96,13 @@ def fisher_diagonal(
             errors = sampled_errors(likelihood, run.outputs, key)
             return second_moment(run.factors(errors))
 
-        drawn = jax.lax.map(one, jax.random.split(key, samples))
-        return jax.tree.map(lambda x: jnp.mean(x, 0), drawn)
+        def add(total: Params, key: Key) -> tuple[Params, None]:
+            return jax.tree.map(jnp.add, total, one(key)), None
+
+        # added up as they come: never samples times parameters
+        shapes = jax.eval_shape(one, key)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        total, _ = jax.lax.scan(add, zeros, jax.random.split(key, samples))
+        return jax.tree.map(lambda x: x / samples, total)
 
     return at

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnets.gradients.products import Product
+from jaxnets.gradients.products import Product, widened
 from jaxnets.types import Array, Key, Params, PyTree
 
 
@@ -42,7 +42,7 @@ def hutchinson_diagonal(product: Product, params: Params, key: Key, probes: int 
       probes: how many, at least 1; one after the other.
 
     Returns:
-      Mean and standard error, shaped as `params`.
+      Mean and standard error, shaped as `params`, in float32 at least.
 
     Raises:
       ValueError: if `probes` is below 1.
@@ -53,7 +53,7 @@ def hutchinson_diagonal(product: Product, params: Params, key: Key, probes: int 
     """
 
     def one(signs: Params) -> PyTree:
-        return jax.tree.map(jnp.multiply, signs, product(signs))
+        return widened(jax.tree.map(jnp.multiply, signs, product(signs)))
 
     return _estimate("hutchinson_diagonal", one, params, key, probes)
 
@@ -69,7 +69,7 @@ def hutchinson_trace(product: Product, params: Params, key: Key, probes: int = 3
     """
 
     def one(signs: Params) -> Array:
-        products = jax.tree.map(lambda s, m: jnp.sum(s * m), signs, product(signs))
+        products = jax.tree.map(lambda s, m: jnp.sum(widened(s * m)), signs, product(signs))
         total: Array = sum(jax.tree.leaves(products))  # type: ignore[assignment]
         return total
 

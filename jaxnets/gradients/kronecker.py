@@ -110,7 +110,9 @@ def kfac_factors(factors: Factors, *, largest: int = LARGEST) -> Blocks:
         if jnp.iscomplexobj(leaf):
             raise TypeError(f"kfac_factors: params must be real, got {leaf.dtype} at {path!r}")
     used = uses_by_parameter(factors)
-    kernels = {i: layout for i, found in used.items() if (layout := layout_of(found))}
+    # a stack of no layers has no matrices
+    some = {i: found for i, found in used.items() if factors.params[i].size}
+    kernels = {i: layout for i, found in some.items() if (layout := layout_of(found))}
     biases = _biases(used, kernels)
     blocks: dict[int, Block] = {}
     for kernel, layout in kernels.items():
@@ -147,6 +149,8 @@ def layer_products(found: Sequence[Used], bias: bool) -> Outer:
 def _block(found: Sequence[Used], layout: Layout, kernel: str, bias: str | None) -> KroneckerBlock:
     x, error = layer_products(found, bias is not None)
     examples, groups, positions, n_in = x.shape
+    # a layer that is met nowhere (in a scan of no turns) has factors of 0, whatever T is called
+    positions = max(positions, 1)
 
     def second(y: Array) -> Array:
         return jnp.einsum("bntd,bnte->nde", y, y) / (examples * positions)

@@ -13,7 +13,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jaxnets import tree
-from jaxnets.gradients.products import Product, like
+from jaxnets.gradients.products import Product, like, widened
 from jaxnets.types import Array, ArrayLike, Key, Params, PyTree
 
 
@@ -34,7 +34,7 @@ class Eigenpairs(NamedTuple):
     values: Array
     """`[k]`"""
     vectors: PyTree
-    """Of length 1, `[k, ...]` in each parameter's place."""
+    """Of length 1, `[k, ...]` in each parameter's place, in float32 at least."""
     residuals: Array
     """`‖M u - λ u‖`, `[k]`: some eigenvalue of `M` is no further than this from `λ`."""
 
@@ -83,7 +83,8 @@ def lanczos(
 ) -> Tridiagonal:
     """Lanczos's process with full reorthogonalization; use it inside `jit`.
 
-    Memory is `steps` vectors, and the work beside the products `4 steps² n` operations.
+    In float32 at least; only what `product` is given has the dtypes of narrower parameters. Memory
+    is `steps` vectors, and the work beside the products `4 steps² n` operations.
 
     Args:
       product: `v -> M v`, `M` symmetric.
@@ -98,15 +99,17 @@ def lanczos(
     """
     if steps < 1:
         raise ValueError(f"lanczos: steps must be at least 1, got {steps}")
-    flat, unravel = ravel_pytree(params)
+    wide = widened(params)
+    flat, unravel = ravel_pytree(wide)
     first = jax.random.normal(key, flat.shape, flat.dtype)
     if start is not None:
-        given, _ = ravel_pytree(like(start, params, "lanczos: start"))
+        given, _ = ravel_pytree(like(start, wide, "lanczos: start"))
         # of a vector of zeros there is no direction
         first = jnp.where(jnp.any(given != 0), given, first)
 
     def flat_product(v: Array) -> Array:
-        return ravel_pytree(product(unravel(v)))[0].astype(v.dtype)
+        narrow = jax.tree.map(lambda x, p: x.astype(jnp.result_type(p)), unravel(v), params)
+        return ravel_pytree(widened(product(narrow)))[0].astype(v.dtype)
 
     return _tridiagonalize(flat_product, first, key, min(steps, flat.size))
 
@@ -152,7 +155,7 @@ def top_eigenvalues(
     vectors = rotations.T @ found.basis
     vectors = vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
     residuals = jnp.abs(found.off_diagonal[-1] * rotations[-1])
-    _, unravel = ravel_pytree(params)
+    _, unravel = ravel_pytree(widened(params))
     return Eigenpairs(values, jax.vmap(unravel)(vectors), residuals)
 
 

@@ -12,6 +12,7 @@ from jax import lax
 from jaxnets.gradients.moving_rules import MOVING
 from jaxnets.gradients.product_rules import PRODUCTS
 from jaxnets.gradients.rule import Rule
+from jaxnets.gradients.window_rules import WINDOWS
 from jaxnets.types import Array
 
 
@@ -106,6 +107,51 @@ def _cumsum(
     return [lax.cumsum(error, axis, reverse=not reverse)]
 
 
+def _before(x: Array, axis: int, *, reverse: bool = False) -> Array:
+    """The product of all elements before each along an axis, or of all after it."""
+    ones = jnp.ones_like(lax.slice_in_dim(x, 0, 1, axis=axis))
+    n = x.shape[axis]
+    parts = [lax.slice_in_dim(x, 1, n, axis=axis), ones] if reverse else \
+        [ones, lax.slice_in_dim(x, 0, n - 1, axis=axis)]  # fmt: skip
+    product: Array = lax.cumprod(jnp.concatenate(parts, axis), axis, reverse=reverse)
+    return product
+
+
+def _reduce_prod(
+    x: Sequence[Array], y: Array, error: Array, /, *, axes: Sequence[int], **params: Any
+) -> list[Array | None]:
+    """Times the product of all others, which is not `y / x` where x is 0."""
+    axes = tuple(axes)
+    last = tuple(range(-len(axes), 0))
+    moved = jnp.moveaxis(x[0], axes, last)
+    flat = moved.reshape(*error.shape, math.prod(moved.shape[error.ndim :]))
+    if not flat.size:
+        return [jnp.zeros_like(x[0])]
+    others = _before(flat, error.ndim) * _before(flat, error.ndim, reverse=True)
+    parts = jnp.expand_dims(error, -1) * others
+    return [jnp.moveaxis(parts.reshape(moved.shape), last, axes)]
+
+
+def _cumprod(
+    x: Sequence[Array], y: Array, error: Array, /, *, axis: int, reverse: bool
+) -> list[Array | None]:
+    """Of `y_i = x_1 … x_i`: `(x_1 … x_{i-1}) s_i`, with `s_i = error_i + x_{i+1} s_{i+1}`."""
+    if not x[0].size:
+        return [error]
+    forward = [jnp.flip(z, axis) if reverse else z for z in (x[0], error)]
+    factors, errors = (jnp.moveaxis(z, axis, 0) for z in forward)
+
+    def turn(carry: tuple[Array, Array], here: tuple[Array, Array]) -> Any:
+        (s, after), (factor, error) = carry, here
+        s = error + after * s
+        return (s, factor), s
+
+    zero = jnp.zeros_like(errors[0])
+    _, sums = lax.scan(turn, (zero, zero), (factors, errors), reverse=True)
+    found = jnp.moveaxis(_before(factors, 0) * sums, 0, axis)
+    return [jnp.flip(found, axis) if reverse else found]
+
+
 def _own(
     x: Sequence[Array], y: Any, error: Any, /, *, call: Callable[..., Any]
 ) -> list[Array | None]:
@@ -118,6 +164,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     {
         **MOVING,
         **PRODUCTS,
+        **WINDOWS,
         "abs": _elementwise(lambda y, x: jnp.where(x >= 0, 1, -1).astype(y.dtype)),
         "acos": _elementwise(lambda y, x: -lax.rsqrt(1 - x * x)),
         "acosh": _elementwise(lambda y, x: lax.rsqrt((x - 1) * (x + 1))),
@@ -136,6 +183,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "convert_element_type": _cast,
         "cos": _elementwise(lambda y, x: -jnp.sin(x)),
         "cosh": _elementwise(lambda y, x: jnp.sinh(x)),
+        "cumprod": _cumprod,
         "cumsum": _cumsum,
         "div": _elementwise(lambda y, a, b: 1 / b, lambda y, a, b: -y / b),
         "erf": _elementwise(lambda y, x: 2 / math.sqrt(math.pi) * jnp.exp(-x * x)),
@@ -156,6 +204,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "pow": _pow,
         "reduce_max": _reduce_extreme,
         "reduce_min": _reduce_extreme,
+        "reduce_prod": _reduce_prod,
         "reduce_precision": _rounded,
         "reduce_sum": _reduce_sum,
         "rem": _elementwise(lambda y, a, b: 1, lambda y, a, b: -jnp.trunc(a / b)),
@@ -176,5 +225,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
 """By the operation's name in a traced program; `unstack` and `stack` are a loop's, `own rule` a
 function's that has one."""
 
-OF_SEVERAL = frozenset({"device_put", "optimization_barrier", "own rule", "split", "unstack"})
+OF_SEVERAL = frozenset(
+    {"device_put", "optimization_barrier", "own rule", "sort", "split", "top_k", "unstack"}
+)
 """Operations whose y and error are tuples, be it of one."""

@@ -119,12 +119,10 @@ def _gather(
     return [summed, None]
 
 
-def _scatter_add(
-    x: Sequence[Array], y: Array, error: Array, /, *, dimension_numbers: Any, mode: Any,
-    **params: Any,
-) -> list[Array | None]:  # fmt: skip
-    """What was added to one place has that place's error signal."""
-    operand, indices, updates = x
+def _where_it_went(
+    y: Array, indices: Array, updates: Array, *, dimension_numbers: Any, mode: Any, **params: Any
+) -> Array:
+    """What a scatter's result, or an array like it, has where each update went; 0 if nowhere."""
     numbers = lax.GatherDimensionNumbers(
         offset_dims=dimension_numbers.update_window_dims,
         collapsed_slice_dims=dimension_numbers.inserted_window_dims,
@@ -134,9 +132,68 @@ def _scatter_add(
     )
     alone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
     window = iter(updates.shape[i] for i in numbers.offset_dims)
-    sizes = [1 if axis in alone else next(window) for axis in range(operand.ndim)]
-    by_updates = lax.gather(error, indices, numbers, sizes, mode=mode, fill_value=0)
-    return [error, None, by_updates]
+    sizes = [1 if axis in alone else next(window) for axis in range(y.ndim)]
+    found: Array = lax.gather(y, indices, numbers, sizes, mode=mode, fill_value=0)
+    return found
+
+
+def _scatter_add(
+    x: Sequence[Array], y: Array, error: Array, /, **params: Any
+) -> list[Array | None]:
+    """What was added to one place has that place's error signal."""
+    _, indices, updates = x
+    return [error, None, _where_it_went(error, indices, updates, **params)]
+
+
+def _scatter_sub(
+    x: Sequence[Array], y: Array, error: Array, /, **params: Any
+) -> list[Array | None]:
+    _, indices, updates = x
+    return [error, None, -_where_it_went(error, indices, updates, **params)]
+
+
+def _scatter(
+    x: Sequence[Array], y: Array, error: Array, /, *, dimension_numbers: Any, mode: Any,
+    indices_are_sorted: bool, unique_indices: bool, **params: Any,
+) -> list[Array | None]:  # fmt: skip
+    """What was put in a place has its error signal, and what was there before has none.
+
+    Of several that were put in one place only one is there in the end: numbers, put in their
+    places in the same way, say which.
+    """
+    operand, indices, updates = x
+    number = jnp.arange(1, updates.size + 1).reshape(updates.shape)
+    put = lax.scatter(
+        jnp.zeros(operand.shape, number.dtype), indices, number, dimension_numbers, mode=mode,
+        indices_are_sorted=indices_are_sorted, unique_indices=unique_indices,
+    )  # fmt: skip
+    there, by_updates = (
+        _where_it_went(z, indices, updates, dimension_numbers=dimension_numbers, mode=mode)
+        for z in (put, error)
+    )
+    return [jnp.where(put == 0, error, 0), None, jnp.where(there == number, by_updates, 0)]
+
+
+def _sort(
+    x: Sequence[Array], y: Any, error: Sequence[Array], /, *, dimension: int, **params: Any
+) -> list[Array | None]:
+    """Back to where each came from, which numbers that are sorted along say."""
+    number = lax.broadcasted_iota(jnp.int32, x[0].shape, dimension)
+    *_, came_from = lax.sort([*x, number], dimension, **params)
+    went_to = jnp.argsort(came_from, dimension)
+    return [jnp.take_along_axis(e, went_to, dimension) if _is_floating(e) else None for e in error]
+
+
+def _is_floating(x: Array) -> bool:
+    return bool(jnp.issubdtype(x.dtype, jnp.floating))
+
+
+def _top_k(
+    x: Sequence[Array], y: Sequence[Array], error: Sequence[Array], /, *, axis: int = -1,
+    **params: Any,
+) -> list[Array | None]:  # fmt: skip
+    zeros = jnp.zeros_like(x[0])
+    return [jnp.put_along_axis(zeros, y[1], error[0], axis, inplace=False)]
 
 
 def _unstack(
@@ -166,12 +223,16 @@ MOVING: Mapping[str, Rule] = MappingProxyType(
         "pad": _pad,
         "reshape": _reshape,
         "rev": _rev,
+        "scatter": _scatter,
         "scatter-add": _scatter_add,
+        "scatter-sub": _scatter_sub,
         "slice": _slice,
+        "sort": _sort,
         "split": _split,
         "squeeze": _reshape,
         "stack": _stack,
         "stored": _passed_on,
+        "top_k": _top_k,
         "transpose": _transpose,
         "unstack": _unstack,
     }

@@ -73,10 +73,12 @@ def tracer(
         if keep_batch_dim:
             example = jax.tree.map(lambda leaf: leaf[None], example)
         value, aux = with_aux(params, *example)
-        if jnp.shape(value) != ():
+        shape = jax.tree.map(jnp.shape, value)
+        if shape != ():
             raise ValueError(
                 "per_example_grad: loss must return a scalar for one example, "
-                f"got shape {jnp.shape(value)}; take the mean, or pass keep_batch_dim=True"
+                f"got shape {shape}; take the mean, or pass keep_batch_dim=True, or has_aux=True "
+                "where it returns (scalar, aux)"
             )
         if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             raise TypeError(

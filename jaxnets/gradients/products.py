@@ -11,24 +11,26 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets import tree
+from jaxnets.equations import programs_inside
 from jaxnets.types import Array, Params, PyTree
 
 Product: TypeAlias = Callable[[Params], Params]
 """`v -> M v`, both shaped as the parameters."""
 
 
-def hvp(loss: Callable[..., Any]) -> Callable[..., Product]:
+def hvp(loss: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., Product]:
     """Products with the Hessian of a loss, `H v = ∂/∂ε ∇L(θ + ε v)`, forward over reverse.
 
     Args:
       loss: `loss(params, *batch) -> scalar`, such as the mean over a batch.
+      has_aux: whether it returns `(scalar, aux)`; aux is dropped.
 
     Returns:
       `f(params, *batch) -> product`, with `product(v) = H v`. The gradient is linearized once, so
       that further products repeat only what depends on `v`.
 
     Raises:
-      TypeError: (on call) if `params` are not real and floating.
+      TypeError: (on call) if `params` or the loss are not real and floating.
       ValueError: (on call) if the loss is not scalar; (of `product`) if `v` is not shaped as the
         parameters.
 
@@ -46,9 +48,11 @@ def hvp(loss: Callable[..., Any]) -> Callable[..., Product]:
         require_real_params("hvp", params)
 
         def value(params: Params) -> Array:
-            out: Array = loss(params, *batch)
-            require_scalar("hvp", "loss", out)
-            return out
+            out = loss(params, *batch)
+            scalar: Array = out[0] if has_aux else out
+            advice = "take the mean, or pass has_aux=True where it returns (scalar, aux)"
+            require_scalar("hvp: loss", scalar, advice)
+            return scalar
 
         _, push = jax.linearize(jax.grad(value), params)
 
@@ -76,8 +80,7 @@ def ggn_vp(outputs: Callable[..., Any], loss: Callable[..., Any]) -> Callable[..
       `f(params, inputs, *targets) -> product`, with `product(v) = G v`.
 
     Raises:
-      TypeError: (on call) if `params` are not real and floating, or the model has only a reverse
-        derivative (a `custom_vjp`).
+      TypeError: (on call) if `params` or the loss are not real and floating.
       ValueError: (on call) if the loss is not scalar; (of `product`) if `v` is not shaped as the
         parameters.
 
@@ -91,11 +94,10 @@ def ggn_vp(outputs: Callable[..., Any], loss: Callable[..., Any]) -> Callable[..
 
         def value(z: PyTree) -> Array:
             out: Array = loss(z, *targets)
-            require_scalar("ggn_vp", "loss", out)
+            require_scalar("ggn_vp: loss", out)
             return out
 
-        z, push = jax.linearize(lambda params: outputs(params, inputs), params)
-        pull = jax.linear_transpose(push, params)
+        z, push, pull = linearized(lambda params: outputs(params, inputs), params)
         _, bend = jax.linearize(jax.grad(value), z)
 
         def product(v: Params) -> Params:
@@ -107,12 +109,44 @@ def ggn_vp(outputs: Callable[..., Any], loss: Callable[..., Any]) -> Callable[..
     return at
 
 
-def require_scalar(function: str, name: str, value: Any) -> None:
-    """Raise `ValueError` unless `value` is a scalar."""
-    if jnp.shape(value) != ():
-        raise ValueError(
-            f"{function}: {name} must return a scalar, got shape {jnp.shape(value)}; take the mean"
-        )
+def linearized(
+    function: Callable[[Params], PyTree], params: Params
+) -> tuple[PyTree, Callable[[Params], PyTree], Callable[[PyTree], tuple[Params]]]:
+    """`function(params)`, `v -> J v` and `e -> (Jᵀ e,)`, the forward pass done once.
+
+    Where a part of the function has only a reverse derivative (a `custom_vjp`), `J v` is the
+    transpose of `Jᵀ e`, which is linear: the backward pass differentiated once more, at about
+    twice its cost.
+    """
+    if not _only_reverse(jax.make_jaxpr(function)(params).jaxpr):
+        z, push = jax.linearize(function, params)
+        return z, push, jax.linear_transpose(push, params)
+    z, pull = jax.vjp(function, params)
+    _, transposed = jax.vjp(pull, jax.tree.map(jnp.zeros_like, z))
+    return z, lambda v: transposed((v,))[0], pull
+
+
+def _only_reverse(jaxpr: Any) -> bool:
+    """Whether something in a program has a `custom_vjp`, through which `jvp` does not go."""
+    return any(
+        equation.primitive.name.startswith("custom_vjp_call")
+        or any(map(_only_reverse, programs_inside(equation)))
+        for equation in jaxpr.eqns
+    )
+
+
+def require_scalar(name: str, value: Any, advice: str = "take the mean") -> None:
+    """Raise unless `value`, which `name` returned, is one real, floating number.
+
+    Raises:
+      ValueError: if it is not scalar.
+      TypeError: if it is not floating.
+    """
+    shape = jax.tree.map(jnp.shape, value)
+    if shape != ():
+        raise ValueError(f"{name} must return a scalar, got shape {shape}; {advice}")
+    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise TypeError(f"{name} must be real and floating, got {jnp.result_type(value)}")
 
 
 def require_real_params(function: str, params: Params) -> None:
@@ -132,6 +166,13 @@ def same_structure(x: PyTree, y: PyTree) -> bool:
     """Whether two trees have the same nodes."""
     structures: list[Any] = [jax.tree.structure(tree) for tree in (x, y)]
     return bool(structures[0] == structures[1])
+
+
+def widened(x: PyTree) -> PyTree:
+    """The leaves in float32 at least: to accumulate in."""
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32)), x
+    )
 
 
 def like(v: PyTree, params: Params, function: str) -> PyTree:

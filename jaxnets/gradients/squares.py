@@ -1,5 +1,6 @@
 """Squared norms of each parameter's per-example gradients, from factors, by the plan for each."""
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,8 @@ def _wide_products(used: Used) -> Outer:
 
 def sum_of_squares(x: Array) -> Array:
     """`[B]`, of `[B, ...]`."""
-    flat = wide(x).reshape(x.shape[0], -1)
+    # no -1: of what has no elements, such as a scan of no turns, it is not known
+    flat = wide(x).reshape(x.shape[0], math.prod(x.shape[1:]))
     return jnp.sum(jnp.square(jnp.abs(flat)), axis=1)
 
 
@@ -68,7 +70,7 @@ def _rank_one(found: Sequence[Used]) -> Array:
     x, error = _wide_products(found[0])
     b, n, t, _ = x.shape
     # in two axes: XLA's CPU backend stores the squares of more before it sums them
-    rows = [sum_of_squares(y.reshape(b * n * t, -1)) for y in (x, error)]
+    rows = [sum_of_squares(y.reshape(b * n * t, y.shape[-1])) for y in (x, error)]
     return jnp.sum((rows[0] * rows[1]).reshape(b, -1), 1)
 
 

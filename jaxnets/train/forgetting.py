@@ -12,18 +12,34 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnets import tree
 from jaxnets.train.step import leading_size
 from jaxnets.types import Array, ArrayLike, Key, Params, PyTree
 
 Penalty = Callable[[Params], Array]
 
 
-def _half_weighted_squares(params: Params, anchor: Params, weights: Params | None) -> Array:
-    def one(p: Array, start: Array, weight: ArrayLike) -> Array:
-        return jnp.sum(weight * (p - start) ** 2)
+def _half_weighted_squares(
+    function: str, params: Params, anchor: Params, weights: Params | None
+) -> Array:
+    """In float32 at least: in half precision such sums overflow, and stop growing before."""
 
-    ones = jax.tree.map(lambda _: 1.0, anchor) if weights is None else weights
-    terms = jax.tree.leaves(jax.tree.map(one, params, anchor, ones))
+    def wide(x: ArrayLike) -> Array:
+        return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
+
+    def one(path: str, p: Array, *others: Array) -> Array:
+        for name, other in zip(("anchor", "fisher"), others, strict=False):
+            if jnp.shape(other) != jnp.shape(p):
+                raise ValueError(
+                    f"{function}: {name} must have the parameters' shapes, got "
+                    f"{list(jnp.shape(other))} for {list(jnp.shape(p))} at {path!r}"
+                )
+        start, *weight = map(wide, others)
+        squares = (wide(p) - start) ** 2
+        return jnp.sum(weight[0] * squares if weight else squares)
+
+    others = (anchor,) if weights is None else (anchor, weights)
+    terms = jax.tree.leaves(tree.map_with_paths(one, params, *others))
     return 0.5 * sum(terms, jnp.zeros(()))
 
 
@@ -34,11 +50,18 @@ def l2_to_start(anchor: Params, strength: ArrayLike) -> Penalty:
       anchor: `θ*`, of the structure of the parameters.
       strength: `λ ≥ 0`.
 
+    Raises:
+      ValueError: (of the penalty) if structures or shapes differ.
+
     References:
       Li, Grandvalet and Davoine, [Explicit inductive bias for transfer learning with convolutional
       networks](https://arxiv.org/abs/1802.01483), 2018.
     """
-    return lambda params: jnp.asarray(strength * _half_weighted_squares(params, anchor, None))
+
+    def penalty(params: Params) -> Array:
+        return jnp.asarray(strength * _half_weighted_squares("l2_to_start", params, anchor, None))
+
+    return penalty
 
 
 def ewc_penalty(fisher: Params, anchor: Params, strength: ArrayLike) -> Penalty:
@@ -53,12 +76,19 @@ def ewc_penalty(fisher: Params, anchor: Params, strength: ArrayLike) -> Penalty:
       anchor: `θ*`, of the structure of the parameters.
       strength: `λ ≥ 0`; of the order of the number of examples that `F` is a mean over.
 
+    Raises:
+      ValueError: (of the penalty) if structures or shapes differ.
+
     References:
       Kirkpatrick et al., [Overcoming catastrophic forgetting in neural
       networks](https://arxiv.org/abs/1612.00796), 2017; Huszár, [Note on the quadratic penalties in
       elastic weight consolidation](https://arxiv.org/abs/1712.03847), 2018.
     """
-    return lambda params: jnp.asarray(strength * _half_weighted_squares(params, anchor, fisher))
+
+    def penalty(params: Params) -> Array:
+        return jnp.asarray(strength * _half_weighted_squares("ewc_penalty", params, anchor, fisher))
+
+    return penalty
 
 
 class Replay(NamedTuple):

@@ -286,7 +286,9 @@ def adaptive_kfac(
 
         def adapted() -> Array:
             after = value_fn(jax.tree.map(jnp.add, params, step))
-            ratio = (after - value) / expected
+            # no change expected and none seen, as at a gradient of 0: the model is not put to test
+            unchanged = (expected == 0) & (after == value)
+            ratio = jnp.where(unchanged, 0.5, (after - value) / jnp.where(unchanged, 1, expected))
             omega = damping_decay**damping_every
             # a loss that is no longer a number has no ratio: damp more
             factor = jnp.where(ratio > 0.75, omega, jnp.where(ratio >= 0.25, 1.0, 1 / omega))

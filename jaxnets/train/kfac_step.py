@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxnets.gradients.factors import weighted_sum
 from jaxnets.gradients.kronecker import LARGEST, Blocks, kfac_factors
 from jaxnets.gradients.likelihoods import Likelihood, output_errors, sampled_errors
+from jaxnets.gradients.products import linearized
 from jaxnets.gradients.pulls import forward
 from jaxnets.optim import GradientTransformation, apply_updates
 from jaxnets.optim.transform import with_extra_args_support
@@ -90,7 +91,8 @@ def kfac_step(
             return kfac_factors(run.factors(errors), largest=largest)
 
         def quadratic(u: Params, v: Params) -> Array:
-            moved = [jax.jvp(all_outputs, (state.params,), (t,))[1] for t in (u, v)]
+            _, push, _ = linearized(all_outputs, state.params)
+            moved = [push(t) for t in (u, v)]
             bent = [jax.jvp(jax.grad(mean_loss), (run.outputs,), (m,))[1] for m in moved]
             return jnp.array([[jnp.sum(m * b) for b in bent] for m in moved])
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets import tree
+from jaxnets.checks import scalar
 from jaxnets.train import low_rank
 from jaxnets.train.low_rank import LowRank
 from jaxnets.types import Array, Key, Params
@@ -47,11 +48,12 @@ def init_lora(
         and convolutions' `[*window, in, out]`; 0 leaves the leaf alone. In order of precedence;
         they must cover every leaf.
       rank: `r`, from 1 to the smaller side of each kernel as a matrix.
-      alpha: `α`; by default `r`, which makes the scale 1.
+      alpha: `α`, a number, not traced, as the scale is static; by default `r`, so that it is 1.
 
     Raises:
       ValueError: if a leaf is matched by no rule, a rule decides none, nothing or what is not named
-        `kernel` is chosen, or the rank or the number of axes does not fit a kernel.
+        `kernel` is chosen, the rank or the number of axes does not fit a kernel, or `alpha` is
+        traced or no number.
 
     Example:
       >>> rules = {"(query|value)/kernel$": 1, ".*": 0}
@@ -66,7 +68,7 @@ def init_lora(
     axes = tree.apply_rules(rules, params)
     if not any(jax.tree.leaves(axes)):
         raise ValueError(f"init_lora: the rules {dict(rules)} choose no kernel")
-    scale = 1.0 if alpha is None else alpha / rank
+    scale = 1.0 if alpha is None else _known(alpha) / rank
     keys = iter(jax.random.split(key, len(jax.tree.leaves(params))))
 
     def one(path: str, n_axes: int, kernel: Any) -> Adapter | None:
@@ -96,6 +98,16 @@ def init_lora(
     return tree.map_with_paths(one, axes, params)
 
 
+def _known(alpha: Any) -> float:
+    value = scalar("init_lora", "alpha", alpha)
+    if value is None:
+        raise ValueError(
+            f"init_lora: alpha must be a number that is known, got {alpha}, which is traced; the "
+            "scale is static, so try one value after the other, or map over the learning rate"
+        )
+    return float(value)
+
+
 def merge_lora(params: Params, adapters: Params) -> Params:
     """`W + scale · A B` where there is an adapter, and the other leaves as they are.
 
@@ -122,15 +134,16 @@ def with_lora(loss: Callable[..., Any], params: Params) -> Callable[..., Any]:
     program.
 
     Args:
-      loss: its first argument are all parameters, the others pytrees of arrays.
+      loss: its first argument are all parameters, the others pytrees of arrays; what is given by
+        keyword is handed on as it is.
       params: of the base, held fixed.
 
     Raises:
       ValueError: (when called) if an adapter does not fit its kernel, or the trees differ.
     """
 
-    def of_adapters(adapters: Params, *args: Any) -> Any:
-        program, structure = low_rank.trace(loss, params, *args)
+    def of_adapters(adapters: Params, *args: Any, **kwargs: Any) -> Any:
+        program, structure = low_rank.trace(partial(loss, **kwargs), params, *args)
         inputs = jax.tree.leaves(
             (_adapted(params, adapters), args), is_leaf=lambda x: isinstance(x, LowRank)
         )

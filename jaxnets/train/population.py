@@ -36,18 +36,18 @@ def members(seeds: Sequence[int], hyper: Mapping[str, ArrayLike] | None = None) 
       A `Member` of `[seeds · values · values …]` arrays; `table` tells which is which.
 
     Raises:
-      ValueError: for an axis without values, or one that is no list of numbers.
+      ValueError: for an axis without values, one that is no list of numbers, or one that is named
+        as the seeds are.
 
     Example:
       >>> grid = members(range(8), {"learning_rate": [1e-3, 1e-2], "l2": [0.0, 1e-4]})
       >>> grid.seed.shape
       (32,)
     """
+    _require_other_names("members", hyper or {})
     axes = {"seeds": jnp.asarray(list(seeds), jnp.int32)}
     for name, values in (hyper or {}).items():
         axes[name] = jnp.asarray(values)
-    if hyper and "seeds" in hyper:
-        raise ValueError("members: hyper must not have the name 'seeds', which is an axis already")
     for name, values in axes.items():
         if values.ndim != 1 or not values.size:
             raise ValueError(
@@ -58,12 +58,19 @@ def members(seeds: Sequence[int], hyper: Mapping[str, ArrayLike] | None = None) 
     return Member(seed, dict(zip(list(axes)[1:], others, strict=True)))
 
 
+def _require_other_names(function: str, hyper: Mapping[str, Any]) -> None:
+    for name in ("seed", "seeds"):
+        if name in hyper:
+            raise ValueError(f"{function}: hyper must not have the name {name!r}, the seeds' own")
+
+
 def paired(seeds: Sequence[int], hyper: Mapping[str, ArrayLike]) -> Member:
     """Members listed one by one, as a random search draws them: `seeds[i]` with `values[i]`.
 
     Raises:
-      ValueError: where the lists differ in length.
+      ValueError: where the lists differ in length, or one is named as the seeds are.
     """
+    _require_other_names("paired", hyper)
     member = Member(
         jnp.asarray(list(seeds), jnp.int32), {k: jnp.asarray(v) for k, v in hyper.items()}
     )
@@ -72,7 +79,12 @@ def paired(seeds: Sequence[int], hyper: Mapping[str, ArrayLike]) -> Member:
 
 
 def table(population: Member) -> list[dict[str, Any]]:
-    """A row for each member: its seed and its hyper-parameters, as Python's numbers."""
+    """A row for each member: its seed and its hyper-parameters, as Python's numbers.
+
+    Raises:
+      ValueError: if a hyper-parameter has the name of the seed.
+    """
+    _require_other_names("table", population.hyper)
     columns = {"seed": population.seed, **population.hyper}
     rows = zip(*(jax.device_get(column).tolist() for column in columns.values()), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]

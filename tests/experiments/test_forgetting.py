@@ -38,6 +38,7 @@ def test_a_run_leaves_its_config_metrics_pictures_and_report(tmp_path, capsys):
     pictures = {path.stem for path in folder.glob("*.png")}
     assert pictures == {"class-matrices", "class-figures", "class-first"}
     html = (folder / "report.html").read_text()
+    assert "backward transfer how far above the diagonal" in html
     assert html.count("data:image/png;base64,") == len(pictures)
     assert not re.search(r'(src|href)="(?!data:)', html)
     assert "which two is not told; 2 seeds" in capsys.readouterr().out

@@ -128,6 +128,7 @@ def test_features_are_computed_once(tmp_path, monkeypatch, capsys):
     path.write_bytes(b"damaged")
     cached(key, compute, ("a", "b"))
     assert len(calls) == 2
+    assert len({key_of(1, 23), key_of(12, 3), key_of(123), key_of(np.array(1), 23)}) == 4
     assert len({key, key_of("name", np.arange(5), 2), key_of("name", np.arange(4), 3)}) == 3
     assert "computing features" in capsys.readouterr().err
 

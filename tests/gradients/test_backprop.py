@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +42,18 @@ def _gathered(table, rows):
     return jnp.take(table, rows, 0) ** 2
 
 
+def _pooled(reducer, initial, x, window=(2, 3), **options):
+    options = {"window_strides": (2, 1), "padding": ((1, 0), (0, 2))} | options
+    return lax.reduce_window(x, initial, reducer, window, **options)
+
+
+SUM, MAX, MIN = (
+    partial(_pooled, *pair) for pair in ((lax.add, 0.0), (lax.max, -np.inf), (lax.min, np.inf))
+)
+PLANE = np.random.default_rng(4).permutation(42).reshape(7, 6) / 10
+GAPS = {"base_dilation": (2, 1), "window_dilation": (1, 2), "window_strides": (1, 2)}
+WITH_ZEROS = np.array([[2.0, 0.0, -1.5], [0.5, 3.0, 0.0], [0.0, 2.5, 0.0]])
+
 CASES = {
     "abs": (jnp.abs, np.array([0.5, 0.0, -2.0])),
     "acos": (jnp.arccos, SMALL),
@@ -56,6 +69,27 @@ CASES = {
     "round": (lambda a: jnp.round(a) * a, A),
     "scatter-add": (lambda a, b, i: a.at[:, i].add(b), A, B[:, :2], np.array([1, 1])),
     "scatter-add/dropped": (lambda a, b, i: a.at[i].add(b), A, B, np.array([1, 5])),
+    "cumprod": (lambda a: jnp.cumprod(a, 1), A),
+    "cumprod/zeros": (lambda a: lax.cumprod(a, 1, reverse=True), WITH_ZEROS),
+    "reduce_prod": (lambda a: jnp.prod(a, 1), A),
+    "reduce_prod/axes": (lambda a: jnp.prod(a, (0, 2)), IMAGE[:, :2, :3, 0]),
+    "reduce_window_max": (MAX, PLANE),
+    "reduce_window_max/equal": (MAX, np.ones((7, 6))),
+    "reduce_window_min": (MIN, PLANE),
+    "reduce_window_sum": (SUM, PLANE),
+    "reduce_window_sum/cropped": (partial(SUM, padding=((-1, 0), (0, -1))), PLANE),
+    "reduce_window_sum/gaps": (partial(SUM, **GAPS), PLANE),
+    "scatter": (lambda a, b: a.at[:, 1:].set(b), A, B[:, 1:]),
+    "scatter/rows": (lambda a, b, i: a.at[:, i].set(b), A, B[:, :2], np.array([2, 0])),
+    "scatter/twice": (lambda a, b, i: a.at[:, i].set(b), A, B[:, :2], np.array([1, 1])),
+    "scatter/dropped": (lambda a, b, i: a.at[i].set(b), A, B, np.array([1, 5])),
+    "scatter/points": (lambda a, b, i: a.at[i, i + 1].set(b), A, B[0, :2], np.array([0, 1])),
+    "scatter-sub": (lambda a, b, i: a.at[:, i].subtract(b), A, B[:, :2], np.array([1, 1])),
+    "sort": (lambda a: jnp.sort(a, 1), A),
+    "sort/equal": (lambda a: jnp.sort(a, 0), WITH_ZEROS),
+    "sort/several": (lambda a, b: lax.sort((a, b), 1, num_keys=1)[1], A, B),
+    "sort/descending": (lambda a: jnp.sort(a, descending=True), A),
+    "top_k": (lambda a: lax.top_k(a, 2)[0], A),
     "add": (jnp.add, A, B),
     "add/number": (lambda a, b: a + b, A, 2.0),
     "add/row": (lambda a, b: lax.add(*jnp.broadcast_arrays(a, b)), A, B[:1]),
@@ -395,18 +429,35 @@ def test_a_kernel_in_half_precision_may_be_summed_in_single():
 
 def test_more_rules_may_be_given_and_are_what_is_used():
     def loss(w):
-        return jnp.sum(jnp.sort(w) * jnp.array([1.0, 2.0, 3.0]))
+        return jnp.sum(lax.erf_inv(w) * jnp.array([1.0, 2.0, 3.0]))
 
-    w = jnp.array([3.0, 1.0, 2.0])
-    with pytest.raises(NotImplementedError, match="no rule for 'sort'; pass rules="):
+    w = jnp.array([0.3, 0.1, -0.2])
+    with pytest.raises(NotImplementedError, match="no rule for 'erf_inv'; pass rules="):
         backprop(loss)(w)
 
-    def sort(x, y, error, /, **params):
-        return [error[jnp.argsort(jnp.argsort(x[0]))]]
+    def erf_inv(x, y, error, /, **params):
+        return [error * jnp.sqrt(jnp.pi) / 2 * jnp.exp(y**2)]
 
-    np.testing.assert_array_equal(backprop(loss, rules={**RULES, "sort": sort})(w)[1], [3, 1, 2])
-    wrong = {**RULES, "sort": sort, "mul": lambda x, y, error, /, **params: [error, error]}
-    assert not np.array_equal(backprop(loss, rules=wrong)(w)[1], [3, 1, 2])
+    found = backprop(loss, rules={**RULES, "erf_inv": erf_inv})(w)[1]
+    np.testing.assert_allclose(found, jax.grad(loss)(w), rtol=1e-5)
+    wrong = {**RULES, "erf_inv": erf_inv, "mul": lambda x, y, error, /, **params: [error, error]}
+    assert not np.allclose(backprop(loss, rules=wrong)(w)[1], found)
+
+
+def test_pooling_of_flax_has_rules():
+    """In a small convolutional net, strided, padded and with windows that overlap."""
+    image = jnp.asarray(IMAGE[:1], jnp.float32)
+
+    def loss(kernel):
+        y = lax.conv_general_dilated(
+            image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        y = linen.max_pool(jnp.tanh(y), (3, 3), strides=(2, 2), padding="SAME")
+        return jnp.sum(jnp.sin(linen.avg_pool(y, (2, 2), count_include_pad=False)))
+
+    kernel = jnp.asarray(KERNEL, jnp.float32)
+    _, found = backprop(loss)(kernel)
+    np.testing.assert_allclose(found, jax.grad(loss)(kernel), rtol=1e-4, atol=1e-6)
 
 
 def test_bad_input_is_named():

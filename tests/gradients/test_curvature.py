@@ -1,5 +1,7 @@
 """Curvature against dense Hessians in float64, and eigenvalues against NumPy's and SciPy's."""
 
+from functools import partial
+
 import flax.linen as linen
 import jax
 import jax.numpy as jnp
@@ -122,6 +124,27 @@ def test_products_are_those_of_the_dense_matrices(case, x64):
     assert relative_error(case.flat(got[1]), case.ggn @ case.vector) < 1e-11
 
 
+def test_the_gauss_newton_product_needs_no_forward_derivative(x64):
+    """Through a `custom_vjp`, of which `jvp` knows nothing, inside a loop."""
+
+    @jax.custom_vjp
+    def cube(x):
+        return x**3
+
+    cube.defvjp(lambda x: (x**3, x), lambda x, error: (3 * x**2 * error,))
+
+    def product(power, w, v):
+        def outputs(w, x):
+            return jax.lax.scan(lambda c, x: (c, power(c * x)), w, x)[1]
+
+        x, y = jnp.arange(6.0).reshape(2, 3) / 6, jnp.array([0, 1])
+        return gradients.ggn_vp(outputs, mean_loss)(w, x, y)(v)
+
+    w, v = jnp.array([0.5, -1.0, 2.0]), jnp.array([1.0, 2.0, -0.5])
+    want = product(lambda x: x**3, w, v)
+    assert relative_error(jax.jit(partial(product, cube))(w, v), want) < 1e-12
+
+
 def test_eigenvalues_are_numpys_and_scipys(case, x64):
     @jax.jit
     def top(params):
@@ -159,6 +182,64 @@ def test_sharpness_starts_where_it_was(small, x64):
     zeros = jax.tree.map(jnp.zeros_like, small.params)
     warm, cold = (again(small.params, small.x, small.y, start=v) for v in (found.vector, zeros))
     assert abs(warm.value - sharpest) < 1e-10 * sharpest < 1e-3 * sharpest < sharpest - cold.value
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_eigenvalues_of_parameters_in_half_precision(dtype):
+    """Products are rounded, the process is not: within a hundredth of the dense Hessian's."""
+    matrix = jax.random.normal(jax.random.key(1), (24, 24), jnp.float32) / 5
+    matrix = (matrix + matrix.T).astype(dtype)
+
+    def loss(p):
+        w = jnp.concatenate([p["a"], p["b"]])
+        return 0.5 * (w @ matrix @ w).astype(jnp.float32)
+
+    params = {"a": jnp.ones(16, dtype), "b": jnp.ones(8, dtype)}
+    want = np.linalg.eigvalsh(np.asarray(matrix, np.float64))[::-1]
+    found = jax.jit(gradients.sharpness(loss, steps=24))(params)
+    assert abs(found.value - want[0]) < 0.01 * want[0]
+    assert {leaf.dtype for leaf in jax.tree.leaves(found.vector)} == {jnp.dtype("float32")}
+    again = gradients.sharpness(loss, steps=3)(params, start=found.vector)
+    assert abs(again.value - want[0]) < 0.01 * want[0]
+    product = gradients.hvp(loss)(params)
+    top = gradients.top_eigenvalues(product, params, jax.random.key(0), 3, steps=24)
+    assert relative_error(top.values, want[:3]) < 0.01
+    density = gradients.spectrum(product, params, jax.random.key(0), probes=2, steps=24)
+    assert relative_error(density.nodes[:, -1], want[:1].repeat(2)) < 0.01
+
+
+def test_what_a_loss_returns_beside_the_scalar_is_dropped():
+    w = jnp.array([1.0, 2.0])
+
+    def loss(w):
+        return jnp.sum(w**4), {"seen": w}
+
+    product = gradients.hvp(loss, has_aux=True)(w)
+    np.testing.assert_allclose(product(jnp.ones(2)), 12 * w**2, rtol=1e-6)
+    sharpest = gradients.sharpness(loss, has_aux=True)(w)
+    np.testing.assert_allclose(sharpest.value, 48, rtol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [2, 64])
+def test_samples_of_the_fisher_diagonal_are_added_up(samples):
+    """As many as wanted, in the memory of a few gradients; equal to their mean one by one."""
+    params, x = {"w": jnp.ones((64, 512)) / 64}, jnp.ones((2, 64))
+
+    def at(samples):
+        return gradients.fisher_diagonal(
+            lambda p, x: x @ p["w"], likelihoods.normal, samples=samples
+        )
+
+    key = jax.random.key(0)
+    compiled = jax.jit(at(samples)).lower(params, x, key=key).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 8 * params["w"].nbytes
+    found = compiled(params, x, key=key)["w"]
+    errors = [
+        likelihoods.sampled_errors(likelihoods.normal, x @ params["w"], k)
+        for k in jax.random.split(key, samples)
+    ]
+    want = np.mean(np.square(errors), (0, 1))
+    np.testing.assert_allclose(found, np.tile(want, (64, 1)), rtol=1e-5)
 
 
 def test_a_krylov_space_that_is_used_up_does_not_end_the_search(x64):
@@ -236,6 +317,26 @@ def test_hutchinsons_estimates_are_as_far_off_as_they_say(small, x64):
     assert np.isnan(one.standard_error)
 
 
+def test_hutchinsons_sums_of_parameters_in_half_precision_are_in_single():
+    """In bfloat16 a running mean stops moving, as what one of 4096 adds is rounded away."""
+    n, key = 24, jax.random.key(0)
+    matrix = jax.random.normal(jax.random.key(1), (n, n), jnp.float32).astype(jnp.bfloat16)
+
+    def product(v):
+        return (matrix.astype(jnp.float32) @ v.astype(jnp.float32)).astype(jnp.bfloat16)
+
+    params = jnp.ones(n, jnp.bfloat16)
+    diagonal = jax.jit(lambda: gradients.hutchinson_diagonal(product, params, key, 4096))()
+    trace = jax.jit(lambda: gradients.hutchinson_trace(product, params, key, 4096))()
+    want = np.asarray(matrix, np.float64)
+    assert diagonal.mean.dtype == trace.mean.dtype == jnp.float32
+    off = (np.asarray(diagonal.mean, np.float64) - np.diag(want)) / diagonal.standard_error
+    assert np.abs(off).max() < 4
+    others = np.sqrt(np.sum(want**2, 1) - np.diag(want) ** 2)
+    assert relative_error(diagonal.standard_error, others / 64) < 0.05
+    assert abs(trace.mean - np.trace(want)) < 4 * trace.standard_error
+
+
 LIKELIHOODS = {
     "normal": lambda rng: rng.normal(size=(2000, CLASSES)),
     "bernoulli": lambda rng: rng.uniform(size=(2000, CLASSES)).round(),
@@ -282,6 +383,14 @@ def test_bad_input_is_refused():
     key = jax.random.key(0)
     with pytest.raises(ValueError, match=r"hvp: loss must return a scalar, got shape \(3,\)"):
         gradients.hvp(lambda w: w)(w)
+    with pytest.raises(
+        ValueError, match=r"hvp: loss must return a scalar, got shape.*has_aux=True"
+    ):
+        gradients.sharpness(lambda w: (w @ w, {"seen": w}))(w)
+    with pytest.raises(TypeError, match=r"hvp: loss must be real and floating, got int32"):
+        gradients.hvp(lambda w: jnp.sum(w).astype(jnp.int32))(w)
+    with pytest.raises(ValueError, match=r"for one example, got shape \(\(\), \(3,\)\).*has_aux"):
+        gradients.per_example_grad(lambda w, x: (w @ x, x))(w, jnp.ones((2, 3)))
     with pytest.raises(TypeError, match=r"hvp: params must be real and floating, got int32 at 'n'"):
         gradients.hvp(lambda p: p["w"] @ p["w"])({"w": w, "n": jnp.ones(3, jnp.int32)})
     product = gradients.hvp(lambda p: p["w"] @ p["w"])({"w": w})

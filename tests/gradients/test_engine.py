@@ -220,6 +220,38 @@ def test_a_bad_example_leaves_the_others_exact(name, bad):
     assert metrics.clipped[2]
 
 
+def of_no_layers(params, x):
+    """A stack of layers that has none, before the last."""
+    x = jax.lax.scan(lambda x, kernel: (jnp.tanh(x @ kernel), None), x, params["stack"])[0]
+    return jnp.sum(jnp.sin(x @ params["last"]))
+
+
+def of_no_positions(params, x):
+    """A recurrent net over a sequence of no elements, before the last."""
+    turn = lambda h, t: (jnp.tanh(h @ params["turn"] + t), None)  # noqa: E731
+    return jnp.sum(jnp.sin(jax.lax.scan(turn, x, x[None][:0])[0] @ params["last"]))
+
+
+@pytest.mark.parametrize("loss", [of_no_layers, of_no_positions])
+def test_scans_of_no_turns(loss):
+    params = {"stack": jnp.ones((0, 3, 3)), "turn": jnp.ones((3, 3)), "last": jnp.eye(3)}
+    x = jax.random.normal(jax.random.key(0), (B, 3))
+    _, factors = gradients.per_example_grad(loss)(params, x)
+    own = jax.vmap(jax.grad(loss), (None, 0))(params, x)
+    want = jax.vmap(lambda g: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(g)))(own)
+    np.testing.assert_allclose(gradients.sq_norms(factors), want, rtol=1e-6)
+    np.testing.assert_allclose(gradients.per_example_norms(loss)(params, x) ** 2, want, rtol=1e-5)
+    total = gradients.weighted_sum(factors, jnp.ones(B))
+    assert jax.tree.map(jnp.shape, total) == jax.tree.map(jnp.shape, params)
+    np.testing.assert_allclose(total["last"], own["last"].sum(0), rtol=1e-5)
+    clipped, _ = gradients.clipped_grad(loss, 0.1)(params, x)
+    assert np.isfinite(clipped["last"]).all()
+    blocks = gradients.kfac_factors(factors)
+    step = gradients.natural_gradient(gradients.inverses(blocks, 0.1), total)
+    assert all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(step))
+    assert not np.any(step["turn"])
+
+
 def test_bfloat16_is_accumulated_in_float32():
     w, x = jnp.ones((64, 64), jnp.bfloat16), jnp.ones((2, 64), jnp.bfloat16)
     _, factors = gradients.per_example_grad(lambda w, x: jnp.sum(x @ w))(w, x)

@@ -23,6 +23,29 @@ def test_penalties_by_hand():
     np.testing.assert_array_equal(grads["w"], [6.0, -4.0])
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_penalties_of_half_precision_are_summed_in_single(dtype):
+    w = jnp.ones(100_000, dtype)
+    assert train.l2_to_start(jnp.zeros_like(w), 1.0)(w) == 50_000
+    assert train.ewc_penalty(w, jnp.zeros_like(w), 1.0)(w) == 50_000
+    assert train.l2_to_start(jnp.zeros(1003, dtype), 1.0)(w[:1003]) == 501.5
+    grad = jax.grad(train.l2_to_start(jnp.zeros_like(w), 0.5))(w)
+    assert grad.dtype == w.dtype
+    np.testing.assert_array_equal(grad, jnp.full_like(w, 0.5))
+
+
+def test_penalties_broadcast_nothing():
+    params = {"w": jnp.ones((3, 1))}
+    with pytest.raises(
+        ValueError, match=r"l2_to_start: anchor must have.*\[3\] for \[3, 1\] at 'w'"
+    ):
+        train.l2_to_start({"w": jnp.ones(3)}, 1.0)(params)
+    with pytest.raises(
+        ValueError, match=r"ewc_penalty: fisher must have.*\[\] for \[3, 1\] at 'w'"
+    ):
+        train.ewc_penalty({"w": 1.0}, params, 1.0)(params)
+
+
 def test_the_fisher_of_a_linear_classifier():
     """`∇_W log p(y|x) = x ⊗ (e_y - p)`; the true Fisher is its square's mean over y ~ p."""
     params = nn.init_dense(jax.random.key(0), 4, 3)

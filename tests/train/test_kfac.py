@@ -1,5 +1,7 @@
 """K-FAC against its equations in NumPy, and as an optimizer."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,10 +145,48 @@ def test_the_adaptive_step_is_where_the_quadratic_model_is_least(x64):
     assert relative_error(second.opt_state.damping, 0.3 * factor) < 1e-6
 
 
+def attended(params, x, implementation):
+    """Attention over four positions of three numbers."""
+    q, k, v = (nn.dense(layer, x.reshape(4, 1, 1)) for layer in params)
+    return nn.attention(q, k, v, implementation=implementation).mean((0, 1))[:2]
+
+
+def test_the_adaptive_step_goes_where_jvp_does_not(x64):
+    """Through attention in tiles, which has a reverse derivative alone: the same step."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    layers = [nn.init_dense(key, 1, 3) for key in keys]
+    layers = jax.tree.map(lambda p: p.astype(jnp.float64), layers)
+    x, y = batch(8)
+    ends = []
+    for implementation in ("plain", "blocked"):
+        model = partial(attended, implementation=implementation)
+        optimizer = train.adaptive_kfac(train.kfac_blocks(model, layers, x))
+        step = jax.jit(train.kfac_step(model, LIKELIHOOD, optimizer))
+        state = train.init_state(layers, optimizer, jax.random.key(0))
+        for _ in range(2):
+            state, _ = step(state, (x, y))
+        ends.append(state.params)
+    assert_trees_close(ends[1], ends[0], 1e-8)
+
+
 def test_the_model_is_least_along_the_first_if_both_are_one():
     bends, slopes = jnp.array([[2.0, 4.0], [4.0, 8.0]]), jnp.array([-1.0, -2.0])
     assert [float(x) for x in least(slopes, bends)] == [0.5, 0]
     assert [float(x) for x in least(slopes, jnp.diag(jnp.array([2.0, 0.0])))] == [0.5, 0]
+
+
+def test_damping_stays_where_there_is_nothing_to_learn():
+    """At a loss of exactly 0 the model expects no change, and there is none."""
+    params, x = {"kernel": jnp.zeros((4, 2))}, jnp.ones((6, 4))
+    optimizer = train.adaptive_kfac(
+        train.kfac_blocks(nn.dense, params, x), damping=0.5, damping_every=1
+    )
+    step = jax.jit(train.kfac_step(nn.dense, likelihoods.normal, optimizer))
+    state = train.init_state(params, optimizer, jax.random.key(0))
+    for _ in range(3):
+        state, metrics = step(state, (x, jnp.zeros((6, 2))))
+    assert metrics["loss"] == 0
+    assert state.opt_state.damping == 0.5
 
 
 @pytest.mark.thorough

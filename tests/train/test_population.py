@@ -220,7 +220,13 @@ def test_what_disagrees_is_named():
         train.members([0], {"l2": 0.1})
     with pytest.raises(ValueError, match="members: seeds must be a list of at least one number"):
         train.members([])
-    with pytest.raises(ValueError, match="hyper must not have the name 'seeds'"):
+    with pytest.raises(ValueError, match="members: hyper must not have the name 'seeds'"):
         train.members([0], {"seeds": [1]})
+    with pytest.raises(ValueError, match="members: hyper must not have the name 'seed'"):
+        train.members([0], {"seed": [1]})
+    with pytest.raises(ValueError, match="paired: hyper must not have the name 'seed'"):
+        train.paired([0], {"seed": [1]})
+    with pytest.raises(ValueError, match="table: hyper must not have the name 'seed'"):
+        train.table(GRID._replace(hyper={"seed": GRID.seed}))
     with pytest.raises(ValueError, match="population: chunk must be at least 1, got 0"):
         train.population(lambda m: m, chunk=0)

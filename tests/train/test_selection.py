@@ -96,6 +96,15 @@ def test_cross_validation_is_the_loop_over_members_and_folds(k):
     np.testing.assert_allclose(in_chunks, found, rtol=1e-12)
 
 
+def test_scores_in_half_precision_are_summed_in_single():
+    data = np.zeros(2000, np.float16)
+    found = selection.cross_validate(
+        lambda member, part, held_out: held_out + jnp.float16(100),
+        train.members([0]), selection.kfold(2000, 2), data,
+    )  # fmt: skip
+    np.testing.assert_array_equal(found, [[100, 100]])
+
+
 def test_nested_cross_validation_is_written_out():
     outer = selection.kfold(23, 3, seed=0)
     found = selection.nested(
@@ -124,6 +133,28 @@ def test_a_nested_search_is_compiled_once_for_each_shape():
     data = {name: leaf[:20] for name, leaf in DATA.items()}
     selection.nested(counted, GRID, outer, lambda indices: selection.kfold(16, 4), data)
     assert traced == [12, 16]
+
+
+def test_configurations_are_chosen_by_their_means_over_seeds():
+    """Seed 0 of rate 1 is the best run, and rate 2 the better rate."""
+    grid = train.members([0, 1], {"rate": [1.0, 2.0]})
+    scores = np.array([[0.0, 0.2], [1.0, 1.2], [4.0, 4.2], [2.0, 2.2]])
+    configs, means = selection.over_seeds(train.table(grid), scores)
+    assert configs == [{"rate": 1.0}, {"rate": 2.0}]
+    np.testing.assert_allclose(means, [[2.0, 2.2], [1.5, 1.7]])
+    assert selection.rank(configs, means)[0].config == {"rate": 2.0}
+    assert selection.over_seeds(train.table(grid), scores[:, 0])[1].tolist() == [2.0, 1.5]
+
+    def fit(member, part, held_out):
+        table = jnp.array([[0.0, 1.0], [4.0, 2.0]])
+        score = table[member.seed, jnp.int32(member.hyper["rate"]) - 1]
+        return jnp.full(held_out.shape, score)
+
+    outer = selection.kfold(8, 2)
+    found = selection.nested(fit, grid, outer, lambda i: selection.kfold(len(i), 2), np.zeros(8))
+    assert [row.config for row in found.chosen] == [{"rate": 2.0}] * 2
+    assert [row.number for row in found.chosen] == [1, 1]
+    assert found.scores == (1.5, 1.5)
 
 
 def test_draws_are_of_their_distributions():
@@ -177,6 +208,42 @@ def test_halving_keeps_the_best_and_goes_on_where_it_was():
         selection.climb(whole, plan, advance)
 
 
+def test_halving_ends_with_one():
+    def plan(*args):
+        return [tuple(rung) for rung in selection.rungs(*args)]
+
+    assert plan(2, 1, 9) == [(2, 1), (1, 3)]
+    assert plan(5, 1, 9) == [(5, 1), (1, 3)]
+    assert plan(8, 1, 81) == [(8, 1), (2, 3), (1, 9)]
+    assert plan(1, 1, 9) == [(1, 1)]
+    assert plan(9, 1, 3) == [(9, 1), (3, 3)]
+
+
+def test_a_search_is_gone_on_with_from_a_checkpoint(tmp_path):
+    plan = selection.rungs(9, 1, 9)
+    keys = jax.random.split(jax.random.key(0), 9)
+    stacked = {"quality": jnp.arange(9.0)[::-1] + 0.1, "key": keys}
+
+    def advance(stacked, budget):
+        return stacked, np.asarray(stacked["quality"], np.float64) / 3
+
+    search, whole = selection.begin(stacked), selection.halve(stacked, plan, advance)
+    train.save_checkpoint(tmp_path, search.rung, search)
+    for _ in plan:
+        done = train.latest_checkpoint(tmp_path)
+        like = selection.like_after(stacked, plan, done)
+        search = selection.climb(train.restore_checkpoint(tmp_path, like), plan, advance)
+        train.save_checkpoint(tmp_path, search.rung, search)
+    like = selection.like_after(stacked, plan, 3)
+    end = train.restore_checkpoint(tmp_path, like)
+    np.testing.assert_array_equal(
+        *(jax.random.key_data(x.stacked.pop("key")) for x in (end, whole))
+    )
+    np.testing.assert_equal(end, whole)
+    with pytest.raises(ValueError, match="like_after: rungs must be from 0 to 3, got 4"):
+        selection.like_after(stacked, plan, 4)
+
+
 def test_tables_rank_by_mean_and_say_how_sure():
     configs = [{"rate": 1}, {"rate": 2}, {"rate": 3}]
     rows = selection.rank(configs, [[3.0, 5.0], [np.nan, 1.0], [1.0, 2.0]])
@@ -213,6 +280,7 @@ def test_a_comparison_is_paired_and_corrected():
         (lambda: selection.rungs(9, 4, 3), "least <= most"),
         (lambda: selection.brackets(9, eta=1), "eta >= 2"),
         (lambda: selection.rank([{}], [1.0, 2.0]), r"rank: scores must be \[1\]"),
+        (lambda: selection.over_seeds([{}], [1.0, 2.0]), r"over_seeds: scores must be \[1\]"),
         (lambda: selection.compare([1.0], [1.0], held_out_share=0.5), "two at least"),
         (
             lambda: selection.cross_validate(ridge, GRID, selection.kfold(24, 2), DATA),

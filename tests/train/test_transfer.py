@@ -302,6 +302,33 @@ def test_what_is_used_in_other_ways_is_added_up():
     assert relative_error(got, use(train.merge_lora(net, adapters), x)) < 1e-5
 
 
+def test_a_loss_with_adapters_takes_keywords():
+    """Arrays and what is no array, as with frozen parameters."""
+    net = {"kernel": jnp.ones((3, 3))}
+    adapters = train.init_lora(jax.random.key(1), net, {".*": -1}, rank=1)
+    adapters = jax.tree.map(lambda x: x + 0.3, adapters)
+
+    def loss(params, x, shift=0.0, *, square=False):
+        y = x @ params["kernel"] + shift
+        return jnp.sum(y**2 if square else y)
+
+    x, shift = jnp.arange(6.0).reshape(2, 3), jnp.ones((2, 3))
+    adapted = train.with_lora(loss, net)
+    got = jax.jit(lambda a, x, shift: adapted(a, x, shift=shift, square=True))(adapters, x, shift)
+    want = loss(train.merge_lora(net, adapters), x, shift, square=True)
+    assert relative_error(got, want) < 1e-6
+
+
+def test_the_scale_of_adapters_is_known_when_traced(params):
+    rules = {"kernel": -1, ".*": 0}
+    adapters = train.init_lora(jax.random.key(0), params, rules, 2, jnp.float32(6))
+    assert adapters["layers"][0]["kernel"].scale == 3.0
+    with pytest.raises(ValueError, match=r"alpha must be a number that is known.*is traced"):
+        jax.vmap(lambda a: train.init_lora(jax.random.key(0), params, rules, 2, a))(jnp.ones(2))
+    with pytest.raises(ValueError, match=r"init_lora: alpha must be a scalar, got shape \(2,\)"):
+        train.init_lora(jax.random.key(0), params, rules, 2, np.ones(2))
+
+
 def test_adapters_that_do_not_fit_are_refused(params):
     init = partial(train.init_lora, jax.random.key(0), params)
     with pytest.raises(ValueError, match=r"only kernels have adapters.*'layers/0/bias'"):
@@ -338,3 +365,39 @@ def test_the_probe_is_scikit_learns_logistic_regression():
         train.linear_probe(x, y[:3], 3)
     with pytest.raises(ValueError, match="n_classes must be at least 2"):
         train.linear_probe(x, y, 1)
+
+
+def test_the_probe_of_two_classes_is_scikit_learns_too():
+    """Which has one column, and penalizes it, where ours are two."""
+    from sklearn.datasets import load_wine
+    from sklearn.linear_model import LogisticRegression
+
+    x, y = load_wine(return_X_y=True)
+    x, y = x[y > 0], y[y > 0] - 1
+    x = ((x - x.mean(0)) / x.std(0)).astype(np.float32)
+    solve = jax.jit(partial(train.linear_probe, n_classes=2, tol=1e-5))
+    for c in (0.1, 1.0, 10.0):
+        probe = solve(x, y, inverse_l2=c)
+        oracle = LogisticRegression(C=c, tol=1e-8, max_iter=1000).fit(x, y)
+        ours = jax.nn.softmax(nn.dense(probe.params, x))
+        np.testing.assert_allclose(ours, oracle.predict_proba(x), atol=1e-3)
+        w = np.diff(probe.params["kernel"], axis=1).T
+        np.testing.assert_allclose(w, oracle.coef_, atol=3e-3 * max(c, 1))
+
+
+def test_a_probe_without_an_optimum_is_refused_or_nan():
+    x, y = jnp.array([[0.5], [-1.0], [2.0]]), jnp.array([0, 1, 1])
+    for c in (0, -1.0, np.nan):
+        with pytest.raises(ValueError, match="linear_probe: inverse_l2 must be positive, got"):
+            train.linear_probe(x, y, 2, inverse_l2=c)
+    with pytest.raises(ValueError, match="linear_probe: features must be finite"):
+        train.linear_probe(x.at[0].set(jnp.nan), y, 2)
+    with pytest.raises(TypeError, match="linear_probe: features must be of a real floating dtype"):
+        train.linear_probe(jnp.ones((3, 1), jnp.int32), y, 2)
+    solve = jax.jit(jax.vmap(lambda x, c: train.linear_probe(x, y, 2, inverse_l2=c)))
+    # where only the run shows it, the result says so
+    found = solve(jnp.stack([x, x, x, x * jnp.nan]), jnp.array([1.0, 0.0, -1.0, 1.0]))
+    assert found.steps.tolist()[1:] == [0, 0, 0]
+    for leaf in (found.gradient, *jax.tree.leaves(found.params)):
+        assert np.isfinite(leaf[0]).all()
+        assert np.isnan(leaf[1:]).all()

@@ -30,8 +30,10 @@ from jaxnets.train.selection.search import (
     cost,
     draw,
     halve,
+    like_after,
     rungs,
 )
+from jaxnets.train.selection.seeds import over_seeds
 from jaxnets.train.selection.validation import Nested, cross_validate, nested
 
 __all__ = [
@@ -56,9 +58,11 @@ __all__ = [
     "draw",
     "halve",
     "kfold",
+    "like_after",
     "markdown",
     "nested",
     "optuna_search",
+    "over_seeds",
     "rank",
     "repeated",
     "rungs",

@@ -37,7 +37,8 @@ def rank(configs: Sequence[Mapping[str, Any]], scores: ArrayLike) -> list[Row]:
     """Rows from best to worst by mean score, smaller being better; what is not finite comes last.
 
     Args:
-      configs: one for each row of `scores`, as of `train.table`.
+      configs: one for each row of `scores`: of `train.table`, or, where it has several seeds of
+        each, of `over_seeds`.
       scores: `[configs]` or `[configs, folds]`.
 
     Raises:
@@ -88,6 +89,9 @@ def compare(first: ArrayLike, second: ArrayLike, *, held_out_share: float) -> Co
 
     `se² = (1/J + ρ / (1 - ρ)) s²`, with `s²` the variance of the `J` differences and `ρ` the share
     held out: without the second term it would be taken that folds are independent.
+
+    `t` is that of two configurations named before their scores were seen. The first two of a
+    ranking are not: the best of many is partly the luckiest, and its lead, so tested, too large.
 
     Args:
       first, second: `[J]`, scores of the same folds, in the same order.

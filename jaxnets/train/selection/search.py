@@ -106,8 +106,8 @@ def rungs(configurations: int, least: int, most: int, *, eta: int = 3) -> list[R
             f"got {configurations}, {least}, {most} and {eta}"
         )
     found, budget, left = [Rung(configurations, least)], least * eta, configurations // eta
-    while budget <= most and left >= 1:
-        found.append(Rung(left, budget))
+    while budget <= most and found[-1].configurations > 1:
+        found.append(Rung(max(left, 1), budget))
         budget, left = budget * eta, left // eta
     return found
 
@@ -142,7 +142,7 @@ def cost(plan: Sequence[Rung]) -> int:
 
 
 class Halving(NamedTuple):
-    """A search between two rungs: save it, and go on from it."""
+    """A search between two rungs: to be saved, and gone on from (`like_after`)."""
 
     stacked: PyTree
     """What `advance` trains: members and their states, those that are left."""
@@ -159,6 +159,35 @@ class Halving(NamedTuple):
 def begin(stacked: PyTree) -> Halving:
     """Before the first rung: every member of `stacked` is in."""
     return Halving(stacked, tuple(range(size("begin", stacked))))
+
+
+def like_after(stacked: PyTree, plan: Sequence[Rung], rungs: int) -> Halving:
+    """A search of the shapes that it has after so many rungs: `like` of `train.restore_checkpoint`.
+
+    Args:
+      stacked: what `begin` is given.
+      plan: of the search.
+      rungs: how many are done, from 0 to as many as the plan has.
+
+    Raises:
+      ValueError: for another number of rungs.
+
+    Example:
+      >>> save_checkpoint(folder, search.rung, search)
+      >>> done = latest_checkpoint(folder)
+      >>> search = restore_checkpoint(folder, like_after(stacked, plan, done))
+    """
+    if not 0 <= rungs <= len(plan):
+        raise ValueError(f"like_after: rungs must be from 0 to {len(plan)}, got {rungs}")
+    sizes = [rung.configurations for rung in plan] + [1]
+    done = sizes[:rungs]
+    return Halving(
+        jax.tree.map(lambda leaf: leaf[: sizes[rungs]], stacked),
+        (0,) * sizes[rungs],
+        rungs,
+        tuple((0.0,) * size for size in done),
+        tuple((0,) * size for size in done),
+    )
 
 
 def climb(
@@ -202,7 +231,7 @@ def climb(
     order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")[:keep]
     return Halving(
         jax.tree.map(lambda leaf: leaf[order], stacked),
-        tuple(search.left[i] for i in order),
+        tuple(int(search.left[i]) for i in order),
         after,
         (*search.scores, tuple(values.tolist())),
         (*search.tried, search.left),

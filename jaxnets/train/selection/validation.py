@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxnets.train.population import Member, population, size, table
+from jaxnets.train.population import Member, member, population, size, table
 from jaxnets.train.selection.folds import Fold, StackedFolds, stacked
 from jaxnets.train.selection.results import Row, best, rank
+from jaxnets.train.selection.seeds import by_configuration, over_seeds
 from jaxnets.train.step import leading_size
 from jaxnets.types import Array, PyTree
 
@@ -61,6 +62,8 @@ def _scores(fit: Fit, parts: StackedFolds, grid: Member, data: PyTree, chunk: in
                     "cross_validate: fit must return a score for each held-out example, "
                     f"{list(fold.weight.shape)}, got {list(each.shape)}"
                 )
+            # of a thousand scores in half precision the sum overflows, or stops growing before
+            each = each.astype(jnp.promote_types(each.dtype, jnp.float32))
             # not a product: what fills up may be anything, NaN too
             return jnp.sum(each, where=fold.weight > 0) / jnp.sum(fold.weight)
 
@@ -75,9 +78,11 @@ class Nested(NamedTuple):
     """What nested cross-validation found."""
 
     chosen: tuple[Row, ...]
-    """Of each outer fold: the best of its inner search, `mean` being the inner estimate."""
+    """Of each outer fold: the best of its inner search, `mean` being the inner estimate, `number`
+    that of the configuration, its seeds counted once."""
     scores: tuple[float, ...]
-    """Of each outer fold: the chosen configuration, trained on all but that fold, on it."""
+    """Of each outer fold: the chosen configuration, trained on all but that fold, on it; the mean
+    over its seeds."""
     mean: float
     """Of `scores`: an estimate of the whole procedure, choosing included, that nothing was chosen
     by."""
@@ -98,7 +103,8 @@ def nested(
     """Nested cross-validation: in each outer fold's training part, an inner one chooses.
 
     Choosing the best of many by cross-validation makes its own estimate too good (Cawley and
-    Talbot, 2010); the outer folds took no part in the choice.
+    Talbot, 2010); the outer folds took no part in the choice. Configurations are chosen by their
+    means over seeds (`over_seeds`).
 
     Args:
       fit, grid, data, chunk: as in `cross_validate`.
@@ -110,14 +116,16 @@ def nested(
       ValueError: as `cross_validate`; if no configuration of a search has a finite score.
     """
     size("nested", grid)
-    configs = table(grid)
+    members = table(grid)
+    _, numbers = by_configuration(members)
     chosen, scores = [], []
     for fold in outer:
         part = jax.tree.map(lambda leaf, of=fold.train: np.asarray(leaf)[of], data)
-        row = best(rank(configs, cross_validate(fit, grid, inner(fold.train), part, chunk=chunk)))
-        one = jax.tree.map(lambda leaf, i=row.number: leaf[i : i + 1], grid)
+        found = cross_validate(fit, grid, inner(fold.train), part, chunk=chunk)
+        row = best(rank(*over_seeds(members, found)))
+        its_seeds = member(grid, np.array(numbers[row.number]))
         chosen.append(row)
-        scores.append(float(cross_validate(fit, one, [fold], data)[0, 0]))
+        scores.append(float(np.mean(cross_validate(fit, its_seeds, [fold], data, chunk=chunk))))
     mean = float(np.mean(scores))
     inside = float(np.mean([row.mean for row in chosen]))
     return Nested(tuple(chosen), tuple(scores), mean, mean - inside)
