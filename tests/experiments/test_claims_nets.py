@@ -1,0 +1,83 @@
+"""What the claims on nets and their data are made of: the helpers, each against what it says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.claims import arms, few_digits, overfitting
+from experiments.claims.training import digits
+from experiments.claims.verdict import Arm, judge
+
+
+def test_comparisons_by_name():
+    values = {"with": np.array([1.0, 2.0]), "without": np.array([3.0, 4.0])}
+    found = arms.between(
+        values, "with", "without", where="here", quantity="error", expected="less", margin=1.0
+    )
+    assert found.treated == Arm("with", values["with"])
+    assert judge(found).effect == -2
+    known = arms.beside(
+        1.0, "one", Arm("with", values["with"]), where="here", quantity="error",
+        expected="same", margin=3.0, ratio=True,
+    )  # fmt: skip
+    np.testing.assert_allclose(judge(known).effect, np.sqrt(2))
+
+
+def test_the_best_setting_is_the_least_that_is_finite():
+    best = arms.least([[3.0, 1.0, np.nan], [np.inf, np.nan, 2.0]])
+    np.testing.assert_array_equal(best, [1, 2])
+    np.testing.assert_array_equal(arms.taken([[1, 2, 3], [4, 5, 6]], best), [2, 6])
+
+
+def test_best_rates_at_an_end_of_their_grid_are_named():
+    best = {"inner": np.array([1, 1]), "low": np.array([0, 1]), "both": np.array([0, 2])}
+    said = arms.at_the_edge(best, 3)
+    assert "low (1 of 2 seeds), both (2 of 2 seeds)" in said
+    assert "inner" not in said
+    assert arms.at_the_edge({"inner": best["inner"]}, 3) == arms.at_the_edge(best, 1) == ""
+
+
+def test_shifted_images_are_moved_by_a_pixel_at_most():
+    image = jnp.arange(64.0)
+    padded = np.pad(np.asarray(image).reshape(8, 8), 1, mode="edge")
+    wanted = {padded[i : i + 8, j : j + 8].tobytes() for i in range(3) for j in range(3)}
+    moved = few_digits.shifted(jax.random.key(0), jnp.tile(image, (200, 1)))
+    assert {np.asarray(one).tobytes() for one in moved} == wanted
+
+
+def test_wrong_labels_are_wrong_in_the_share_asked_for():
+    y = jnp.arange(5000) % 10
+    given = few_digits.with_wrong_labels(jax.random.key(0), y, 0.2)
+    assert float(jnp.mean(given != y)) == pytest.approx(0.2, abs=0.02)
+    assert int(given.min()) == 0
+    assert int(given.max()) == 9
+    np.testing.assert_array_equal(few_digits.with_wrong_labels(jax.random.key(0), y, 0.0), y)
+
+
+def test_calibration_error_is_the_gap_of_each_bin():
+    # two of confidence 0.8, of which one is right; two of 0.6, both right
+    logits = jnp.log(jnp.array([[0.8, 0.2], [0.2, 0.8], [0.6, 0.4], [0.4, 0.6]]))
+    found = few_digits.calibration_error(logits, jnp.array([0, 0, 0, 1]))
+    np.testing.assert_allclose(found, (0.6 + 0.8) / 4, rtol=1e-5)
+
+
+def test_a_normalized_net_sees_no_scale_of_its_hidden_kernel():
+    x = digits().train["x"][:20]
+    params = {
+        "hidden": {"kernel": jax.random.normal(jax.random.key(0), (64, 5)), "bias": jnp.ones(5)},
+        "out": {"kernel": jnp.ones((5, 10)), "bias": jnp.zeros(10)},
+    }
+    larger = jax.tree.map(lambda leaf: leaf, params)
+    larger["hidden"] = jax.tree.map(lambda leaf: 100 * leaf, params["hidden"])
+    outs = [few_digits._net(p, 1.0, x, x, 1.0) for p in (params, larger)]
+    np.testing.assert_allclose(*outs, rtol=1e-3, atol=1e-3)
+    assert not np.allclose(*(few_digits._net(p, 0.0, x, x, 1.0) for p in (params, larger)))
+
+
+def test_stopping_takes_the_record_of_the_least_validation_loss():
+    losses = np.array([[3.0, 1.0, 2.0], [1.0, 2.0, 3.0]])
+    trained = few_digits.Trained(*[losses] * len(few_digits.Trained._fields))
+    found = overfitting._stopped(trained, np.array([[10, 20, 30], [40, 50, 60]]))
+    np.testing.assert_array_equal(found["stopped"], [20, 40])
+    np.testing.assert_array_equal(found["in the end"], [30, 60])
