@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.claims import arms, few_digits, overfitting
+from experiments.claims import arms, batch_size, few_digits, overfitting
 from experiments.claims.training import digits
 from experiments.claims.verdict import Arm, judge
 
@@ -81,3 +81,17 @@ def test_stopping_takes_the_record_of_the_least_validation_loss():
     found = overfitting._stopped(trained, np.array([[10, 20, 30], [40, 50, 60]]))
     np.testing.assert_array_equal(found["stopped"], [20, 40])
     np.testing.assert_array_equal(found["in the end"], [30, 60])
+
+
+def test_the_noise_scale_is_of_the_way_to_the_target_only():
+    sq_norm, trace = jnp.array([4.0, 2.0, 1.0, 1.0]), jnp.array([40.0, 20.0, 900.0, 900.0])
+    # a loss that rises above the target again is not on the way to it
+    losses = jnp.array([2.0, 1.0, 0.1, 1.0])
+    assert batch_size.on_the_way(sq_norm, trace, losses, 0.2) == 10
+    assert jnp.isnan(batch_size.on_the_way(sq_norm, trace, losses, 2.0))
+
+
+def test_noise_that_cannot_be_measured_is_an_error():
+    config = batch_size.Config(target=10.0)
+    with pytest.raises(ValueError, match="reached within 2 steps"):
+        batch_size._noise_scales(config, jax.random.split(jax.random.key(0), 2), jnp.ones(2), 2)
