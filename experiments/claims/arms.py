@@ -24,8 +24,8 @@ def between(
     """The comparison of two of the named `values [seeds]` of one quantity, whose measurement ends
     at `floor` and `cap`.
     """
-    arms = (Arm(name, values[name], floor, cap) for name in (treated, control))
-    return Comparison(where, quantity, *arms, expected, margin, ratio)
+    with_it, without = (Arm(name, values[name], floor, cap) for name in (treated, control))
+    return Comparison(where, quantity, with_it, without, expected, margin, ratio)
 
 
 def beside(

@@ -6,11 +6,11 @@ from typing import Literal
 import jax
 import numpy as np
 
-from experiments.claims.arms import Expected, between, taken
+from experiments.claims.arms import between, taken
 from experiments.claims.claim import Outcome, Seen, Tested
 from experiments.claims.few_digits import Config, Setting, Trained, chosen, runs
 from experiments.claims.pictures import draw_lines, draw_seeds, panels
-from experiments.claims.verdict import Comparison
+from experiments.claims.verdict import Comparison, Expected
 from jaxnets.types import Array, Key
 
 TITLE = "Overfitting with few data"

@@ -352,7 +352,7 @@ def test_error_profile_is_the_gradient_of_the_bias_by_example():
     data = {name: leaf[:7] for name, leaf in digits().train.items()}
 
     def loss(taps):
-        logits = deep_nets.deep(params, shape, data["x"], taps)
+        logits, _ = deep_nets.deep(params, shape, data["x"], taps)
         return jnp.sum(-jax.nn.log_softmax(logits)[jnp.arange(7), data["y"]])
 
     errors = jax.grad(loss)(jnp.zeros((3, 7, 5)))
