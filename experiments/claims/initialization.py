@@ -96,7 +96,9 @@ def examine(config: Config, keys: Key) -> Outcome:
         notes=(
             "Relu layers are homogeneous: Xavier's signal is He's divided by √2 in each layer, but "
             "for where they start, so what is said of the one and of the other is one measurement. "
-            "A signal that is not finite counts as 1e30. " + at_the_edge(best, len(config.rates))
+            "A signal that is not finite counts as 1e30. After a first run the rates of the short "
+            "form were spread, since an end of them was the best one of many nets. "
+            + at_the_edge(best, len(config.rates))
         ),
     )
 
