@@ -5,9 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.claims import arms, batch_size, few_digits, overfitting
-from experiments.claims.training import digits
+from experiments.claims import (
+    arms,
+    batch_size,
+    deep_nets,
+    dying_relu,
+    few_digits,
+    overfitting,
+    recurrent_cells,
+)
+from experiments.claims.deep_nets import LEAST, MOST, Shape
+from experiments.claims.training import digits, highest, rates_around
 from experiments.claims.verdict import Arm, judge
+from jaxnets import nn
 
 
 def test_comparisons_by_name():
@@ -95,3 +105,84 @@ def test_noise_that_cannot_be_measured_is_an_error():
     config = batch_size.Config(target=10.0)
     with pytest.raises(ValueError, match="reached within 2 steps"):
         batch_size._noise_scales(config, jax.random.split(jax.random.key(0), 2), jnp.ones(2), 2)
+
+
+def test_what_is_left_of_a_signal():
+    profiles = jnp.array([[2.0, 1.0, 4.0], [0.0, 1.0, 1.0], [jnp.nan, 1.0, 1.0], [1.0, jnp.inf, 1]])
+    left = jax.vmap(deep_nets.first_by_last)(profiles)
+    # what is not finite has exploded, though it is not a number
+    np.testing.assert_allclose(left, [0.5, LEAST, MOST, MOST])
+    np.testing.assert_allclose(deep_nets.off(np.array([0.25, 4.0, 1.0])), [4, 4, 1])
+
+
+def test_an_overflow_forward_is_an_explosion():
+    shape = Shape(100, 32, jax.nn.relu)
+    data = {name: leaf[:4] for name, leaf in digits().train.items()}
+    profile = deep_nets.error_profile(
+        deep_nets.init_deep(jax.random.key(0), shape, 100.0), shape, data
+    )
+    assert deep_nets.first_by_last(profile) == MOST
+
+
+def test_norms_are_over_units_or_examples_and_can_be_given():
+    x = digits().train["x"][:30]
+    params = deep_nets.init_deep(jax.random.key(0), Shape(2, 8, jnp.tanh), 0.4)
+
+    def by_hand(mean_of):
+        y = x @ params["first"]
+        for kernel in params["kernel"]:
+            mean, variance = mean_of(y, jnp.mean), mean_of(y, jnp.var)
+            y = y + 0.5 * jnp.tanh((y - mean) / jnp.sqrt(variance + 1e-5) @ kernel)
+        return y @ params["last"]
+
+    over = {"batch": lambda y, f: f(y, 0)[None], "layer": lambda y, f: f(y, 1)[:, None]}
+    for norm, mean_of in over.items():
+        shape = Shape(2, 8, jnp.tanh, residual=0.5, norm=norm)
+        logits, moments = deep_nets.deep(params, shape, x)
+        np.testing.assert_allclose(logits, by_hand(mean_of), rtol=1e-4, atol=1e-5)
+        # by given moments, an example does not depend on the others
+        alone, _ = deep_nets.deep(params, shape, x[:1], None, moments)
+        np.testing.assert_allclose(alone, logits[:1], rtol=1e-4, atol=1e-5)
+
+
+def test_the_highest_rate_that_trains():
+    losses = np.array([[0.1, 0.9, 0.2, 0.9], [0.9, 0.9, np.nan, 0.9], [0.1, 0.1, 0.1, 0.1]])
+    found = highest(jnp.array([1.0, 2.0, 4.0, 8.0]), losses, below=0.5)
+    np.testing.assert_array_equal(found, [4, 1, 8])
+
+
+def test_rates_lie_at_equal_factors_from_end_to_end():
+    np.testing.assert_allclose(
+        rates_around(0.01, 10.0, 2), 10 ** np.arange(-2, 1.5, 0.5), rtol=1e-5
+    )
+
+
+def test_units_that_are_the_same_for_all_are_dead():
+    kernel = jnp.array([[1.0, -1.0, 0.0, jnp.nan]])
+    params = {"layers": [{"kernel": kernel, "bias": jnp.array([0.0, -9.0, 1.0, 0.0])}, {}]}
+    x = jnp.arange(4.0)[:, None]
+    dead = dying_relu.dead_units(params, jax.nn.relu, x)
+    np.testing.assert_array_equal(dead, [False, True, True, True])
+
+
+def test_a_forget_bias_opens_the_forget_gate_only():
+    plain, biased = (recurrent_cells.lstm_cell(4, jax.random.key(0), bias) for bias in (0.0, 1.0))
+    difference = biased.params["input"]["bias"] - plain.params["input"]["bias"]
+    np.testing.assert_array_equal(difference.reshape(4, 4), np.outer([0, 1, 0, 0], np.ones(4)))
+    carry = jnp.ones((1, 4)), jnp.zeros((1, 4))
+    kept = [nn.lstm_cell(cell.params, carry, jnp.zeros((1, 1)))[0] for cell in (plain, biased)]
+    np.testing.assert_allclose(kept[0], jax.nn.sigmoid(0.0), rtol=1e-6)
+    np.testing.assert_allclose(kept[1], jax.nn.sigmoid(1.0), rtol=1e-6)
+
+
+def test_a_recurrent_matrix_of_a_radius_has_it():
+    cell = recurrent_cells.cell_of_radius(6, jax.random.key(0), 0.8)
+    sizes = np.abs(np.linalg.eigvals(cell.params["hidden"]["kernel"]))
+    np.testing.assert_allclose(sizes, 0.8, rtol=1e-5)
+
+
+def test_taps_are_added_to_what_is_carried():
+    cell = recurrent_cells.default_cell(3, jax.random.key(0))
+    x, taps = jnp.zeros((2, 64)), jnp.zeros((64, 2, 3)).at[-1].set(5.0)
+    added, plain = (recurrent_cells.last_output(cell, x, given) for given in (taps, None))
+    np.testing.assert_allclose(added - plain, 5.0, rtol=1e-6)
