@@ -128,7 +128,8 @@ def _rates(config: Config, rates: Array, runs: dict[str, Trained]) -> list[Teste
                     top, "batch norm", "none", where=where,
                     quantity="highest rate at which the loss ends below 0.5",
                     # above the factor between two rates
-                    expected="more", margin=3.0, ratio=True, floor=config.low, cap=config.high,
+                    expected="more", margin=3.0, ratio=True, floor=float(rates[0]),
+                    cap=float(rates[-1]),
                 )
             ],
         ),

@@ -104,15 +104,24 @@ def error_profile(params: Params, shape: Shape, data: Batch) -> Array:
         return n * cross_entropy(deep(params, shape, data["x"], taps)[0], data["y"])
 
     errors = jax.grad(loss)(jnp.zeros((shape.depth, n, shape.width)))
-    return jnp.sqrt(jnp.mean(jnp.square(errors), (1, 2)))
+    return root_mean_square(errors)
+
+
+def root_mean_square(errors: Array) -> Array:
+    """Over all but the first axis; the squares of small and of large numbers are not lost."""
+    largest = jnp.max(jnp.abs(errors), (1, 2))
+    relative = errors / jnp.where(largest > 0, largest, 1)[:, None, None]
+    return largest * jnp.sqrt(jnp.mean(jnp.square(relative), (1, 2)))
 
 
 def first_by_last(profile: Array) -> Array:
-    """The error signal at the first layer, by that at the last, from `LEAST` to `MOST`; a signal
-    that is not finite anywhere counts as the latter: it has exploded.
+    """The error signal at the first layer, by that at the last; what is not from `LEAST` to `MOST`
+    lies just beyond, and so does a signal that is not finite anywhere: it has exploded.
     """
-    ratio = jnp.clip(profile[0] / profile[-1], LEAST, MOST)
-    return jnp.where(jnp.all(jnp.isfinite(profile)), ratio, MOST)
+    # by more than float32 rounds, so that it is known as beyond
+    least, most = 0.99 * LEAST, 1.01 * MOST
+    ratio = jnp.clip(profile[0] / profile[-1], least, most)
+    return jnp.where(jnp.all(jnp.isfinite(profile)), ratio, most)
 
 
 def off(ratio: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.claims.arms import at_the_edge, beside, between, least, taken
 from experiments.claims.claim import Outcome, Seen, Tested
-from experiments.claims.deep_nets import LEAST, MOST, first_by_last, off
+from experiments.claims.deep_nets import LEAST, MOST, first_by_last, off, root_mean_square
 from experiments.claims.pictures import draw_lines, panels
 from experiments.claims.recurrent_cells import (
     Cell,
@@ -192,7 +192,7 @@ def _profile(config: Config, make: Callable[[Key], Cell], key: Key) -> Array:
         return len(y) * cross_entropy(nn.dense(out, last_output(cell, x, taps)), y)
 
     errors = jax.grad(loss)(jnp.zeros((64, len(y), config.features)))
-    return jnp.sqrt(jnp.mean(jnp.square(errors), (1, 2)))[:-1]
+    return root_mean_square(errors)[:-1]
 
 
 def _train(config: Config, clip: bool, key: Key, rate: Array) -> Array:
