@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.claims.arms import at_the_edge, between, least, taken
 from experiments.claims.claim import Outcome, Seen, Tested
 from experiments.claims.pictures import draw_lines, panels
 from experiments.claims.training import (
@@ -21,7 +22,7 @@ from experiments.claims.training import (
     steps_to,
     sweep,
 )
-from experiments.claims.verdict import Arm, Comparison
+from experiments.claims.verdict import Comparison, Expected
 from jaxnets import nn, optim
 from jaxnets.nn.initializers import he_normal
 from jaxnets.types import Array, Key, Params
@@ -43,17 +44,20 @@ class Config:
     steps: int = 600
     batch_size: int = 64
     small_batch: int = 2
+    large_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    """Where the batch sizes are compared; as many as the small ones."""
+    small_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     target: float = 0.1
     """Training loss to be reached, nats."""
     records: int = 60
 
 
 FULL = Config()
-QUICK = Config(per_decade=2, steps=240, records=40)
+QUICK = Config(steps=240, records=40)
 
 
 class Trained(NamedTuple):
-    """Of one run; the loss is that of all training digits, by their own moments."""
+    """Of runs `[seeds, rates]`; the loss is that of all training digits, by their own moments."""
 
     loss: Array
     """In the end, at most ln 10."""
@@ -66,84 +70,109 @@ class Trained(NamedTuple):
 def examine(config: Config, keys: Key) -> Outcome:
     """Losses, steps and errors at every rate."""
     rates = rates_around(config.low, config.high, config.per_decade)
+    nets = {"batch norm": True, "none": False}
+    sizes = {"large": config.batch_size, "small": config.small_batch}
+    of_sizes = {"large": config.large_rates, "small": config.small_rates}
     runs = {
-        name: _runs(config, keys, rates, norm, config.batch_size)
-        for name, norm in (("batch norm", True), ("none", False))
+        name: _runs(config, keys, rates, norm, config.batch_size) for name, norm in nets.items()
     }
-    small = {
-        name: _runs(config, keys, rates, norm, config.small_batch)
-        for name, norm in (("batch norm", True), ("none", False))
+    by_size = {
+        (name, size): _runs(config, keys, jnp.array(of_sizes[size]), norm, examples)
+        for name, norm in nets.items()
+        for size, examples in sizes.items()
     }
-    top = {name: highest(rates, np.asarray(found.loss), below=0.5) for name, found in runs.items()}
-    fewest = {name: found.steps.min(1) for name, found in runs.items()}
-    error = {name: found.error.min(1) for name, found in runs.items()}
-    small_error = {name: found.error.min(1) for name, found in small.items()}
-    sizes = f"batches of {config.small_batch} beside {config.batch_size}"
+    fastest = {name: least(found.steps) for name, found in runs.items()}
+    best = {key: least(found.loss) for key, found in by_size.items()}
+    error = {key: taken(found.error, best[key]) for key, found in by_size.items()}
     return Outcome(
-        setting=(
-            f"Digits; {config.depth} hidden layers of {config.width} relu units, He's "
-            f"initialization, SGD, {config.steps} steps, rates from {config.low:g} to "
-            f"{config.high:g}, {config.per_decade} a decade; what is compared is the best rate of "
-            "each, for each seed. For evaluation the moments are those of all training digits."
-        ),
-        tested=[
-            Tested(
-                "Batch norm permits higher learning rates.",
-                [
-                    Comparison(
-                        f"in batches of {config.batch_size}",
-                        "highest rate at which the loss ends below 0.5",
-                        Arm("batch norm", top["batch norm"]),
-                        Arm("none", top["none"]),
-                        "more",
-                        3.0,
-                        ratio=True,
-                    )
-                ],
-            ),
-            Tested(
-                "It trains in fewer steps.",
-                [
-                    Comparison(
-                        f"in batches of {config.batch_size}",
-                        f"steps to a loss of {config.target:g}",
-                        Arm("batch norm", fewest["batch norm"]),
-                        Arm("none", fewest["none"]),
-                        "less",
-                        1.2,
-                        ratio=True,
-                    )
-                ],
-            ),
-            Tested(
-                "Small batches, whose moments are noise, hurt it.",
-                [
-                    Comparison(
-                        sizes,
-                        "test error",
-                        Arm("small", small_error["batch norm"]),
-                        Arm("large", error["batch norm"]),
-                        "more",
-                        0.01,
-                    )
-                ],
-            ),
-            Tested(
-                "A net without it is not hurt by them.",
-                [
-                    Comparison(
-                        sizes,
-                        "test error",
-                        Arm("small", small_error["none"]),
-                        Arm("large", error["none"]),
-                        "same",
-                        0.02,
-                    )
-                ],
-            ),
-        ],
+        setting=_setting(config),
+        tested=[*_rates(config, rates, runs), *_sizes(config, error)],
         seen=[_picture(config, np.asarray(rates), runs)],
+        notes=" ".join(
+            [
+                f"Rates lie a factor of {10 ** (1 / config.per_decade):.2g} apart (where batch "
+                "sizes are compared, of 3); what lies between them is in no interval.",
+                at_the_edge(fastest, len(rates)),
+                at_the_edge(
+                    {f"{name}, {size} batches": b for (name, size), b in best.items()},
+                    len(config.large_rates),
+                ),
+            ]
+        ).strip(),
     )
+
+
+def _setting(config: Config) -> str:
+    return (
+        f"Digits; {config.depth} hidden layers of {config.width} relu units, He's initialization, "
+        f"SGD, {config.steps} steps with batches of {config.batch_size}, rates from {config.low:g} "
+        f"to {config.high:g}, {config.per_decade} a decade. Steps are those at the rate that needs "
+        f"fewest. Batches of {config.small_batch} are compared with them at equal examples seen, "
+        f"{config.steps * config.batch_size // config.small_batch} steps, each at its own best of "
+        f"{len(config.small_rates)} rates ({config.small_rates}; large ones "
+        f"{config.large_rates}), which is chosen by the loss of all training digits. For "
+        "evaluation the moments are those of all training digits, so that what hurts is not a poor "
+        "average of moments."
+    )
+
+
+def _rates(config: Config, rates: Array, runs: dict[str, Trained]) -> list[Tested]:
+    where = f"in batches of {config.batch_size}"
+    top = {name: highest(rates, np.asarray(found.loss), below=0.5) for name, found in runs.items()}
+    fewest = {name: np.min(found.steps, 1) for name, found in runs.items()}
+    return [
+        Tested(
+            "Batch norm permits higher learning rates.",
+            [
+                between(
+                    top, "batch norm", "none", where=where,
+                    quantity="highest rate at which the loss ends below 0.5",
+                    # above the factor between two rates
+                    expected="more", margin=3.0, ratio=True, floor=float(rates[0]),
+                    cap=float(rates[-1]),
+                )
+            ],
+        ),
+        Tested(
+            "It trains in fewer steps.",
+            [
+                between(
+                    fewest, "batch norm", "none", where=where,
+                    quantity=f"steps to a loss of {config.target:g}",
+                    expected="less", margin=1.2, ratio=True, cap=config.steps + 1.0,
+                )
+            ],
+        ),
+    ]  # fmt: skip
+
+
+def _sizes(config: Config, error: dict[tuple[str, str], np.ndarray]) -> list[Tested]:
+    sizes = f"batches of {config.small_batch} beside {config.batch_size}"
+
+    def small_beside_large(name: str, expected: Expected) -> Comparison:
+        by_size = {size: error[name, size] for size in ("small", "large")}
+        return between(
+            by_size, "small", "large", where=sizes, quantity="test error", expected=expected,
+            margin=0.01,
+        )  # fmt: skip
+
+    added = {name: error[name, "small"] - error[name, "large"] for name in ("batch norm", "none")}
+    return [
+        Tested(
+            "Small batches, whose moments are noise, hurt it.",
+            [small_beside_large("batch norm", "more")],
+        ),
+        Tested("A net without it is not hurt by them.", [small_beside_large("none", "not more")]),
+        Tested(
+            "They hurt it more than a net without it.",
+            [
+                between(
+                    added, "batch norm", "none", where=sizes, quantity="added test error",
+                    expected="more", margin=0.01,
+                )
+            ],
+        ),
+    ]  # fmt: skip
 
 
 def _runs(config: Config, keys: Key, rates: Array, norm: bool, batch_size: int) -> Trained:
@@ -186,10 +215,11 @@ def _train(config: Config, norm: bool, batch_size: int, key: Key, rate: Array) -
     def loss(params: Params, batch: Batch, key: Key | None = None) -> Array:
         return cross_entropy(_net(params, batch["x"], norm)[0], batch["y"])
 
-    every = config.steps // config.records
+    # as many examples, whatever the batch size
+    every = config.steps * config.batch_size // (batch_size * config.records)
     trained = fit(
         loss, optim.sgd(rate), _init(config, init_key), data.train, key=run_key,
-        steps=config.steps, batch_size=batch_size, every=every,
+        steps=every * config.records, batch_size=batch_size, every=every,
         record=lambda params: loss(params, data.train),
     )  # fmt: skip
     _, states = _net(trained.params, data.train["x"], norm)

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.claims.arms import at_the_edge, between, least, taken
 from experiments.claims.claim import Outcome, Seen, Tested
 from experiments.claims.pictures import draw_lines, panels
 from experiments.claims.training import (
@@ -19,7 +20,6 @@ from experiments.claims.training import (
     steps_to,
     sweep,
 )
-from experiments.claims.verdict import Arm, Comparison
 from jaxnets import gradients, models, optim
 from jaxnets.types import Array, Key, Params
 
@@ -42,98 +42,121 @@ class Config:
     """The one at which test errors are compared."""
     hidden: tuple[int, ...] = (32,)
     per_decade: int = 3
-    probes: int = 5
-    """Times along training at which the noise is measured, on all training digits."""
+    noise_batch: int = 64
+    """The batch size of the run along which the noise is measured; one of `sizes`."""
+    noise_every: int = 2
+    """Steps between two measurements, each on all training digits."""
 
 
 FULL = Config()
 QUICK = Config(examples_seen=16_000, most_steps=2500, least_steps=400, per_decade=2)
 
 
+class Reached(NamedTuple):
+    """Of one run."""
+
+    steps: Array
+    """To the target; one record more than were taken, if it was not reached."""
+    late_steps: Array
+    """To the late one."""
+    error: Array
+    """Of the test digits when the late target was reached, or in the end."""
+
+
 def examine(config: Config, keys: Key) -> Outcome:
     """Steps to a loss by batch size; the batch from which on it does not pay; the noise scale."""
     rates = rates_around(1e-2, 10.0, config.per_decade)
-    steps, errors = [], []
-    for size in config.sizes:
-        reached, error = map(np.asarray, sweep(partial(_steps, config, size), keys, rates))
-        best = np.argmin(reached, 1)
-        steps.append(reached.min(1))
-        errors.append(error[np.arange(len(best)), best])
-    table, error = np.stack(steps, 1), np.stack(errors, 1)
-    knee = np.array([_critical(config.sizes, row) for row in table])
-    scale = np.asarray(jax.jit(jax.vmap(partial(_noise_scale, config)))(keys))
-    small, large = config.sizes[:2], config.sizes[-2:]
-
-    def fewer(pair: tuple[int, ...], columns: tuple[int, int]) -> tuple[Arm, Arm]:
-        few, many = columns
-        return Arm(f"batch {pair[0]}", table[:, few]), Arm(f"batch {pair[1]}", table[:, many])
-
+    found = {n: sweep(partial(_run, config, n), keys, rates) for n in config.sizes}
+    best = {f"batch {n}": least(runs.steps) for n, runs in found.items()}
+    late = {f"batch {n}": least(runs.late_steps) for n, runs in found.items()}
+    steps = {f"batch {n}": taken(runs.steps, best[f"batch {n}"]) for n, runs in found.items()}
+    error = {f"batch {n}": taken(runs.error, late[f"batch {n}"]) for n, runs in found.items()}
+    table = np.stack(list(steps.values()), 1)
+    names = list(steps)
+    probed = f"batch {config.noise_batch}"
+    scale = _noise_scales(config, keys, rates[best[probed]], int(steps[probed].max()))
+    batches = {
+        "noise scale": scale,
+        "critical batch": np.array([_critical(config.sizes, row) for row in table]),
+    }
+    smallest, next_size, *_ = names
+    four_times = {smallest: steps[smallest], f"4 × {next_size}": 4 * steps[next_size]}
+    at_target = f"to a loss of {config.target:g}"
     return Outcome(
         setting=(
-            f"Digits, an MLP {config.hidden}, plain SGD, the best of {len(rates)} rates from 0.01 "
-            "to 10 for each batch size and seed: steps until the loss of all training digits is "
-            f"{config.target:g}. The critical batch is fitted to steps = least steps × (1 + "
-            "critical / batch). The noise scale is tr Σ / ‖G‖² of all training digits' own "
-            f"gradients, both averaged over {config.probes} times along a run with batches of 64 "
-            "that ends at the same loss."
+            f"Digits, an MLP {config.hidden}, plain SGD, {len(rates)} rates from 0.01 to 10: steps "
+            f"until the loss of all training digits is {config.target:g}, at the rate that needs "
+            "fewest, for each batch size and seed. The critical batch is fitted to steps = least "
+            "steps × (1 + critical / batch). The noise scale is tr Σ / ‖G‖² of all training "
+            "digits' own gradients, both averaged over the way to that loss, from the first steps "
+            f"on, every {config.noise_every} steps of the run with batches of "
+            f"{config.noise_batch} at its best rate. Test errors are those when a run first has a "
+            f"loss of {config.late_target:g}, at the rate that needs fewest steps to it."
         ),
         tested=[
             Tested(
                 "Small batches: four times the batch takes a quarter of the steps.",
                 [
-                    Comparison(
-                        f"from {small[0]} to {small[1]} examples",
-                        "steps to the target",
-                        *fewer(small, (0, 1)),
-                        "more",
-                        2.5,
-                        ratio=True,
+                    between(
+                        four_times, *four_times, quantity="steps to the target",
+                        where=f"from {config.sizes[0]} to {config.sizes[1]} examples",
+                        expected="same", margin=1.25, ratio=True,
                     )
                 ],
             ),
             Tested(
                 "Large batches: a larger one hardly saves any more.",
                 [
-                    Comparison(
-                        f"from {large[0]} to {large[1]} examples",
-                        "steps to the target",
-                        *fewer(large, (-2, -1)),
-                        "same",
-                        1.5,
-                        ratio=True,
+                    between(
+                        steps, names[-2], names[-1], quantity="steps to the target",
+                        where=f"from {config.sizes[-2]} to {config.sizes[-1]} examples",
+                        expected="not more", margin=1.5, ratio=True,
                     )
                 ],
             ),
             Tested(
                 "The noise scale of the gradient says where the one turns into the other.",
                 [
-                    Comparison(
-                        "on the way to the target",
-                        "examples",
-                        Arm("noise scale", scale),
-                        Arm("critical batch", knee),
-                        "same",
-                        3.0,
-                        ratio=True,
+                    between(
+                        batches, "noise scale", "critical batch", where=at_target,
+                        quantity="examples", expected="same", margin=3.0, ratio=True,
                     )
                 ],
             ),
             Tested(
                 "Small batches generalize better.",
                 [
-                    Comparison(
-                        f"when both have just reached a training loss of {config.late_target:g}",
-                        "test error",
-                        Arm(f"batch {config.sizes[0]}", error[:, 0]),
-                        Arm(f"batch {config.sizes[-1]}", error[:, -1]),
-                        "less",
-                        0.003,
+                    between(
+                        error, names[0], names[-1], quantity="test error", expected="less",
+                        where=f"both at a training loss of {config.late_target:g}", margin=0.003,
                     )
                 ],
             ),
         ],
-        seen=[_picture(config, table, knee, scale)],
-    )
+        seen=[_picture(config, table, batches)],
+        notes=_notes(config, best | {f"{n}, late": b for n, b in late.items()}, found, len(rates)),
+    )  # fmt: skip
+
+
+def _notes(
+    config: Config, best: dict[str, np.ndarray], found: dict[int, Reached], rates: int
+) -> str:
+    missed = {
+        size: int(np.sum(np.min(np.asarray(runs.late_steps), 1) > _budget(config, size)[0]))
+        for size, runs in found.items()
+    }
+    parts = [
+        "Rates lie a factor of "
+        f"{10 ** (1 / config.per_decade):.2g} apart; what lies between them is in no interval.",
+        at_the_edge(best, rates),
+        *(
+            f"With batches of {size}, {n} seeds do not reach the late target; their errors are "
+            "those in the end."
+            for size, n in missed.items()
+            if n
+        ),
+    ]
+    return " ".join(part for part in parts if part)
 
 
 def _net(config: Config) -> models.MLPConfig:
@@ -147,10 +170,7 @@ def _budget(config: Config, size: int) -> tuple[int, int]:
     return steps // every * every, every
 
 
-def _steps(config: Config, size: int, key: Key, rate: Array) -> tuple[Array, Array]:
-    """Steps to the target, one record more than were taken if it is not reached; the test error
-    at the late target, or in the end.
-    """
+def _run(config: Config, size: int, key: Key, rate: Array) -> Reached:
     init_key, run_key = jax.random.split(key)
     data, loss = digits(), mlp_loss(_net(config))
     steps, every = _budget(config, size)
@@ -165,8 +185,9 @@ def _steps(config: Config, size: int, key: Key, rate: Array) -> tuple[Array, Arr
         key=run_key, steps=steps, batch_size=size, record=record, every=every,
     )  # fmt: skip
     losses, errors = trained.records
-    late = jnp.minimum(steps_to(losses, config.late_target), len(losses)) - 1
-    return steps_to(losses, config.target, every=every), errors[late]
+    late = steps_to(losses, config.late_target)
+    at_late = errors[jnp.minimum(late, len(losses)) - 1]
+    return Reached(steps_to(losses, config.target, every=every), every * late, at_late)
 
 
 def _critical(sizes: tuple[int, ...], steps: np.ndarray) -> float:
@@ -183,7 +204,25 @@ def _critical(sizes: tuple[int, ...], steps: np.ndarray) -> float:
     return float(np.exp(found.x[1]))
 
 
-def _noise_scale(config: Config, key: Key) -> Array:
+def _noise_scales(config: Config, keys: Key, rates: Array, steps: int) -> np.ndarray:
+    """`[seeds]`, each along its run at its rate.
+
+    Raises:
+      ValueError: if a run is at the target before it is first looked at.
+    """
+    measure = partial(_noise_scale, config, -(-steps // config.noise_every) * config.noise_every)
+    scales = np.asarray(jax.jit(jax.vmap(measure))(keys, rates))
+    if not np.isfinite(scales).all():
+        raise ValueError(
+            f"a loss of {config.target:g} is reached within {config.noise_every} steps: the noise "
+            "on the way there cannot be measured"
+        )
+    return scales
+
+
+def _noise_scale(config: Config, steps: int, key: Key, rate: Array) -> Array:
+    """`Σ tr Σ / Σ ‖G‖²` over the way to the target; NaN if the first record is beyond it."""
+    # the very run of `_run` with that batch size
     init_key, run_key = jax.random.split(key)
     data, loss = digits().train, mlp_loss(_net(config))
 
@@ -195,19 +234,24 @@ def _noise_scale(config: Config, key: Key) -> Array:
         seen = gradients.noise_scale(factors)
         return seen.sq_norm, seen.trace, loss(params, data, None)
 
-    # at a rate that reaches the target in about as many steps as the best of batches of 64
-    steps = 50 * config.probes
     trained = fit(
         loss,
-        optim.sgd(0.3), models.init_mlp(init_key, _net(config)), data,
-        key=run_key, steps=steps, batch_size=64, record=record, every=steps // config.probes,
+        optim.sgd(rate), models.init_mlp(init_key, _net(config)), data,
+        key=run_key, steps=steps, batch_size=config.noise_batch, record=record,
+        every=config.noise_every,
     )  # fmt: skip
     sq_norm, trace, losses = trained.records
-    before = (losses >= config.target).at[0].set(True)
-    return jnp.sum(trace * before) / jnp.sum(sq_norm * before)
+    return on_the_way(sq_norm, trace, losses, config.target)
 
 
-def _picture(config: Config, steps: np.ndarray, knee: np.ndarray, scale: np.ndarray) -> Seen:
+def on_the_way(sq_norm: Array, trace: Array, losses: Array, target: float) -> Array:
+    """The noise scale over the records before the loss first is at the target."""
+    before = jnp.cumsum(losses <= target) == 0
+    return jnp.sum(jnp.where(before, trace, 0)) / jnp.sum(jnp.where(before, sq_norm, 0))
+
+
+def _picture(config: Config, steps: np.ndarray, batches: dict[str, np.ndarray]) -> Seen:
+    knee, scale = batches["critical batch"], batches["noise scale"]
     with panels([f"steps to a loss of {config.target:g}"]) as (figure, (axes,)):
         sizes = np.asarray(config.sizes)
         draw_lines(

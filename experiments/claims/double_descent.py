@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.claims.arms import between, least, taken
 from experiments.claims.claim import Outcome, Seen, Tested
 from experiments.claims.pictures import draw_lines, panels
 from experiments.claims.training import digits
-from experiments.claims.verdict import Arm, Comparison
+from experiments.claims.verdict import Comparison, Expected
 from jaxnets.types import Array, Key
 
 TITLE = "Double descent"
@@ -22,6 +23,8 @@ class Config:
 
     examples: int = 300
     """To train on, drawn by seed."""
+    validation: int = 300
+    """Others of the training digits, which choose the best of fewer features."""
     noise: tuple[float, ...] = (0.0, 0.2)
     """Shares of their labels that are drawn anew."""
     ratios: tuple[float, ...] = (0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
@@ -34,75 +37,82 @@ QUICK = Config()
 
 def examine(config: Config, keys: Key) -> Outcome:
     """Test errors by the number of features."""
-    errors = {noise: _errors(config, noise, keys) for noise in config.noise}
+    held_out, errors = {}, {}
+    for noise in config.noise:
+        held_out[noise], errors[noise] = _errors(config, noise, keys)
     ratios = np.asarray(config.ratios)
     edge = int(np.argmin(np.abs(ratios - 1)))
+    peak, fewer, many = (
+        "as many features as examples", "the best of fewer", f"{ratios[-1]:g} times as many",
+    )  # fmt: skip
+    arms = {
+        noise: {
+            peak: error[:, edge],
+            fewer: taken(error, least(held_out[noise][:, :edge])),
+            many: error[:, -1],
+        }
+        for noise, error in errors.items()
+    }
 
-    def above(noise: float, other: np.ndarray, name: str) -> Comparison:
-        return Comparison(
-            f"with {noise:.0%} wrong labels", "test error",
-            Arm("as many features as examples", errors[noise][:, edge]), Arm(name, other),
-            "more", 0.02,
-        )  # fmt: skip
+    def errs(treated: str, control: str, expected: Expected, margin: float) -> list[Comparison]:
+        return [
+            between(
+                of_noise, treated, control, where=f"with {noise:.0%} wrong labels",
+                quantity="test error", expected=expected, margin=margin,
+            )
+            for noise, of_noise in arms.items()
+        ]  # fmt: skip
 
     return Outcome(
         setting=(
             f"{config.examples} digits, drawn by seed; least squares from max(0, x W) to the ten "
             "classes, W random and fixed, by the pseudo-inverse: exactly the weights of least norm "
-            "where many fit. 360 digits to test on."
+            f"where many fit. The best number of fewer features is chosen by {config.validation} "
+            "other training digits, for each seed; 360 digits to test on."
         ),
         tested=[
             Tested(
                 "The test error peaks where features just suffice to learn the data by heart.",
-                [above(n, errors[n][:, :edge].min(1), "the best of fewer") for n in config.noise],
+                errs(peak, fewer, "more", 0.02),
             ),
-            Tested(
-                "Beyond, it falls again.",
-                [above(n, errors[n][:, -1], f"{ratios[-1]:g} times as many") for n in config.noise],
-            ),
+            Tested("Beyond, it falls again.", errs(peak, many, "more", 0.02)),
             Tested(
                 "More features than examples end below the best of fewer: the second descent goes "
                 "deeper than the first.",
-                [
-                    Comparison(
-                        f"with {n:.0%} wrong labels",
-                        "test error",
-                        Arm(f"{ratios[-1]:g} times as many", errors[n][:, -1]),
-                        Arm("the best of fewer", errors[n][:, :edge].min(1)),
-                        "less",
-                        0.0,
-                    )
-                    for n in config.noise
-                ],
+                errs(many, fewer, "less", 0.0),
             ),
         ],
         seen=[_picture(config, errors)],
         notes=(
-            "The best of fewer is chosen by the test digits themselves, which speaks against the "
-            "last sentence, not for it."
+            "The other digits that choose have true labels. The best of fewer has a choice that "
+            f"the {ratios[-1]:g} times as many have not."
         ),
     )
 
 
-def _errors(config: Config, noise: float, keys: Key) -> np.ndarray:
-    """`[seeds, ratios]`"""
+def _errors(config: Config, noise: float, keys: Key) -> tuple[np.ndarray, np.ndarray]:
+    """On validation and on test digits, each `[seeds, ratios]`."""
     widths = [max(1, round(ratio * config.examples)) for ratio in config.ratios]
     found = [jax.jit(jax.vmap(partial(_error, config, noise, width)))(keys) for width in widths]
-    return np.stack(list(map(np.asarray, found)), 1)
+    held_out, errors = (np.stack(list(map(np.asarray, of)), 1) for of in zip(*found, strict=True))
+    return held_out, errors
 
 
-def _error(config: Config, noise: float, width: int, key: Key) -> Array:
+def _error(config: Config, noise: float, width: int, key: Key) -> tuple[Array, Array]:
     rows_key, wrong_key, drawn_key, features_key = jax.random.split(key, 4)
     data = digits()
-    rows = jax.random.permutation(rows_key, len(data.train["y"]))[: config.examples]
-    x, y = data.train["x"][rows], data.train["y"][rows]
+    rows = jax.random.permutation(rows_key, len(data.train["y"]))
+    few, held = rows[: config.examples], rows[config.examples :][: config.validation]
+    x, y = data.train["x"][few], data.train["y"][few]
     drawn = jax.random.randint(drawn_key, y.shape, 0, 10)
     y = jnp.where(jax.random.uniform(wrong_key, y.shape) < noise, drawn, y)
     kernel = jax.random.normal(features_key, (x.shape[1], width)) / jnp.sqrt(x.shape[1])
-    return jnp.mean(
-        jnp.argmax(features(data.test["x"], kernel) @ fitted(features(x, kernel), y), 1)
-        != data.test["y"]
-    )
+    weights = fitted(features(x, kernel), y)
+
+    def wrong(x: Array, y: Array) -> Array:
+        return jnp.mean(jnp.argmax(features(x, kernel) @ weights, 1) != y)
+
+    return wrong(data.train["x"][held], data.train["y"][held]), wrong(**data.test)
 
 
 def features(x: Array, kernel: Array) -> Array:

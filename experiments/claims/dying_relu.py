@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.claims.arms import beside, between
 from experiments.claims.claim import Outcome, Seen, Tested
 from experiments.claims.pictures import draw_lines, panels
-from experiments.claims.training import Batch, cross_entropy, digits, error_rate, fit, sweep
+from experiments.claims.training import digits, error_rate, fit, mlp_loss, sweep
 from experiments.claims.verdict import Arm, Comparison
 from jaxnets import models, nn, optim
 from jaxnets.types import Array, Key, Params
@@ -41,96 +43,83 @@ FULL = Config()
 QUICK = Config(steps=200)
 
 
+class Trained(NamedTuple):
+    """Of a run."""
+
+    dead: Array
+    """The share of units that are dead after the first rate."""
+    back: Array
+    """Of these very units, the share that is not dead after the second rate."""
+    error: Array
+    """Of the test digits, in the end."""
+
+
 def examine(config: Config, keys: Key) -> Outcome:
     """Shares of dead units, and test errors, by activation and rate."""
     rates = jnp.array(config.rates)
     found = {
-        name: [np.asarray(x) for x in sweep(partial(_train, config, name), keys, rates)]
+        name: Trained(*map(np.asarray, sweep(partial(_train, config, name), keys, rates)))  # type: ignore[arg-type]
         for name in ACTIVATIONS
     }
-    dead, still, error = found["relu"]
-    low, high = 0, len(config.rates) - 1
+    low, high = (f"a rate of {config.rates[i]:g}" for i in (0, -1))
     others = [name for name in ACTIVATIONS if name != "relu"]
+    relu = found["relu"]
+    died = {low: relu.dead[:, 0], high: relu.dead[:, -1]}
 
-    def at(column: int) -> str:
-        return f"at a rate of {config.rates[column]:g}"
+    def less(values: dict[str, Array], quantity: str, margin: float) -> list[Comparison]:
+        return [
+            between(
+                values, name, "relu", where=f"with {name}, at {high}", quantity=quantity,
+                expected="less", margin=margin,
+            )
+            for name in others
+        ]  # fmt: skip
 
     return Outcome(
         setting=(
             f"Digits, an MLP {config.hidden}, He's initialization, Adam, batches "
             f"of {config.batch_size}: {config.steps} steps at the rate named, then as many at "
-            f"{config.rates[0]:g}. A unit is dead if no training digit makes it positive (relu), "
-            "or, for all, if its activation is the same for every one."
+            f"{config.rates[0]:g}. A unit is dead if its activation is the same for every training "
+            "digit: of relu, if none makes it positive. One comes back if it is dead after the "
+            "rate named and not in the end."
         ),
         tested=[
             Tested(
                 "Relu units die at a high learning rate.",
                 [
-                    Comparison(
-                        at(high),
-                        "share of dead units",
-                        Arm(f"rate {config.rates[high]:g}", dead[:, high]),
-                        Arm(f"rate {config.rates[low]:g}", dead[:, low]),
-                        "more",
-                        0.1,
+                    between(
+                        died, high, low, where=f"at {high}", quantity="share of dead units",
+                        expected="more", margin=0.1,
                     )
                 ],
             ),
             Tested(
                 "A dead unit does not come back, though the rate is lowered.",
                 [
-                    Comparison(
-                        at(high),
-                        "share of dead units",
-                        Arm("after the low rate", still[:, high]),
-                        Arm("before it", dead[:, high]),
-                        "same",
-                        0.05,
+                    beside(
+                        0.0, "none", Arm("units come back", relu.back[:, -1]), where=f"at {high}",
+                        quantity="share of the dead units", expected="not more", margin=0.05,
                     )
                 ],
             ),
             Tested(
                 "Leaky relu, elu and gelu spare the units.",
-                [
-                    Comparison(
-                        f"with {name}, {at(high)}",
-                        "share of dead units",
-                        Arm(name, found[name][0][:, high]),
-                        Arm("relu", dead[:, high]),
-                        "less",
-                        0.1,
-                    )
-                    for name in others
-                ],
+                less({n: f.dead[:, -1] for n, f in found.items()}, "share of dead units", 0.1),
             ),
             Tested(
                 "And so they learn where relu has died.",
-                [
-                    Comparison(
-                        f"with {name}, {at(high)}",
-                        "test error in the end",
-                        Arm(name, found[name][2][:, high]),
-                        Arm("relu", error[:, high]),
-                        "less",
-                        0.05,
-                    )
-                    for name in others
-                ],
+                less({n: f.error[:, -1] for n, f in found.items()}, "test error in the end", 0.05),
             ),
         ],
         seen=[_picture(config, found)],
-    )
+    )  # fmt: skip
 
 
-def _train(config: Config, name: str, key: Key, rate: Array) -> tuple[Array, Array, Array]:
-    """The share of dead units after the first and after the second rate, and the test error."""
+def _train(config: Config, name: str, key: Key, rate: Array) -> Trained:
     activation = ACTIVATIONS[name]
     shape = models.MLPConfig(64, 10, hidden=config.hidden, activation=activation)
-    data = digits()
+    data, loss = digits(), mlp_loss(shape)
     init_key, first_key, second_key = jax.random.split(key, 3)
-
-    def loss(params: Params, batch: Batch, key: Key) -> Array:
-        return cross_entropy(models.mlp(params, shape, batch["x"]), batch["y"])
 
     def run(params: Params, key: Key, rate: Array | float) -> Params:
         trained = fit(
@@ -141,26 +130,28 @@ def _train(config: Config, name: str, key: Key, rate: Array) -> tuple[Array, Arr
 
     first = run(models.init_mlp(init_key, shape), first_key, rate)
     second = run(first, second_key, config.rates[0])
-    x = data.train["x"]
-    logits = models.mlp(second, shape, data.test["x"])
-    dead = [_dead(params, activation, x) for params in (first, second)]
-    return dead[0], dead[1], error_rate(logits, data.test["y"])
+    before, after = (dead_units(params, activation, data.train["x"]) for params in (first, second))
+    return Trained(
+        jnp.mean(before),
+        jnp.sum(before & ~after) / jnp.maximum(jnp.sum(before), 1),
+        error_rate(models.mlp(second, shape, data.test["x"]), data.test["y"]),
+    )
 
 
-def _dead(params: Params, activation: Callable[[Array], Array], x: Array) -> Array:
-    """The share of hidden units that are the same for every digit; all, if they are not finite."""
-    shares = []
+def dead_units(params: Params, activation: Callable[[Array], Array], x: Array) -> Array:
+    """Which hidden units, of all layers, are the same for every digit, or not finite: `[units]`."""
+    dead = []
     for layer in params["layers"][:-1]:
         x = activation(nn.dense(layer, x))
-        same = jnp.max(x, 0) - jnp.min(x, 0) == 0
-        shares.append(jnp.mean(same | ~jnp.isfinite(x).all(0)))
-    return jnp.mean(jnp.stack(shares))
+        dead.append((jnp.max(x, 0) == jnp.min(x, 0)) | ~jnp.isfinite(x).all(0))
+    return jnp.concatenate(dead)
 
 
-def _picture(config: Config, found: dict[str, list[np.ndarray]]) -> Seen:
+def _picture(config: Config, found: dict[str, Trained]) -> Seen:
     with panels(["dead units", "test error in the end"]) as (figure, (left, right)):
-        for axes, which in ((left, 0), (right, 2)):
-            lines = {name: 100 * values[which] for name, values in found.items()}
+        dead = {name: 100 * trained.dead for name, trained in found.items()}
+        errors = {name: 100 * trained.error for name, trained in found.items()}
+        for axes, lines in ((left, dead), (right, errors)):
             draw_lines(axes, config.rates, lines, x_label="first learning rate", log_x=True)
         left.set_ylabel("%")
         left.legend(loc="upper left")

@@ -1,20 +1,27 @@
 """Recurrent nets: error signals that vanish or explode through time, and clipping."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from experiments.claims.arms import at_the_edge, beside, between, least, taken
 from experiments.claims.claim import Outcome, Seen, Tested
+from experiments.claims.deep_nets import LEAST, MOST, first_by_last, off, root_mean_square
 from experiments.claims.pictures import draw_lines, panels
-from experiments.claims.training import Batch, cross_entropy, digits, fit, sweep
+from experiments.claims.recurrent_cells import (
+    Cell,
+    cell_of_radius,
+    default_cell,
+    last_output,
+    lstm_cell,
+)
+from experiments.claims.training import Batch, cross_entropy, digits, fit, highest, sweep
 from experiments.claims.verdict import Arm, Comparison
 from jaxnets import nn, optim
-from jaxnets.nn.initializers import orthogonal
 from jaxnets.types import Array, Key, Params
 
 TITLE = "Exploding gradients through time, and clipping"
@@ -27,12 +34,14 @@ class Config:
     """Recurrent nets that read a digit pixel by pixel, 64 steps."""
 
     features: int = 32
-    radii: tuple[float, ...] = (0.5, 1.0, 1.5)
+    radii: tuple[float, ...] = (0.8, 1.0, 1.5)
     """What an orthogonal recurrent matrix is multiplied by: all its eigenvalues' sizes."""
-    rates: tuple[float, ...] = (0.01, 0.1, 1.0)
+    rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     """Of SGD, for the recurrence of the largest radius."""
     clip: float = 1.0
     """Greatest norm of the gradient."""
+    trained: float = 2.0
+    """The training loss, nats, below which training has not failed; guessing has ln 10 = 2.3."""
     steps: int = 1500
     batch_size: int = 64
     examples: int = 256
@@ -45,167 +54,181 @@ QUICK = Config(steps=400, examples=128)
 
 def examine(config: Config, keys: Key) -> Outcome:
     """Error signals at every step before training, and training with and without clipping."""
-    radii = jnp.array(config.radii)
-    vanilla = np.asarray(sweep(partial(_vanilla_profile, config), keys, radii))
-    lstm = np.asarray(jax.jit(jax.vmap(partial(_lstm_profile, config)))(keys))
-    ratio = np.clip(vanilla[..., 0] / vanilla[..., -1], 1e-30, 1e30)
-    of_lstm = np.clip(lstm[:, 0] / lstm[:, -1], 1e-30, 1e30)
-    rates = jnp.array(config.rates)
-    clipped, free = (
-        np.asarray(sweep(partial(_train, config, clip), keys, rates)) for clip in (True, False)
-    )
-    one = config.radii.index(1.0)
     names = [f"radius {radius:g}" for radius in config.radii]
-    quantity = "error signal at the first step by that at the last"
-
-    def radius(i: int, expected: Any, margin: float) -> Comparison:
-        arms = Arm(names[i], ratio[:, i]), Arm(names[one], ratio[:, one])
-        return Comparison(f"with {names[i]}", quantity, *arms, expected, margin, ratio=True)
-
+    cells: dict[str, Callable[[Key], Cell]] = {
+        name: partial(cell_of_radius, config.features, radius=radius)
+        for name, radius in zip(names, config.radii, strict=True)
+    }
+    cells["vanilla cell"] = partial(default_cell, config.features)
+    cells["LSTM"] = partial(lstm_cell, config.features, forget_bias=0.0)
+    cells["LSTM, forget bias 1"] = partial(lstm_cell, config.features, forget_bias=1.0)
+    profiles = {
+        name: np.asarray(jax.jit(jax.vmap(partial(_profile, config, cell)))(keys))
+        for name, cell in cells.items()
+    }
+    ratio = {
+        name: np.asarray(jax.vmap(first_by_last)(jnp.asarray(profile)))
+        for name, profile in profiles.items()
+    }
+    rates = jnp.array(config.rates)
+    losses = {
+        name: np.asarray(sweep(partial(_train, config, name == "clipped"), keys, rates))
+        for name in ("clipped", "not clipped")
+    }
+    best = {name: least(loss) for name, loss in losses.items()}
     return Outcome(
-        setting=(
-            f"Digits read pixel by pixel, 64 steps, by {config.features} tanh units whose "
-            "recurrent matrix is orthogonal times a radius, or an LSTM's at its default "
-            f"initialization. Error signals are of {config.examples} digits before training. Then "
-            f"the net of radius {config.radii[-1]:g} by SGD, {config.steps} steps of "
-            f"{config.batch_size}, with gradients clipped at a norm of {config.clip:g} and not; "
-            "losses above ln 10 or not finite count as that."
+        setting=_setting(config),
+        tested=[*_signals(ratio, names), *_clipping(config, losses, best)],
+        seen=[_picture(profiles)],
+        notes=(
+            "The net of radius 1 is a vanilla cell too, with smaller input weights, which saturate "
+            "it less; it was put beside the LSTM after a first run. "
+            + at_the_edge(best, len(config.rates))
         ),
-        tested=[
-            Tested(
-                "A small recurrent matrix makes the error signal vanish through time.",
-                [radius(0, "less", 1000.0)],
-            ),
-            Tested(
-                "A large one makes it explode.",
-                [radius(len(names) - 1, "more", 10.0)],
-            ),
-            Tested(
-                "An LSTM carries it farther than a small recurrent matrix does.",
-                [
-                    Comparison(
-                        "over 64 steps",
-                        quantity,
-                        Arm("LSTM", of_lstm),
-                        Arm(names[0], ratio[:, 0]),
-                        "more",
-                        10.0,
-                        ratio=True,
-                    )
-                ],
-            ),
-            Tested(
-                "Clipping the gradient makes training possible at rates where it fails.",
-                [
-                    Comparison(
-                        f"at a rate of {rate:g}",
-                        "training loss",
-                        Arm("clipped", clipped[:, i]),
-                        Arm("not", free[:, i]),
-                        "less",
-                        0.1,
-                    )
-                    for i, rate in enumerate(config.rates)
-                ],
-            ),
-        ],
-        seen=[_picture(vanilla, lstm, names)],
     )
 
 
-def _init(config: Config, key: Key, radius: Array | float) -> Params:
-    first, second, third = jax.random.split(key, 3)
-    n = config.features
-    return {
-        "in": jax.random.normal(first, (1, n)) / jnp.sqrt(n),
-        "recurrent": radius * orthogonal()(second, (n, n), jnp.float32),
-        "out": nn.init_dense(third, n, 10),
-    }
+def _setting(config: Config) -> str:
+    return (
+        f"Digits read pixel by pixel, 64 steps, by {config.features} units: tanh units whose "
+        "recurrent matrix is orthogonal times a radius, with input weights of deviation "
+        f"1/√{config.features}; or the library's vanilla cell and LSTM as they are by default "
+        "(orthogonal, input weights of deviation 1, biases 0), the LSTM also with biases of 1 at "
+        f"its forget gate. Error signals are of {config.examples} digits before training, at the "
+        "state (of an LSTM, its cell state), at the first step by that at the last but one, since "
+        "nothing reads what is added to an LSTM's last cell state. Then the net of radius "
+        f"{config.radii[-1]:g} by SGD, {config.steps} steps of {config.batch_size}, with gradients "
+        f"clipped at a norm of {config.clip:g} and not, at rates {config.rates}; losses are means "
+        "of the last twentieth of the steps, and those above ln 10 or not finite count as that."
+    )
 
 
-def _run(params: Params, x: Array, taps: Array | None = None) -> Array:
-    """Logits of `x [n, 64]`; `taps [64, n, features]` are added to each state."""
-    steps = x.T[..., None]
-    start = jnp.zeros((len(x), params["recurrent"].shape[0]))
+def _signals(ratio: dict[str, np.ndarray], names: list[str]) -> list[Tested]:
+    small, *_, large = names
+    quantity = "error signal at the first step by that at the last but one"
+    factor = {name: off(values) for name, values in ratio.items()}
 
-    def step(h: Array, given: tuple[Array, Array | None]) -> tuple[Array, None]:
-        pixel, tap = given
-        h = jnp.tanh(pixel @ params["in"] + h @ params["recurrent"])
-        return (h if tap is None else h + tap), None
+    def as_it_was(name: str) -> Comparison:
+        return beside(
+            1.0, "as it was", Arm(name, ratio[name], LEAST, MOST), where=f"with {name}",
+            quantity=quantity, expected="same", margin=10.0, ratio=True,
+        )  # fmt: skip
 
-    h, _ = lax.scan(step, start, (steps, taps))
-    return nn.dense(params["out"], h)
+    def farther(treated: str, control: str) -> Comparison:
+        return between(
+            factor, treated, control, where=f"{treated} beside {control}",
+            quantity="factor between the error signals at the first step and at the last but one",
+            expected="less", margin=10.0, ratio=True, cap=MOST,
+        )  # fmt: skip
+
+    return [
+        Tested(
+            "A small recurrent matrix makes the error signal vanish through time.",
+            [
+                between(
+                    ratio, small, "radius 1", where=f"{small} beside 1", quantity=quantity,
+                    expected="less", margin=1000.0, ratio=True, floor=LEAST, cap=MOST,
+                )
+            ],
+        ),
+        Tested("A large one makes it explode.", [as_it_was(large)._replace(expected="more")]),
+        Tested("An orthogonal one carries it.", [as_it_was("radius 1")]),
+        Tested(
+            "An LSTM carries it farther than a vanilla cell.",
+            [farther("LSTM", "vanilla cell"), farther("LSTM", "radius 1")],
+        ),
+        Tested(
+            "With a forget bias of 1 it carries it farther than with 0.",
+            [farther("LSTM, forget bias 1", "LSTM")],
+        ),
+        Tested(
+            "And then farther than a vanilla cell.",
+            [
+                farther("LSTM, forget bias 1", "vanilla cell"),
+                farther("LSTM, forget bias 1", "radius 1"),
+            ],
+        ),
+    ]  # fmt: skip
 
 
-def _profile(loss: Any, shape: tuple[int, ...]) -> Array:
-    """Root mean square of the derivative by each step's tap: `[64]`."""
-    errors = jax.grad(loss)(jnp.zeros(shape))
-    return jnp.sqrt(jnp.mean(jnp.square(errors), (1, 2))) + 1e-37
+def _clipping(
+    config: Config, losses: dict[str, np.ndarray], best: dict[str, np.ndarray]
+) -> list[Tested]:
+    rates = jnp.array(config.rates)
+    top = {name: highest(rates, loss, below=config.trained) for name, loss in losses.items()}
+    lowest = {name: taken(loss, best[name]) for name, loss in losses.items()}
+    return [
+        Tested(
+            "Clipping the gradient makes training possible at rates where it fails.",
+            [
+                between(
+                    top, "clipped", "not clipped", where=f"with radius {config.radii[-1]:g}",
+                    quantity=f"highest rate at which the loss ends below {config.trained:g}",
+                    # above a step of the grid
+                    expected="more", margin=5.0, ratio=True, floor=float(rates[0]),
+                    cap=float(rates[-1]),
+                )
+            ],
+        ),
+        Tested(
+            "Each at its best rate, a clipped net ends no higher.",
+            [
+                between(
+                    lowest, "clipped", "not clipped", where=f"with radius {config.radii[-1]:g}",
+                    quantity="training loss, nats", expected="not more", margin=0.1,
+                )
+            ],
+        ),
+    ]  # fmt: skip
 
 
-def _vanilla_profile(config: Config, key: Key, radius: Array) -> Array:
-    data = digits().train
-    x, y = data["x"][: config.examples], data["y"][: config.examples]
-    params = _init(config, key, radius)
-    shape = (64, len(y), config.features)
-    return _profile(lambda taps: len(y) * cross_entropy(_run(params, x, taps), y), shape)
-
-
-def _lstm_profile(config: Config, key: Key) -> Array:
-    data = digits().train
-    x, y = data["x"][: config.examples], data["y"][: config.examples]
+def _profile(config: Config, make: Callable[[Key], Cell], key: Key) -> Array:
+    """Root mean square of the error signal at each step but the last: `[63]`."""
     cell_key, out_key = jax.random.split(key)
-    cell = nn.init_lstm_cell(cell_key, 1, config.features)
-    out = nn.init_dense(out_key, config.features, 10)
-    zero = jnp.zeros((len(y), config.features))
+    cell, out = make(cell_key), nn.init_dense(out_key, config.features, 10)
+    x, y = (leaf[: config.examples] for leaf in (digits().train["x"], digits().train["y"]))
 
     def loss(taps: Array) -> Array:
-        def step(carry: Any, given: Any) -> Any:
-            pixel, tap = given
-            c, h = nn.lstm_cell(cell, carry, pixel)
-            # the cell's state is what carries the signal
-            return (c + tap, h), None
+        return len(y) * cross_entropy(nn.dense(out, last_output(cell, x, taps)), y)
 
-        (_, h), _ = lax.scan(step, (zero, zero), (x.T[..., None], taps))
-        return len(y) * cross_entropy(nn.dense(out, h), y)
-
-    # the last cell state is read by nothing but the next step
-    return _profile(loss, (64, len(y), config.features))[:-1]
+    errors = jax.grad(loss)(jnp.zeros((64, len(y), config.features)))
+    return root_mean_square(errors)[:-1]
 
 
 def _train(config: Config, clip: bool, key: Key, rate: Array) -> Array:
-    init_key, run_key = jax.random.split(key)
-    data = digits().train
+    init_key, out_key, run_key = jax.random.split(key, 3)
+    cell = cell_of_radius(config.features, init_key, config.radii[-1])
+    params = {"cell": cell.params, "out": nn.init_dense(out_key, config.features, 10)}
 
     def loss(params: Params, batch: Batch, key: Key) -> Array:
-        return cross_entropy(_run(params, batch["x"]), batch["y"])
+        h = last_output(cell._replace(params=params["cell"]), batch["x"])
+        return cross_entropy(nn.dense(params["out"], h), batch["y"])
 
     optimizer = optim.sgd(rate)
     if clip:
         optimizer = optim.chain(optim.clip_by_global_norm(config.clip), optimizer)
     trained = fit(
-        loss, optimizer, _init(config, init_key, config.radii[-1]), data,
-        key=run_key, steps=config.steps, batch_size=config.batch_size,
+        loss, optimizer, params, digits().train, key=run_key, steps=config.steps,
+        batch_size=config.batch_size,
     )  # fmt: skip
     end = jnp.mean(trained.losses[-max(1, config.steps // 20) :])
     return jnp.minimum(jnp.where(jnp.isfinite(end), end, WORST), WORST)
 
 
-def _picture(vanilla: np.ndarray, lstm: np.ndarray, names: list[str]) -> Seen:
+def _picture(profiles: dict[str, np.ndarray]) -> Seen:
     with panels(["before training"]) as (figure, (axes,)):
-        steps = np.arange(1, 65)
         # what has underflowed is a gap
-        shown = np.where(vanilla > 2e-37, vanilla, np.nan)
-        lines = {name: shown[:, i] / shown[:, i, -1:] for i, name in enumerate(names)}
+        lines = {
+            name: np.where(profile > 0, profile, np.nan) / profile[:, -1:]
+            for name, profile in profiles.items()
+        }
         draw_lines(
-            axes, steps, lines, x_label="step", y_label="error signal, relative to the last step",
-            log_y=True, marked=False,
+            axes, np.arange(1, 64), lines, x_label="step",
+            y_label="error signal, relative to the last step", log_y=True, marked=False,
         )  # fmt: skip
-        relative = lstm / lstm[:, -1:]
-        axes.plot(steps[:-1], np.median(relative, 0), color="#333333", linestyle="--", label="LSTM")
         axes.legend(loc="lower right")
     return Seen(
         figure,
-        "The error signal on its way back through time (of the LSTM, that of its cell state, from "
-        "the last but one step). Median of seeds; the band is from the least to the greatest.",
+        "The error signal on its way back through time, from the last step but one (of an LSTM, "
+        "that of its cell state). Median of seeds; the band is from the least to the greatest.",
     )

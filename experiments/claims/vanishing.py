@@ -1,29 +1,36 @@
 """The vanishing gradient: which activations lose it, and what cures that."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.claims.arms import at_the_edge, beside, between, least, taken
 from experiments.claims.claim import Outcome, Seen, Tested
 from experiments.claims.deep_nets import (
+    LEAST,
+    MOST,
+    Learnt,
     Shape,
-    error_profile,
     first_by_last,
     he,
-    init_deep,
-    train_deep,
+    learnt,
+    off,
+    signals,
     xavier,
 )
 from experiments.claims.pictures import draw_lines, panels
-from experiments.claims.training import digits, sweep
 from experiments.claims.verdict import Arm, Comparison
 from jaxnets.types import Array, Key
 
 TITLE = "Vanishing gradients and their cures"
+
+ACTIVATIONS = {"sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh, "relu": jax.nn.relu}
+RESIDUAL = ("residual", "residual by 1/√depth")
+NORMALIZED = ("layer norm", "batch norm")
 
 
 @dataclass(frozen=True)
@@ -32,119 +39,164 @@ class Config:
 
     depth: int = 40
     width: int = 64
-    rates: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0)
-    """Of plain SGD; the best counts."""
+    examples: int = 512
+    """Of which error signals are taken."""
+    failed: float = 2.0
+    """The training loss, nats, above which a net has not learnt; guessing has ln 10 = 2.3."""
+    rates: tuple[float, ...] = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    """Of plain SGD; the one with the least training loss counts."""
     steps: int = 500
     batch_size: int = 64
 
 
 FULL = Config()
-QUICK = Config(depth=20, rates=(0.001, 0.03, 0.3), steps=150)
+QUICK = Config(depth=20, rates=(0.002, 0.01, 0.05, 0.25, 1.25), steps=150, batch_size=32)
 
 
 def examine(config: Config, keys: Key) -> Outcome:
     """Profiles of the error signal over the layers, and test errors after training."""
     shapes = _shapes(config)
-    profiles = {name: _profile(shape, keys) for name, shape in shapes.items()}
+    profiles = {
+        name: signals(shape, keys, _std(shape), examples=config.examples)[:, 0]
+        for name, shape in shapes.items()
+    }
     ratio = {
         name: np.asarray(jax.vmap(first_by_last)(jnp.asarray(profile)))
         for name, profile in profiles.items()
     }
-    error = {name: _error(config, shape, keys) for name, shape in shapes.items()}
-
-    def signal(treated: str, control: str, expected: Literal["less", "more"]) -> Comparison:
-        return Comparison(
-            f"{treated} beside {control}",
-            "error signal at the first layer by that at the last",
-            Arm(treated, ratio[treated]),
-            Arm(control, ratio[control]),
-            expected,
-            10.0,
-            ratio=True,
-        )
-
-    def learnt(treated: str, control: str) -> Comparison:
-        arms = Arm(treated, error[treated]), Arm(control, error[control])
-        return Comparison(f"{treated} beside {control}", "test error", *arms, "less", 0.05)
-
-    plain = ("sigmoid", "tanh", "relu")
+    plain = {name: _trained(config, shapes[name], keys) for name in ACTIVATIONS}
+    failing = [name for name, net in plain.items() if np.mean(_least(net)) > config.failed]
+    cures = {
+        f"{name}, {cure}": _trained(config, shapes[f"{name}, {cure}"], keys)
+        for name in failing
+        for cure in RESIDUAL + NORMALIZED
+    }
+    best = {name: least(net.loss) for name, net in (plain | cures).items()}
+    error = {name: taken(net.error, best[name]) for name, net in (plain | cures).items()}
     return Outcome(
-        setting=(
-            f"Digits; {config.depth} hidden layers of {config.width} units, Xavier's "
-            "initialization (He's with relu). Error signals are of all training digits, before "
-            f"training; then plain SGD, batches of {config.batch_size}, {config.steps} steps, the "
-            f"best of rates {config.rates} for each net and seed. A residual layer is x + φ(x W), "
-            "a normalized one φ(norm(x) W)."
-        ),
-        tested=[
-            Tested("Sigmoids make the gradient vanish.", [signal("sigmoid", "relu", "less")]),
-            Tested("Tanh loses less of it than the sigmoid.", [signal("tanh", "sigmoid", "more")]),
-            Tested(
-                "Residual connections carry the error signal past the layers.",
-                [signal(f"{name}, residual", name, "more") for name in plain],
-            ),
-            Tested(
-                "Normalization keeps the error signal from vanishing.",
-                [signal(f"{name}, normalized", name, "more") for name in plain],
-            ),
-            Tested(
-                "A deep net that does not learn learns with residual connections.",
-                [learnt(f"{name}, residual", name) for name in plain],
-            ),
-            Tested(
-                "It learns with normalization.",
-                [learnt(f"{name}, normalized", name) for name in plain],
-            ),
-        ],
+        setting=_setting(config),
+        tested=[*_signals(ratio), *_learning(error, failing)],
         seen=[_picture(config, profiles)],
-        notes="Test errors: "
-        + "; ".join(f"{name} {100 * values.mean():.1f} %" for name, values in error.items())
-        + ".",
+        notes=(
+            "Test errors: "
+            + "; ".join(f"{name} {100 * values.mean():.1f} %" for name, values in error.items())
+            + f". Cures are trained where the plain net fails: {', '.join(failing) or 'nowhere'}. "
+            + at_the_edge(best, len(config.rates))
+        ),
+    )
+
+
+def _setting(config: Config) -> str:
+    return (
+        f"Digits; {config.depth} hidden layers of {config.width} units, Xavier's initialization "
+        f"(He's with relu). Error signals are of {config.examples} training digits, before "
+        "training; one is carried if the first layer's is within a factor of 10 of the last "
+        f"one's, neither vanished nor exploded. Then plain SGD, batches of {config.batch_size}, "
+        f"{config.steps} steps, of rates {config.rates} the one of the least training loss for "
+        "each net and seed. A residual layer is x + φ(x W), or x + φ(x W)/√depth; a normalized one "
+        "φ(norm(x) W), with layer norm or batch norm, without scale and shift; batch norm is "
+        "evaluated by the moments of all training digits. A net fails if its training loss is "
+        f"{config.failed:g} nats or more on average, of the ln 10 of guessing; of a cure is asked "
+        "that the test error is lower by 40 points."
     )
 
 
 def _shapes(config: Config) -> dict[str, Shape]:
-    activations = {"sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh, "relu": jax.nn.relu}
     kinds: dict[str, dict[str, Any]] = {
-        "": {}, ", residual": {"residual": True}, ", normalized": {"norm": True},
-    }  # fmt: skip
+        "": {},
+        ", residual": {"residual": 1.0},
+        ", residual by 1/√depth": {"residual": config.depth**-0.5},
+        ", layer norm": {"norm": "layer"},
+        ", batch norm": {"norm": "batch"},
+    }
     return {
         name + kind: Shape(config.depth, config.width, activation, **options)
         for kind, options in kinds.items()
-        for name, activation in activations.items()
+        for name, activation in ACTIVATIONS.items()
     }
 
 
-def _std(shape: Shape) -> float:
-    return he(shape.width) if shape.activation is jax.nn.relu else xavier(shape.width)
+def _std(shape: Shape) -> Array:
+    return jnp.array([he(shape.width) if shape.activation is jax.nn.relu else xavier(shape.width)])
 
 
-def _profile(shape: Shape, keys: Key) -> np.ndarray:
-    data = digits().train
-
-    def one(key: Key) -> Array:
-        return error_profile(init_deep(key, shape, _std(shape)), shape, data)
-
-    return np.asarray(jax.jit(jax.vmap(one))(keys))
-
-
-def _error(config: Config, shape: Shape, keys: Key) -> np.ndarray:
-    train = partial(train_deep, steps=config.steps, batch_size=config.batch_size)
-
-    def one(key: Key, rate: Array) -> Array:
-        return train(key, shape, _std(shape), rate)
-
-    found = np.asarray(sweep(one, keys, jnp.array(config.rates)))
-    return np.asarray(np.min(found, 1))
+def _trained(config: Config, shape: Shape, keys: Key) -> Learnt:
+    """`[seeds, rates]`"""
+    found = learnt(
+        shape, keys, _std(shape), jnp.array(config.rates),
+        steps=config.steps, batch_size=config.batch_size,
+    )  # fmt: skip
+    return Learnt(found.loss[:, 0], found.error[:, 0])
 
 
-def _picture(config: Config, profiles: dict[str, np.ndarray]) -> Seen:
-    kinds = {"plain": "", "residual": ", residual", "normalized": ", normalized"}
+def _least(net: Learnt) -> np.ndarray:
+    return taken(net.loss, least(net.loss))
+
+
+def _signals(ratio: Mapping[str, np.ndarray]) -> list[Tested]:
+    factor = {name: off(values) for name, values in ratio.items()}
+
+    def carried(*names: str) -> list[Comparison]:
+        """The signal is, within the margin, as large at the first layer as at the last."""
+        return [
+            beside(
+                1.0, "as it was", Arm(name, ratio[name], LEAST, MOST), where=f"with {name}",
+                quantity="error signal at the first layer by that at the last",
+                expected="same", margin=10.0, ratio=True,
+            )
+            for name in names
+        ]  # fmt: skip
+
+    (sigmoid,) = carried("sigmoid")
+    return [
+        Tested("Sigmoids make the gradient vanish.", [sigmoid._replace(expected="less")]),
+        Tested(
+            "Tanh loses less of it than the sigmoid.",
+            [
+                between(
+                    factor, "tanh", "sigmoid", where="tanh beside sigmoid",
+                    quantity="factor between the error signals at the first and the last layer",
+                    expected="less", margin=10.0, ratio=True, cap=MOST,
+                )
+            ],
+        ),
+        Tested("Plain tanh and relu layers carry it.", carried("tanh", "relu")),
+        Tested(
+            "Residual connections carry the error signal past the layers.",
+            carried(*(f"{name}, {cure}" for cure in RESIDUAL for name in ACTIVATIONS)),
+        ),
+        Tested(
+            "Normalization carries the error signal through the layers.",
+            carried(*(f"{name}, {cure}" for cure in NORMALIZED for name in ACTIVATIONS)),
+        ),
+    ]  # fmt: skip
+
+
+def _learning(error: Mapping[str, np.ndarray], failing: list[str]) -> list[Tested]:
+    def cured(cures: tuple[str, ...]) -> list[Comparison]:
+        return [
+            between(
+                error, f"{name}, {cure}", name, where=f"with {name}, {cure}",
+                quantity="test error", expected="less", margin=0.4,
+            )
+            for name in failing
+            for cure in cures
+        ]  # fmt: skip
+
+    if not failing:
+        return []
+    return [
+        Tested("A deep net that does not learn learns with residual connections.", cured(RESIDUAL)),
+        Tested("It learns with normalization.", cured(NORMALIZED)),
+    ]
+
+
+def _picture(config: Config, profiles: Mapping[str, np.ndarray]) -> Seen:
+    kinds = {"plain": "", **{cure: f", {cure}" for cure in RESIDUAL + NORMALIZED}}
     with panels(list(kinds)) as (figure, row):
         for axes, kind in zip(row, kinds.values(), strict=True):
             lines = {
-                name: profiles[name + kind] / profiles[name + kind][:, -1:]
-                for name in ("sigmoid", "tanh", "relu")
+                name: profiles[name + kind] / profiles[name + kind][:, -1:] for name in ACTIVATIONS
             }
             layers = np.arange(1, config.depth + 1)
             draw_lines(axes, layers, lines, x_label="layer", log_y=True, marked=False)

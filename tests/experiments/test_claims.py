@@ -18,9 +18,9 @@ from experiments.claims import (
     deep_nets,
     double_descent,
     experiment,
+    few_digits,
     modes,
     momentum,
-    overfitting,
     rates,
     registry,
 )
@@ -352,7 +352,7 @@ def test_error_profile_is_the_gradient_of_the_bias_by_example():
     data = {name: leaf[:7] for name, leaf in digits().train.items()}
 
     def loss(taps):
-        logits = deep_nets.deep(params, shape, data["x"], taps)
+        logits, _ = deep_nets.deep(params, shape, data["x"], taps)
         return jnp.sum(-jax.nn.log_softmax(logits)[jnp.arange(7), data["y"]])
 
     errors = jax.grad(loss)(jnp.zeros((3, 7, 5)))
@@ -361,7 +361,7 @@ def test_error_profile_is_the_gradient_of_the_bias_by_example():
 
 
 def test_the_soft_threshold_is_the_proximal_step_of_l1():
-    optimizer = optim.chain(optim.sgd(0.1), overfitting._soft_threshold(0.05))
+    optimizer = optim.chain(optim.sgd(0.1), few_digits.soft_threshold(0.05))
     params = {"kernel": jnp.array([0.2, -0.04, 0.12]), "bias": jnp.array([0.01])}
     grads = {"kernel": jnp.array([1.0, 0.0, -1.0]), "bias": jnp.array([0.0])}
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
