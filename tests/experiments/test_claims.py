@@ -279,7 +279,8 @@ FEW = {
     "exploding": {"steps": 20, "examples": 16},
     "bptt": {"steps": 10},
     "batch_size": {"sizes": (64, 256), "per_decade": 1, "least_steps": 20, "most_steps": 20},
-    "overfitting": {"steps": 40, "records": 4, "l1": (0.001,), "l2": (0.01, 1.0)},
+    # at a rate at which stopping is not at the end
+    "overfitting": {"steps": 200, "records": 8, "rate": 0.5, "l1": (0.001,), "l2": (0.01, 1.0)},
     "batch_norm": {"per_decade": 1, "steps": 20, "records": 4},
     "double_descent": {"examples": 20, "ratios": (0.5, 1.0, 2.0)},
     "plateaus": {"examples": 20, "steps": 400, "products": 8},
