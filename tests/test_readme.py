@@ -15,12 +15,13 @@ def names():
 
 
 @pytest.mark.parametrize(
-    ("number", "printed"), [(0, "loss"), (1, "examples clipped"), (2, "after 20 steps")]
+    ("number", "printed"),
+    [(0, "loss"), (1, "examples clipped"), (2, "after 20 steps"), (3, "nothing is wrong")],
 )
 def test_example(number, printed, names, capsys):
-    """One after the other: the third takes the second's model."""
-    assert len(EXAMPLES) == 3
-    if number == 2 and "model" not in names:
+    """One after the other: the third and the fourth take the second's model."""
+    assert len(EXAMPLES) == 4
+    if number > 1 and "model" not in names:
         exec(compile(EXAMPLES[1], "README example 1", "exec"), names)
     exec(compile(EXAMPLES[number], f"README example {number}", "exec"), names)
     assert printed in capsys.readouterr().out
