@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from experiments.claims.rates import GridEndError
 from experiments.claims.registry import CLAIMS
 from experiments.claims.report import Examined, print_verdicts, records, write_report
 from experiments.errors import UsageError, did_you_mean
@@ -52,17 +53,22 @@ def settle(config: Config) -> list[str]:
 
 
 def main(config: Config) -> int:
-    """Test, judge, report; returns the exit code."""
+    """Test, judge, report; returns the exit code: 1 if a claim's grid was too narrow for it."""
     names = settle(config)
     with open_run(config.runs, "claims", config, folder=config.folder) as run:
-        examined = []
+        examined, untested = [], {}
         for name in names:
-            examined.append(_examine(run, config, name))
-            print_verdicts(examined[-1])
+            try:
+                examined.append(_examine(run, config, name))
+            except GridEndError as error:
+                untested[name] = str(error)
+                print(f"{name}: not tested: {error}")
+            else:
+                print_verdicts(examined[-1])
             # anew after each, so that an interrupted run has a page too
-            path = write_report(run, config, examined)
+            path = write_report(run, config, examined, untested)
         print(f"report: {path}")
-    return 0
+    return 1 if untested else 0
 
 
 def _examine(run: Run, config: Config, name: str) -> Examined:

@@ -7,6 +7,10 @@ SLACK = 1.05
 """By what factor a grid's end must be better than all within it to be worth an error."""
 
 
+class GridEndError(ValueError):
+    """What was looked for may lie beyond the grid, so that nothing is said of it."""
+
+
 def best_of_others(rates: ArrayLike, scores: ArrayLike) -> np.ndarray:
     """For each seed, which rate has the least geometric mean of the other seeds' scores.
 
@@ -18,7 +22,7 @@ def best_of_others(rates: ArrayLike, scores: ArrayLike) -> np.ndarray:
       scores: `[seeds, rates]`, positive and finite; less is better.
 
     Raises:
-      ValueError: if an end of the grid is the best, so that a better one may lie beyond.
+      GridEndError: if an end of the grid is the best, so that a better one may lie beyond.
     """
     logs = np.log(np.asarray(scores, np.float64))
     require_inside(rates, np.exp(logs.mean(0)))
@@ -40,7 +44,7 @@ def require_inside(rates: ArrayLike, scores: ArrayLike) -> None:
       scores: `[rates]`; less is better.
 
     Raises:
-      ValueError: naming the end, and what it lacks.
+      GridEndError: naming the end, and what it lacks.
     """
     rates, scores = np.asarray(rates), np.asarray(scores)
     if len(scores) < 3:
@@ -48,7 +52,7 @@ def require_inside(rates: ArrayLike, scores: ArrayLike) -> None:
     inner = scores[1:-1].min() / SLACK
     for end, side in ((0, "least"), (-1, "highest")):
         if scores[end] < inner:
-            raise ValueError(
+            raise GridEndError(
                 f"the {side} rate of the grid, {rates[end]:.3g}, is its best one: widen the grid"
             )
 
@@ -57,12 +61,12 @@ def require_within(rates: ArrayLike, found: ArrayLike) -> None:
     """Refuse what was found at an end of its grid, such as a highest rate that still works.
 
     Raises:
-      ValueError: naming what lies at an end.
+      GridEndError: naming what lies at an end.
     """
     rates, found = np.asarray(rates), np.asarray(found)
     outside = (found <= rates[0]) | (found >= rates[-1])
     if np.any(outside):
-        raise ValueError(
+        raise GridEndError(
             f"found at an end of the grid from {rates[0]:.3g} to {rates[-1]:.3g}: "
             f"{', '.join(f'{rate:.3g}' for rate in found[outside])}; widen it"
         )

@@ -1,6 +1,6 @@
 """What the claims show: on the terminal, and in their page."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -92,8 +92,13 @@ def records(examined: Examined) -> Iterator[dict[str, Any]]:
             }
 
 
-def write_report(run: Run, config: Any, examined: Sequence[Examined]) -> Path:
-    """`report.html` in the run's folder, and the pictures in it as files. Returns its path."""
+def write_report(
+    run: Run, config: Any, examined: Sequence[Examined], untested: Mapping[str, str] | None = None
+) -> Path:
+    """`report.html` in the run's folder, and the pictures in it as files. Returns its path.
+
+    `untested` says of claims why they gave no verdict.
+    """
     described = read_config(run)
     all_verdicts = [found for e in examined for _, found in verdicts(e)]
     counts = {word: sum(found.word == word for found in all_verdicts) for word in get_args(Word)}
@@ -117,7 +122,7 @@ def write_report(run: Run, config: Any, examined: Sequence[Examined]) -> Path:
         },
         sections=[
             Section("Contents", [Contents(["Verdicts", *(e.title for e in examined), "Method"])]),
-            Section("Verdicts", [_overview(examined)]),
+            Section("Verdicts", [*_missing(untested or {}), *_verdicts_table(examined)]),
             *(Section(e.title, _blocks(run, e)) for e in examined),
             Section("Method", [Paragraph(_METHOD), config_table(described["config"])]),
         ],
@@ -152,6 +157,14 @@ fail, of controls that were bound to lose and of unequal costs changed quantitie
 wordings in nearly all claims; the new ones were again set before they were run, and what had to \
 be changed after that is said with the claim. So these verdicts are not those of a study that was \
 registered beforehand, and a new set of seeds (--seed) on the same settings is the fairer test."""
+
+
+def _missing(untested: Mapping[str, str]) -> list[Block]:
+    return [Paragraph(f"Not tested, {name}: {why}.") for name, why in untested.items()]
+
+
+def _verdicts_table(examined: Sequence[Examined]) -> list[Block]:
+    return [_overview(examined)] if examined else []
 
 
 def _overview(examined: Sequence[Examined]) -> Table:

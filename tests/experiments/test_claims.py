@@ -245,6 +245,24 @@ def test_the_report_has_contents_verdicts_and_pictures(tmp_path, monkeypatch, ca
     assert "does not hold: It does not." in capsys.readouterr().out
 
 
+class Narrow(Fake):
+    @staticmethod
+    def examine(settings, keys):
+        rates.require_inside([1, 2, 3], [0.1, 1, 1])
+
+
+def test_a_claim_with_too_narrow_a_grid_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experiment, "CLAIMS", {"narrow": "narrow", "fake": "fake"})
+    monkeypatch.setitem(sys.modules, "fake", Fake)
+    monkeypatch.setitem(sys.modules, "narrow", Narrow)
+    assert experiment.main(Config(folder=tmp_path / "run", seeds=3, quick=True)) == 1
+    page = (tmp_path / "run/report.html").read_text()
+    told = "the least rate of the grid, 1, is its best one: widen the grid"
+    assert f"Not tested, narrow: {told}." in page
+    assert "3 sentences, each by 3 seeds" in page
+    assert f"narrow: not tested: {told}" in capsys.readouterr().out
+
+
 def test_the_effect_shown_is_the_strongest_of_those_that_decided():
     weak = comparison([1, 1.1], [2, 2.1], margin=0.5, where="here")
     strong = comparison([1, 1.1], [5, 5.1], margin=0.5, where="there")
