@@ -20,7 +20,7 @@ from jaxnets.gradients.clipping import (
     sensitivity,
 )
 from jaxnets.gradients.curvature import Sharpness, fisher_diagonal, sharpness
-from jaxnets.gradients.diagnose import Finding, diagnose
+from jaxnets.gradients.diagnose import diagnose
 from jaxnets.gradients.explain import ParameterPlan, explain, plan
 from jaxnets.gradients.factors import (
     dot,
@@ -67,6 +67,7 @@ from jaxnets.gradients.statistics import (
     signal_to_noise,
     tracin,
 )
+from jaxnets.gradients.step_findings import Finding
 
 __all__ = [
     "RULES",

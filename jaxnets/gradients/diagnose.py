@@ -1,55 +1,19 @@
 """What is wrong with a net that does not train, told from its flow, in words with the numbers.
 
-Thresholds follow from what they say, and are not fitted; each is named below with its reason.
+Thresholds (in `step_findings` and `run_findings`) follow from what they say, and are not fitted; each
+is named with its reason.
 """
-
-from collections import OrderedDict
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import jax
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from jaxnets.gradients.activations import NONLINEARITIES
-from jaxnets.gradients.site_flow import Flow, SiteFlow
-from jaxnets.gradients.turns import turn_by_turn
-
-GONE = 1e-3
-"""Of an error signal on its way back, from where on it has vanished (or, inverted, exploded): a
-layer whose steps are a thousandth of another's does not train beside it."""
-ALIKE = 1e-10
-"""Share of squares, below which what differs between units is rounding of float32."""
-WHOLE_STEP, LARGE_STEP, SMALL_STEP = 1.0, 0.1, 1e-5
-"""Of a parameter's norm: one step replaces it; ten do, if all are so; a hundred thousand do. Usual
-is 1e-3."""
-FELL = 0.05
-"""By which share of itself a loss must fall over a run not to be said to stand still."""
-ROSE = 0.2
-"""By which share of its best a held-out loss may be worse at the end (Prechelt, 1998), as long as
-that is less than `FELL` of what it was at the start."""
-FEWEST = 8
-"""Steps that a run must have for its losses to be judged."""
+from jaxnets.gradients.run_findings import findings_of_run
+from jaxnets.gradients.site_flow import Flow
+from jaxnets.gradients.step_findings import Finding, findings_of_step
 
 _STANDSTILL = {"symmetric", "dead units", "saturation", "vanishing", "no gradient"}
 """Troubles that explain a loss that stands still."""
-_LAYERS = ("dot", "conv")
-_Numbers = NDArray[np.float64]
-
-
-class Finding(NamedTuple):
-    """One trouble; as a string, a sentence."""
-
-    trouble: str
-    """`non-finite`, `symmetric`, `dead units`, `saturation`, `exploding`, `vanishing`,
-    `no gradient`, `learning rate too high`, `learning rate too low`, `plateau` or `overfitting`."""
-    where: str
-    """The site, or what of the run."""
-    evidence: str
-    advice: str
-
-    def __str__(self) -> str:
-        return f"{self.trouble} at {self.where}: {self.evidence}. {self.advice}."
 
 
 def diagnose(
@@ -64,13 +28,16 @@ def diagnose(
       losses: of the steps of a run, `[n]`; a history's own if not given.
       held_out: losses on data that is not trained on, `[m]`, at equal distances over the run.
 
+    Raises:
+      ValueError: for a history that looked at no step.
+
     Example:
       >>> print(*gradients.diagnose(flow), sep="\\n")
       vanishing at 0/kernel: ...
     """
     flow = jax.tree.map(np.asarray, flow)
     if flow.loss.ndim == 0:
-        found = list(_of_step(flow))
+        found = list(findings_of_step(flow))
         history = None
     else:
         flow = _looked_at(flow)
@@ -79,7 +46,7 @@ def diagnose(
         found, at_first = _of_both(first, last)
         losses = flow.loss if losses is None else losses
     run = np.asarray([] if losses is None else losses, np.float64)
-    of_run = list(_of_run(history, run, np.asarray([] if held_out is None else held_out)))
+    of_run = list(findings_of_run(history, run, np.asarray([] if held_out is None else held_out)))
     if of_run and of_run[0].trouble == "learning rate too high":
         # what large steps broke is not the cause
         found = [f for f in found if f.trouble in at_first]
@@ -93,7 +60,7 @@ def _of_both(first: Flow, last: Flow) -> tuple[list[Finding], set[str]]:
     """What is wrong at the last step, and at the first: what was so from the start is a cause of
     what came later, and is told though training has got over it.
     """
-    before, now = list(_of_step(first)), list(_of_step(last))
+    before, now = list(findings_of_step(first)), list(findings_of_step(last))
     at_first, still = ({f.trouble for f in found} for found in (before, now))
     over = [
         f._replace(evidence=f"at the first step {f.evidence}") for f in before
@@ -110,252 +77,3 @@ def _looked_at(history: Flow) -> Flow:
         raise ValueError(f"diagnose: at none of the {len(kept)} steps was looked")
     looked: Flow = jax.tree.map(lambda x: x[kept], history)
     return looked
-
-
-def _largest(values: ArrayLike) -> float:
-    """Over turns."""
-    values = np.asarray(values, np.float64)
-    known = values[~np.isnan(values)]
-    return float(known.max()) if known.size else float("nan")
-
-
-def _layers(flow: Flow) -> dict[str, SiteFlow]:
-    """Matrix products and convolutions with parameters."""
-    return {n: s for n, s in flow.sites.items() if s.about.kind in _LAYERS}
-
-
-def _of_step(flow: Flow) -> Iterator[Finding]:
-    flow = flow._replace(sites=OrderedDict(turn_by_turn(flow, layers_only=True)))
-    if broken := _non_finite(flow):
-        yield broken
-        return
-    yield from _symmetric(flow)
-    yield from _dead(flow)
-    yield from _saturated(flow)
-    yield from _through_depth(flow)
-    yield from _through_turns(flow)
-    yield from _without_gradient(flow)
-
-
-def _finite(site: SiteFlow, field: str) -> bool:
-    spread = getattr(site, field)
-    return bool(np.isfinite(spread.min).all() and np.isfinite(spread.max).all())
-
-
-def _non_finite(flow: Flow) -> Finding | None:
-    for name, site in flow.sites.items():
-        if site.about.kind in _LAYERS and not _finite(site, "entering"):
-            return Finding(
-                "non-finite", f"what enters {name}",
-                "it is not finite, while the results of all sites before it are",
-                "Look at the data, and at what is done to it before",
-            )  # fmt: skip
-        if not _finite(site, "activation"):
-            return Finding(
-                "non-finite", name, "its result is not finite, while all before it are",
-                "Look for overflow, log or division of 0 there; lower the learning rate",
-            )  # fmt: skip
-    for name, site in reversed(flow.sites.items()):
-        if not _finite(site, "error"):
-            return Finding(
-                "non-finite", name, "its error signal is not finite, while all behind it are",
-                "Look for a derivative that is infinite there, as of sqrt or norm at 0",
-            )  # fmt: skip
-    if not np.isfinite(flow.loss):
-        return Finding("non-finite", "the loss", f"it is {flow.loss}", "Look at its last terms")
-    return None
-
-
-def _symmetric(flow: Flow) -> Iterator[Finding]:
-    for name, site in _layers(flow).items():
-        units = int(_largest(site.units))
-        # behind units that are all dead nothing arrives, in which others could differ
-        fed = np.any(site.entering.max != 0) or np.any(site.entering.min != 0)
-        if units > 1 and fed and _largest(site.differing) < ALIKE:
-            yield Finding(
-                "symmetric", name,
-                f"all {units} units have the same activation and the same error signal, so that "
-                "they stay one unit",
-                "Draw the weights at random",
-            )  # fmt: skip
-            return
-
-
-def _dead(flow: Flow) -> Iterator[Finding]:
-    trained = [i for i, s in enumerate(flow.sites.values()) if s.about.path is not None]
-    for i, (name, site) in enumerate(flow.sites.items()):
-        # behind the last parameter is the loss: a hinge that is 0 is no unit
-        if site.about.kind != "relu" or i > trained[-1]:
-            continue
-        units, dead = int(_largest(site.units)), float(np.nanmin(site.dead))
-        # at random half are off for one example, and for all if these are much alike
-        # though few, through none of which anything passes
-        if dead == 1 or dead > 0.5 + 3 * np.sqrt(0.25 / units):
-            yield Finding(
-                "dead units", name,
-                f"{dead:.0%} of {units} units are 0 for every example (by chance half could be)",
-                "Lower the learning rate, or start biases at 0; a leaky relu keeps a slope",
-            )  # fmt: skip
-            return
-
-
-def _saturated(flow: Flow) -> Iterator[Finding]:
-    for name, site in flow.sites.items():
-        if np.isnan(site.saturated).all():
-            continue
-        share = float(np.median(site.saturated))
-        if share > 0.5:
-            units = int(_largest(site.units))
-            yield Finding(
-                "saturation", name,
-                f"{share:.0%} of {units} units have less than a tenth of the largest slope",
-                "Draw smaller weights, scale the inputs, or normalize before it",
-            )  # fmt: skip
-            return
-
-
-def _through_depth(flow: Flow) -> Iterator[Finding]:
-    layers = _layers(flow)
-    names = list(layers)
-    sizes = np.array([_largest(site.error_norm) for site in layers.values()])
-    known = ~np.isnan(sizes)
-    names, sizes = [n for n, k in zip(names, known, strict=True) if k], sizes[known]
-    if len(sizes) < 2 or not sizes.max() > 0:
-        return
-    before = np.maximum.accumulate(sizes)[:-1]
-    behind = np.maximum.accumulate(sizes[::-1])[::-1][1:]
-    if sizes[-1] > 0 and sizes.max() > sizes[-1] / GONE:
-        at = int(sizes.argmax())
-        yield Finding(
-            "exploding", names[at],
-            f"the error signal grows from {sizes[-1]:.2g} at {names[-1]} to {sizes[at]:.2g} "
-            f"({_gain(sizes[at], sizes[-1], len(sizes) - 1 - at)})",
-            "Draw smaller weights (He, Xavier), normalize, or clip gradients",
-        )  # fmt: skip
-    elif (gone := np.flatnonzero(before < GONE * behind)).size:
-        # a last layer that starts at 0 lets nothing through in the first step, on purpose
-        zero = [float(np.min(s.weight_norm)) == 0 for s in layers.values()]
-        if any(zero):
-            return
-        at = int(gone[-1])
-        yield Finding(
-            "vanishing", names[at],
-            f"the error signal shrinks from {behind[at]:.2g} behind it to {sizes[at]:.2g} there "
-            f"and {sizes[0]:.2g} at {names[0]} "
-            f"({_gain(sizes[0], sizes[-1], len(sizes) - 1)})",
-            "Draw larger weights (He, Xavier), or use relu, residual connections, normalization",
-        )  # fmt: skip
-
-
-def _gain(far: float, near: float, steps: int) -> str:
-    if not (far > 0 and near > 0 and steps > 0):
-        return "nothing arrives"
-    return f"{(far / near) ** (1 / steps):.2g} times at each of {steps}"
-
-
-def _through_turns(flow: Flow) -> Iterator[Finding]:
-    """Of the site of a loop that has the strongest signal."""
-    looped = {
-        n: s for n, s in flow.sites.items()
-        if s.error_norm.ndim == 1 and s.about.kind not in NONLINEARITIES
-    }  # fmt: skip
-    looped = {n: s for n, s in looped.items() if len(s.error_norm) > 2 and s.error_norm.max() > 0}
-    if not looped:
-        return
-    name = max(looped, key=lambda n: float(looped[n].error_norm.max()))
-    sizes = looped[name].error_norm
-    # without error signal at all is what comes before the data, as padding
-    turns = np.flatnonzero(sizes > 0)
-    first, last = int(turns[0]), int(turns[-1])
-    gain = _gain(float(sizes[first]), float(sizes[last]), last - first)
-    told = f"from {sizes[last]:.2g} at turn {last} to {sizes[first]:.2g} at turn {first} ({gain})"
-    if sizes[first] < GONE * sizes.max():
-        yield Finding(
-            "vanishing", name, f"through the loop the error signal shrinks {told}",
-            "Start recurrent weights orthogonal, use gates (LSTM, GRU) or residual connections",
-        )  # fmt: skip
-    elif sizes.max() > sizes[last] / GONE:
-        yield Finding(
-            "exploding", name, f"through the loop the error signal grows {told}",
-            "Clip gradients, start recurrent weights orthogonal",
-        )  # fmt: skip
-
-
-def _without_gradient(flow: Flow) -> Iterator[Finding]:
-    slopes = [s.gradient_norm for s in flow.sites.values() if s.about.path is not None]
-    if slopes and not any(np.any(x != 0) for x in slopes):
-        yield Finding(
-            "no gradient", "all parameters", "the gradient of each is exactly 0",
-            "See whether the loss depends on them: a stop_gradient, a cast to integers, an argmax, "
-            "or units that are all dead or saturated",
-        )  # fmt: skip
-
-
-def _quarters(values: _Numbers) -> tuple[float, float]:
-    """Medians of the first and last quarter, which single batches do not sway."""
-    size = max(1, len(values) // 4)
-    return float(np.median(values[:size])), float(np.median(values[-size:]))
-
-
-def _steps(history: Flow | None) -> tuple[float, float]:
-    """Median and maximum over time of the largest update ratio of a layer; NaN if not known.
-
-    Not of layers that start at 0, as heads and adapters do: their first steps are all there is.
-    """
-    if history is None:
-        return float("nan"), float("nan")
-    known = [
-        s.update_ratio.reshape(len(s.update_ratio), -1).max(1)
-        for s in _layers(history).values()
-        if np.isfinite(s.update_ratio).any() and np.all(s.weight_norm[0] > 0)
-    ]
-    if not known:
-        return float("nan"), float("nan")
-    largest = np.max(known, 0)
-    return float(np.nanmedian(largest)), float(np.nanmax(largest))
-
-
-def _of_run(history: Flow | None, losses: _Numbers, held_out: _Numbers) -> Iterator[Finding]:
-    step, worst = _steps(history)
-    if step > LARGE_STEP or worst > WHOLE_STEP:
-        yield Finding(
-            "learning rate too high", "the run",
-            f"a step changes a layer by {step:.2g} of its norm, and once by {worst:.2g} "
-            "(usual is 0.001)",
-            "Lower it, or warm up",
-        )  # fmt: skip
-        return
-    if len(losses) < FEWEST or not np.isfinite(losses).all():
-        return
-    start, end = _quarters(losses)
-    stands = f"the loss goes from {losses[0]:.3g} to {end:.3g} in {len(losses)} steps"
-    if end > losses[0] + ROSE * abs(losses[0]) and end > start:
-        yield Finding(
-            "learning rate too high", "the run",
-            f"the loss rises from {losses[0]:.3g} to {end:.3g}", "Lower it, or warm up",
-        )  # fmt: skip
-    elif start - end < FELL * abs(start) and losses[0] - end < FELL * abs(losses[0]):
-        if step < SMALL_STEP:
-            yield Finding(
-                "learning rate too low", "the run",
-                f"{stands}, and a step changes a layer by {step:.2g} of its norm (usual is 0.001)",
-                "Raise it",
-            )  # fmt: skip
-        else:
-            yield Finding(
-                "plateau", "the run", stands,
-                "See whether inputs and labels belong together, and whether it can fit ten "
-                "examples; then momentum, or another start",
-            )  # fmt: skip
-    if len(held_out) >= FEWEST and np.isfinite(held_out).all():
-        best = int(np.argmin(held_out))
-        _, now = _quarters(held_out)
-        then = losses[round(best / (len(held_out) - 1) * (len(losses) - 1))]
-        rise = now - held_out[best]
-        if rise > max(ROSE * abs(held_out[best]), FELL * abs(held_out[0])) and end < then:
-            yield Finding(
-                "overfitting", "the run",
-                f"held-out loss was best, {held_out[best]:.3g}, at {best + 1} of {len(held_out)} "
-                f"and is {now:.3g}, while that of training fell from {then:.3g} to {end:.3g}",
-                "Stop there, regularize (weight decay, dropout, augmentation), or get more data",
-            )  # fmt: skip

@@ -1,0 +1,215 @@
+"""What is wrong with a net at one step, told from its flow."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxnets.gradients.activations import NONLINEARITIES
+from jaxnets.gradients.site_flow import Flow, SiteFlow
+from jaxnets.gradients.turns import turn_by_turn
+
+GONE = 1e-3
+"""Of an error signal on its way back, from where on it has vanished (or, inverted, exploded): a
+layer whose steps are a thousandth of another's does not train beside it."""
+ALIKE = 1e-10
+"""Share of squares, below which what differs between units is rounding of float32."""
+
+_LAYERS = ("dot", "conv")
+
+
+class Finding(NamedTuple):
+    """One trouble; as a string, a sentence."""
+
+    trouble: str
+    """`non-finite`, `symmetric`, `dead units`, `saturation`, `exploding`, `vanishing`,
+    `no gradient`, `learning rate too high`, `learning rate too low`, `plateau` or `overfitting`."""
+    where: str
+    """The site, or what of the run."""
+    evidence: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.trouble} at {self.where}: {self.evidence}. {self.advice}."
+
+
+def _largest(values: ArrayLike) -> float:
+    """Over turns."""
+    values = np.asarray(values, np.float64)
+    known = values[~np.isnan(values)]
+    return float(known.max()) if known.size else float("nan")
+
+
+def layers_of(flow: Flow) -> dict[str, SiteFlow]:
+    """Matrix products and convolutions with parameters."""
+    return {n: s for n, s in flow.sites.items() if s.about.kind in _LAYERS}
+
+
+def findings_of_step(flow: Flow) -> Iterator[Finding]:
+    """Causes before what follows from them."""
+    flow = flow._replace(sites=OrderedDict(turn_by_turn(flow, layers_only=True)))
+    if broken := _non_finite(flow):
+        yield broken
+        return
+    yield from _symmetric(flow)
+    yield from _dead(flow)
+    yield from _saturated(flow)
+    yield from _through_depth(flow)
+    yield from _through_turns(flow)
+    yield from _without_gradient(flow)
+
+
+def _finite(site: SiteFlow, field: str) -> bool:
+    spread = getattr(site, field)
+    return bool(np.isfinite(spread.min).all() and np.isfinite(spread.max).all())
+
+
+def _non_finite(flow: Flow) -> Finding | None:
+    for name, site in flow.sites.items():
+        if site.about.kind in _LAYERS and not _finite(site, "entering"):
+            return Finding(
+                "non-finite", f"what enters {name}",
+                "it is not finite, while the results of all sites before it are",
+                "Look at the data, and at what is done to it before",
+            )  # fmt: skip
+        if not _finite(site, "activation"):
+            return Finding(
+                "non-finite", name, "its result is not finite, while all before it are",
+                "Look for overflow, log or division of 0 there; lower the learning rate",
+            )  # fmt: skip
+    for name, site in reversed(flow.sites.items()):
+        if not _finite(site, "error"):
+            return Finding(
+                "non-finite", name, "its error signal is not finite, while all behind it are",
+                "Look for a derivative that is infinite there, as of sqrt or norm at 0",
+            )  # fmt: skip
+    if not np.isfinite(flow.loss):
+        return Finding("non-finite", "the loss", f"it is {flow.loss}", "Look at its last terms")
+    return None
+
+
+def _symmetric(flow: Flow) -> Iterator[Finding]:
+    for name, site in layers_of(flow).items():
+        units = int(_largest(site.units))
+        # behind units that are all dead nothing arrives, in which others could differ
+        fed = np.any(site.entering.max != 0) or np.any(site.entering.min != 0)
+        if units > 1 and fed and _largest(site.differing) < ALIKE:
+            yield Finding(
+                "symmetric", name,
+                f"all {units} units have the same activation and the same error signal, so that "
+                "they stay one unit",
+                "Draw the weights at random",
+            )  # fmt: skip
+            return
+
+
+def _dead(flow: Flow) -> Iterator[Finding]:
+    trained = [i for i, s in enumerate(flow.sites.values()) if s.about.path is not None]
+    for i, (name, site) in enumerate(flow.sites.items()):
+        # behind the last parameter is the loss: a hinge that is 0 is no unit
+        if site.about.kind != "relu" or i > trained[-1]:
+            continue
+        units, dead = int(_largest(site.units)), float(np.nanmin(site.dead))
+        # at random half are off for one example, and for all if these are much alike
+        # though few, through none of which anything passes
+        if dead == 1 or dead > 0.5 + 3 * np.sqrt(0.25 / units):
+            yield Finding(
+                "dead units", name,
+                f"{dead:.0%} of {units} units are 0 for every example (by chance half could be)",
+                "Lower the learning rate, or start biases at 0; a leaky relu keeps a slope",
+            )  # fmt: skip
+            return
+
+
+def _saturated(flow: Flow) -> Iterator[Finding]:
+    for name, site in flow.sites.items():
+        if np.isnan(site.saturated).all():
+            continue
+        share = float(np.median(site.saturated))
+        if share > 0.5:
+            units = int(_largest(site.units))
+            yield Finding(
+                "saturation", name,
+                f"{share:.0%} of {units} units have less than a tenth of the largest slope",
+                "Draw smaller weights, scale the inputs, or normalize before it",
+            )  # fmt: skip
+            return
+
+
+def _through_depth(flow: Flow) -> Iterator[Finding]:
+    layers = layers_of(flow)
+    names = list(layers)
+    sizes = np.array([_largest(site.error_norm) for site in layers.values()])
+    known = ~np.isnan(sizes)
+    names, sizes = [n for n, k in zip(names, known, strict=True) if k], sizes[known]
+    if len(sizes) < 2 or not sizes.max() > 0:
+        return
+    before = np.maximum.accumulate(sizes)[:-1]
+    behind = np.maximum.accumulate(sizes[::-1])[::-1][1:]
+    if sizes[-1] > 0 and sizes.max() > sizes[-1] / GONE:
+        at = int(sizes.argmax())
+        yield Finding(
+            "exploding", names[at],
+            f"the error signal grows from {sizes[-1]:.2g} at {names[-1]} to {sizes[at]:.2g} "
+            f"({_gain(sizes[at], sizes[-1], len(sizes) - 1 - at)})",
+            "Draw smaller weights (He, Xavier), normalize, or clip gradients",
+        )  # fmt: skip
+    elif (gone := np.flatnonzero(before < GONE * behind)).size:
+        # a last layer that starts at 0 lets nothing through in the first step, on purpose
+        zero = [float(np.min(s.weight_norm)) == 0 for s in layers.values()]
+        if any(zero):
+            return
+        at = int(gone[-1])
+        yield Finding(
+            "vanishing", names[at],
+            f"the error signal shrinks from {behind[at]:.2g} behind it to {sizes[at]:.2g} there "
+            f"and {sizes[0]:.2g} at {names[0]} "
+            f"({_gain(sizes[0], sizes[-1], len(sizes) - 1)})",
+            "Draw larger weights (He, Xavier), or use relu, residual connections, normalization",
+        )  # fmt: skip
+
+
+def _gain(far: float, near: float, steps: int) -> str:
+    if not (far > 0 and near > 0 and steps > 0):
+        return "nothing arrives"
+    return f"{(far / near) ** (1 / steps):.2g} times at each of {steps}"
+
+
+def _through_turns(flow: Flow) -> Iterator[Finding]:
+    """Of the site of a loop that has the strongest signal."""
+    looped = {
+        n: s for n, s in flow.sites.items()
+        if s.error_norm.ndim == 1 and s.about.kind not in NONLINEARITIES
+    }  # fmt: skip
+    looped = {n: s for n, s in looped.items() if len(s.error_norm) > 2 and s.error_norm.max() > 0}
+    if not looped:
+        return
+    name = max(looped, key=lambda n: float(looped[n].error_norm.max()))
+    sizes = looped[name].error_norm
+    # without error signal at all is what comes before the data, as padding
+    turns = np.flatnonzero(sizes > 0)
+    first, last = int(turns[0]), int(turns[-1])
+    gain = _gain(float(sizes[first]), float(sizes[last]), last - first)
+    told = f"from {sizes[last]:.2g} at turn {last} to {sizes[first]:.2g} at turn {first} ({gain})"
+    if sizes[first] < GONE * sizes.max():
+        yield Finding(
+            "vanishing", name, f"through the loop the error signal shrinks {told}",
+            "Start recurrent weights orthogonal, use gates (LSTM, GRU) or residual connections",
+        )  # fmt: skip
+    elif sizes.max() > sizes[last] / GONE:
+        yield Finding(
+            "exploding", name, f"through the loop the error signal grows {told}",
+            "Clip gradients, start recurrent weights orthogonal",
+        )  # fmt: skip
+
+
+def _without_gradient(flow: Flow) -> Iterator[Finding]:
+    slopes = [s.gradient_norm for s in flow.sites.values() if s.about.path is not None]
+    if slopes and not any(np.any(x != 0) for x in slopes):
+        yield Finding(
+            "no gradient", "all parameters", "the gradient of each is exactly 0",
+            "See whether the loss depends on them: a stop_gradient, a cast to integers, an argmax, "
+            "or units that are all dead or saturated",
+        )  # fmt: skip
