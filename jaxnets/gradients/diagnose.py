@@ -1,7 +1,7 @@
 """What is wrong with a net that does not train, told from its flow, in words with the numbers.
 
-Thresholds (in `step_findings` and `run_findings`) follow from what they say, and are not fitted; each
-is named with its reason.
+Thresholds (in `step_findings` and `run_findings`) follow from what they say, and are not fitted;
+each is named with its reason.
 """
 
 import jax
