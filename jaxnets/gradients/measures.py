@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from math import prod
 from typing import NamedTuple
 
 import jax
@@ -115,7 +116,7 @@ def example_norms(error: Array, depth: int = 0) -> Array:
 
     Squares that vanish or overflow are computed again, scaled.
     """
-    flat = error.reshape(*error.shape[: depth + 1], -1)
+    flat = error.reshape(*error.shape[: depth + 1], prod(error.shape[depth + 1 :]))
     flat = jnp.abs(flat) if jnp.iscomplexobj(flat) else flat
     flat = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
     if not flat.size:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from math import prod
 from typing import NamedTuple
 
 import jax
@@ -113,7 +114,7 @@ def norm(x: Array, sliced: tuple[bool, ...], turns: tuple[int, ...]) -> Array:
     n_sliced = sum(sliced)
     x = jnp.abs(x) if jnp.iscomplexobj(x) else jnp.asarray(x)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    x = x.reshape(*x.shape[:n_sliced], -1)
+    x = x.reshape(*x.shape[:n_sliced], prod(x.shape[n_sliced:]))
     # a product of the vector with itself: its squares are not written to memory
     norms = jnp.sqrt(jnp.einsum("...i,...i->...", x, x))
     sizes = iter(norms.shape)

@@ -21,7 +21,8 @@ def turn_by_turn(
       steps: whether the flow is a history, with a first axis of steps.
     """
     found = jax.tree.map(np.asarray, flow).sites.items()
-    sites = [(name, site, int(steps)) for name, site in found]
+    # a loop without turns has nothing to show
+    sites = [(name, site, int(steps)) for name, site in found if site.error_norm.size]
     return [(name, site) for name, site, _ in _written_out(sites, 0, layers_only)]
 
 

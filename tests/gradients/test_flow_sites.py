@@ -178,3 +178,16 @@ def test_large_and_small_values_neither_overflow_nor_vanish():
         np.testing.assert_allclose(site.activation.std, size * (2 / 3) ** 0.5, rtol=1e-5)
     flow = gradients.flow(lambda w, x: 1e-25 * jnp.sum(w * x))(jnp.ones(5), X)
     np.testing.assert_allclose(flow.sites[""].error_norm, 1e-25 * 5**0.5, rtol=1e-5)
+
+
+def test_a_loop_without_turns_shows_nothing():
+    def loss(params, x):
+        turn = lambda h, w: (jax.nn.relu(h @ w), None)  # noqa: E731
+        return jnp.sum((lax.scan(turn, x, params["layers"])[0] @ params["out"]) ** 2)
+
+    params = {"layers": jnp.zeros((0, 5, 5)), "out": W}
+    value, gradient, flow = gradients.value_and_grad_flow(loss)(params, X)
+    np.testing.assert_allclose(value, jnp.mean(jnp.sum((X @ W) ** 2, 1)), rtol=1e-6)
+    assert gradient["layers"].shape == (0, 5, 5)
+    assert flow.sites["layers"].error_norm.shape == (0,)
+    assert gradients.diagnose(flow) == []
