@@ -61,7 +61,7 @@ def test_a_row(name, monkeypatch):
         assert (float32, float64, theirs) == (" – ",) * 3
 
 
-@pytest.mark.thorough
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore:Specifying a key will be required")
 @pytest.mark.parametrize("name", compare_optimizers.SAME)
 def test_differences_in_float64(name):

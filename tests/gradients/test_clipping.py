@@ -74,7 +74,10 @@ def definition(params, x, groups, bounds, normalize, mask):
     return sums, norms, np.sqrt(sum(squares.values()))
 
 
-@pytest.mark.parametrize("form", thorough_beyond({"by rule"}, {name: (name,) for name in FORMS}))
+@pytest.mark.parametrize(
+    "form",
+    thorough_beyond({"by rule"}, {name: (name,) for name in FORMS}, pytest.mark.exhaustive),
+)
 @pytest.mark.parametrize("normalize", [None, pytest.param(0.01, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize(
     "microbatch_size", [3, *(pytest.param(n, marks=pytest.mark.thorough) for n in (None, 7))]

@@ -277,7 +277,7 @@ def keeps_shape(case):
 STACKED = {case.name: (case,) for case in LAYERS if keeps_shape(case)}
 
 
-@pytest.mark.parametrize("case", thorough_beyond({"dense"}, STACKED))
+@pytest.mark.parametrize("case", thorough_beyond({"dense"}, STACKED, pytest.mark.exhaustive))
 def test_exact_under_a_stacked_depth_of_12(case):
     stacked = nn.init_stack(case.init, jax.random.key(0), 12)
     _, x = params_and_input(case)
