@@ -53,7 +53,7 @@ from jaxnets.gradients.per_example import per_example_grad, per_example_norms
 from jaxnets.gradients.products import ggn_vp, hvp
 from jaxnets.gradients.program import Factors
 from jaxnets.gradients.rule import Rule
-from jaxnets.gradients.site_flow import Flow, SiteFlow, with_updates
+from jaxnets.gradients.site_flow import Flow, SiteFlow, SiteFlows, with_updates
 from jaxnets.gradients.statistics import (
     Diversity,
     Moments,
@@ -90,6 +90,7 @@ __all__ = [
     "Sharpness",
     "SignalToNoise",
     "SiteFlow",
+    "SiteFlows",
     "Spectrum",
     "Spread",
     "Tape",

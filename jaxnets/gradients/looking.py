@@ -1,20 +1,29 @@
 """A loss run with taps at all its sites, and what is measured there."""
 
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence, Set
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxnets.gradients.activations import NONLINEARITIES, TAG, tag_of
-from jaxnets.gradients.measures import Measures, Spread, example_norms, measure_each
+from jaxnets.gradients.measures import SLOPES, Measures, each_turn, example_norms, measure
 from jaxnets.gradients.program import NO_PROBES, Traced, find, no_taps
-from jaxnets.gradients.site_flow import AFTER, About, Flow, SiteFlow, norm, ratio
-from jaxnets.gradients.sites import Place, Site, Watch
-from jaxnets.gradients.unit_rows import Axes, UnitRows, unit_axes, unit_rows
+from jaxnets.gradients.site_flow import (
+    AFTER,
+    SEVERAL,
+    About,
+    Flow,
+    SiteFlow,
+    SiteFlows,
+    norm,
+    ratio,
+)
+from jaxnets.gradients.sites import Place, Record, Site, Watch
+from jaxnets.gradients.unit_rows import Axes, UnitRows, extremes_behind, unit_axes, unit_rows
 from jaxnets.gradients.uses import PRODUCTS, Use, parameters, sliced, uses
 from jaxnets.types import Array, Params, PyTree
 
@@ -30,7 +39,7 @@ def look(
     rows: int | None,
 ) -> tuple[Array, PyTree, Params, Flow]:
     """The loss, its aux, its gradient and the flow, from one forward and one backward pass."""
-    record = find(traced, watch=lambda site, results, given: ())
+    record = find(traced, watch=lambda record, site, results, given: ())
     axes = unit_axes(record, batched)
     watch = _watch(axes, batched, rows)
     taps = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), record.shapes)
@@ -70,7 +79,7 @@ def look(
             scaled = jax.tree.map(lambda x: examples * x, few(error))
             seen[same] = error, norms, scaled
         looked.append(_Looked(use, seen[same][1], activation, seen[same][2], entering))
-    sites = _named(traced, _measured(looked, rank_rows), gradient)
+    sites = _side_by_side(traced, looked, gradient, rank_rows)
     flow = Flow(value, loss_std, sites)
     return value, aux, jax.tree.unflatten(traced.structure, gradient), flow
 
@@ -86,91 +95,154 @@ class _Looked(NamedTuple):
     entering: UnitRows | None
     """None where it is not looked at."""
 
+    @property
+    def turns(self) -> tuple[int, ...]:
+        return self.norms.shape[:-1]
+
 
 def _watch(axes: Axes, batched: bool, rows: int | None) -> Watch:
     """Keeps rows of a site's result, and of what entered."""
+    last: dict[Place, tuple[Array, UnitRows]] = {}
 
     def together(x: Array) -> Array:
         x = lax.stop_gradient(x)
         return x if batched else lax.all_gather(x, _EXAMPLES)
 
-    def watch(site: Site, results: list[Any], given: list[Any]) -> tuple[UnitRows, UnitRows | None]:
-        result = unit_rows(together(results[0]), axes[site.place], batched, rows)
+    def watch(
+        record: Record, site: Site, results: list[Any], given: list[Any]
+    ) -> tuple[UnitRows, UnitRows | None]:
+        y, own = results[0], axes[site.place]
+        extremes = None
+        if site.after in last and not jnp.iscomplexobj(y):
+            before, seen = last[site.after]
+            if before.shape == y.shape and axes[site.after] == own:
+                values = [record.value(x) for x in site.operands if x is not None and x.trained]
+                extremes = extremes_behind(site, y, own, seen, lax.stop_gradient(values))
+        result = unit_rows(together(y), own, batched, rows, extremes)
+        last[site.place] = y, result
         # what another site's result was is measured there
         if site.kind not in ("dot", "conv") or site.after is not None:
             return result, None
-        last = (jnp.ndim(given[0]) - 1,) if jnp.ndim(given[0]) > batched else ()
-        return result, unit_rows(together(given[0]), last, batched, rows)
+        inner = (jnp.ndim(given[0]) - 1,) if jnp.ndim(given[0]) > batched else ()
+        return result, unit_rows(together(given[0]), inner, batched, rows)
 
     return watch
 
 
-def _measured(
-    looked: Sequence[_Looked], rank_rows: int
-) -> Iterable[tuple[_Looked, Measures, Measures, Spread]]:
-    """With each, what is measured of its activation, its error and what entered."""
-    asked: list[tuple[UnitRows, str, int]] = []
-    for one in looked:
-        kind = one.use.site.kind
+def _side_by_side(
+    traced: Traced, looked: Sequence[_Looked], gradient: Sequence[Array], rank_rows: int
+) -> SiteFlows:
+    together: dict[tuple[int, ...], list[int]] = {}
+    for i, one in enumerate(looked):
+        together.setdefault(one.turns, []).append(i)
+    found = _found(traced, looked, list(together))
+    groups = []
+    for numbers in together.values():
+        members, abouts = [looked[i] for i in numbers], [found[i][1] for i in numbers]
+        weights, slopes = (
+            [
+                jnp.full(one.turns, jnp.nan)
+                if about.path is None
+                else norm(x[_first(one.use)], about.sliced, one.turns)
+                for one, about in zip(members, abouts, strict=True)
+            ]
+            for x in (traced.leaves, gradient)
+        )
+        groups.append(_group(members, jnp.stack(weights, -1), jnp.stack(slopes, -1), rank_rows))
+    return SiteFlows(tuple(groups), found)
+
+
+def _group(looked: Sequence[_Looked], weights: Array, slopes: Array, rank_rows: int) -> SiteFlow:
+    """Sites with the same turns, side by side."""
+    kinds = [one.use.site.kind for one in looked]
+    asked: dict[tuple[int, str], tuple[UnitRows, str, int]] = {}
+
+    def ask(seen: UnitRows, kind: str = "", rows: int = 0) -> tuple[int, str]:
+        key = id(seen.rows), kind if kind in SLOPES else ""
+        ranked = max(rows, asked[key][2] if key in asked else 0)
+        asked[key] = seen, kind, ranked
+        return key
+
+    activations, errors = [], []
+    entering: list[tuple[int, str] | None] = []
+    results: dict[Place | None, tuple[int, str]] = {}
+    for one, kind in zip(looked, kinds, strict=True):
         ranked = rank_rows if kind in (*PRODUCTS, TAG) else 0
-        asked += [(one.activation, kind, ranked), (one.error, kind, ranked)]
-        asked += [] if one.entering is None else [(one.entering, "", 0)]
-    found = iter(measure_each(asked))
-    spreads: dict[Place, Spread] = {}
-    for one in looked:
-        site, activation, error = one.use.site, next(found), next(found)
-        spreads[site.place] = activation.spread
+        activations.append(ask(one.activation, kind, ranked))
+        errors.append(ask(one.error, "", ranked))
+        results[one.use.site.place] = activations[-1]
         if one.entering is not None:
-            entering = next(found).spread
-        elif site.kind in ("dot", "conv") and site.after is not None:
-            entering = spreads[site.after]
+            entering.append(ask(one.entering))
         else:
-            entering = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), activation.spread)
-        yield one, activation, error, entering
+            entering.append(results.get(one.use.site.after if kind in ("dot", "conv") else None))
+    measured = measure(*zip(*asked.values(), strict=True))
+    order = {key: n for n, key in enumerate(asked)}
+
+    def of(keys: Sequence[tuple[int, str] | None]) -> Measures:
+        """Of those; NaN for None."""
+        known = np.array([key is not None for key in keys])
+        numbers = np.array([0 if key is None else order[key] for key in keys])
+        taken: Measures = jax.tree.map(lambda x: x[..., numbers], measured)
+        return jax.tree.map(lambda x: jnp.where(each_turn(known, x), x, jnp.nan), taken)  # type: ignore
+
+    activation, error = of(activations), of(errors)
+    sizes, spreads = (
+        jnp.stack([reduce(one.norms, -1) for one in looked], -1) for reduce in (jnp.mean, jnp.std)
+    )
+    relu = np.array([kind == "relu" for kind in kinds])
+    return SiteFlow(
+        activation=activation.spread,
+        entering=of(entering).spread,
+        error=error.spread,
+        error_norm=sizes,
+        error_norm_std=spreads,
+        weight_norm=weights,
+        gradient_norm=slopes,
+        gradient_ratio=ratio(slopes, weights),
+        update_ratio=jnp.full_like(weights, jnp.nan),
+        dead=jnp.where(each_turn(relu, error.dead), activation.dead, error.dead),
+        saturated=activation.saturated,
+        differing=jnp.maximum(activation.differing, error.differing),
+        activation_rank=activation.rank,
+        error_rank=error.rank,
+        units=activation.units,
+        about=SEVERAL,
+    )
 
 
-def _named(
-    traced: Traced, looked: Iterable[Any], gradient: Sequence[Array]
-) -> "OrderedDict[str, SiteFlow]":
-    named: OrderedDict[str, SiteFlow] = OrderedDict()
+def _found(
+    traced: Traced, looked: Sequence[_Looked], turns: Sequence[tuple[int, ...]]
+) -> tuple[tuple[str, About, int, int], ...]:
+    """Each site's name, what it is, which group of these turns it is in, and where there."""
+    found: list[tuple[str, About, int, int]] = []
+    sizes = [0] * len(turns)
+    taken: set[str] = set()
     before, layers = "", {}
-    for (use, norms, *_), activation, error, entering in looked:
+    for use, norms, *_ in looked:
         kind, loop = use.site.kind, use.site.place[:-1]
-        turns = tuple(activation.spread.mean.shape)
-        unknown = weight = slope = jnp.full(turns, jnp.nan)
         path = None
         if kind == TAG:
             name = tag_of(use.site.equation)
         elif kind in NONLINEARITIES:
             name = before + AFTER + kind
         else:
-            key: Any = parameters(use)[0]
-            name = before = path = traced.paths[key]
+            name = before = path = traced.paths[_first(use)]
             layers[loop] = sliced(use)
-            weight, slope = (norm(x[key], layers[loop], turns) for x in (traced.leaves, gradient))
-        about = About(kind, path, use.site.place, layers.get(loop, (False,) * len(turns)))
-        named[_unused(name, named)] = SiteFlow(
-            activation=activation.spread,
-            entering=entering,
-            error=error.spread,
-            error_norm=jnp.mean(norms, -1),
-            error_norm_std=jnp.std(norms, -1),
-            weight_norm=weight,
-            gradient_norm=slope,
-            gradient_ratio=ratio(slope, weight),
-            update_ratio=unknown,
-            dead=activation.dead if kind == "relu" else error.dead,
-            saturated=activation.saturated,
-            differing=jnp.maximum(activation.differing, error.differing),
-            activation_rank=activation.rank,
-            error_rank=error.rank,
-            units=jnp.full(turns, activation.units, jnp.int32),
-            about=about,
-        )
-    return named
+        about = About(kind, path, use.site.place, layers.get(loop, (False,) * len(use.loops)))
+        group = turns.index(norms.shape[:-1])
+        name = _unused(name, taken)
+        taken.add(name)
+        found.append((name, about, group, sizes[group]))
+        sizes[group] += 1
+    return tuple(found)
 
 
-def _unused(name: str, taken: Mapping[str, Any]) -> str:
+def _first(use: Use) -> Any:
+    """The place of the first parameter that is used."""
+    return parameters(use)[0]
+
+
+def _unused(name: str, taken: Set[str]) -> str:
     number, free = 1, name
     while free in taken:
         number += 1

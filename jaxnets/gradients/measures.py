@@ -1,9 +1,12 @@
-"""What is measured of activations and error signals, given as rows of units."""
+"""What is measured of activations and error signals, given as rows of units.
 
-from collections.abc import Sequence
-from functools import partial
+Of many sites at once: what reads rows is done for one after the other, and what follows, for all
+side by side, on the last axis. On a number each, an operation costs more than what it does.
+"""
+
+from collections.abc import Callable, Sequence
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +23,11 @@ SAMPLE = 256
 """How many values a histogram is of at most."""
 FLAT = 0.1
 """A unit is saturated if its mean slope is below this share of the largest that it can have."""
-BOUNDED = ("tanh", "sigmoid")
-"""Nonlinearities whose units saturate."""
+SLOPES: dict[str, Callable[[Array], Array]] = {
+    "tanh": lambda y: 1 - jnp.square(y),
+    "sigmoid": lambda y: 4 * y * (1 - y),
+}
+"""Of nonlinearities whose units saturate: slopes by results, as shares of the largest."""
 
 
 class Spread(NamedTuple):
@@ -39,11 +45,12 @@ class Spread(NamedTuple):
 
 
 class Measures(NamedTuple):
-    """Of one site in one step."""
+    """Of `S` sites in one step, `[turns …, S]`; histograms `[turns …, 32, S]`."""
 
     spread: Spread
     dead: Array
     saturated: Array
+    """NaN where that does not apply."""
     differing: Array
     rank: Array
     """Effective rank of some rows; NaN if it is not asked for."""
@@ -55,60 +62,117 @@ def histogram_edges() -> np.ndarray:
     return 10 ** (LOWEST + STEP * np.arange(BINS + 1))
 
 
-def _histogram(rows: Array) -> Array:
-    values = jnp.abs(some_of(rows.ravel(), SAMPLE))
-    places = jnp.floor((jnp.log10(jnp.maximum(values, 10**LOWEST)) - LOWEST) / STEP)
-    places = jnp.clip(places, 0, BINS - 1)
-    return jnp.mean((places[:, None] == jnp.arange(BINS)[None]).astype(rows.dtype), 0)
+def measure(seen: Sequence[UnitRows], kinds: Sequence[str], rank_rows: Sequence[int]) -> Measures:
+    """Of the rows of sites; extremes, and which units are dead, of all that these made.
+
+    Args:
+      seen: of each site, all with the same axes of turns before those of rows and units.
+      kinds: of nonlinearity, for whether units are saturated.
+      rank_rows: how many rows the effective rank is of; 0 for NaN.
+    """
+    every = [one.rows for one in seen]
+    least = _side_by_side(jnp.min(one.low, -1) for one in seen)
+    most = _side_by_side(jnp.max(one.high, -1) for one in seen)
+    size = _size(least, most, every)
+    scaled = [rows / size[..., i, None, None] for i, rows in enumerate(every)]
+    mean = _means(scaled)
+    variance = _means(
+        [jnp.square(rows - mean[..., i, None, None]) for i, rows in enumerate(scaled)]
+    )
+    spread = Spread(size * mean, size * jnp.sqrt(variance), least, most, _histograms(every))
+    return Measures(
+        spread,
+        _side_by_side(_share((one.low == 0) & (one.high == 0)) for one in seen),
+        _side_by_side(map(_saturated, every, kinds)),
+        _differing(scaled),
+        _ranks(scaled, rank_rows),
+        each_turn([rows.shape[-1] for rows in every], least),
+    )
 
 
-def measure(seen: UnitRows, kind: str = "", rank_rows: int = 0) -> Measures:
-    """Of the rows of a site; extremes, and which units are dead, of all that it made."""
-    rows, low, high = seen
-    least, most = jnp.min(low), jnp.max(high)
+def _side_by_side(values: Any) -> Array:
+    return jnp.stack(list(values), -1)
+
+
+def each_turn(values: Any, like: Array) -> Array:
+    """A number for each site, `[turns …, S]`."""
+    return jnp.broadcast_to(jnp.asarray(values), like.shape)
+
+
+def _means(every: Sequence[Array]) -> Array:
+    sums = _side_by_side(jnp.sum(rows, (-2, -1)) for rows in every)
+    counts = np.array([prod(rows.shape[-2:]) for rows in every], sums.dtype)
+    return sums / each_turn(counts, sums)
+
+
+def _share(of: Array) -> Array:
+    return jnp.mean(of.astype(jnp.float32), -1)
+
+
+def _size(least: Array, most: Array, every: Sequence[Array]) -> Array:
+    """By which neither sums nor squares overflow or vanish, nor does 1 / size."""
     largest = jnp.maximum(most, -least)
-    # neither sums nor squares overflow or vanish, nor does 1 / size
-    limits = np.finfo(rows.dtype)
-    size = jnp.clip(jnp.where(jnp.isfinite(largest), largest, 1), 8 * limits.tiny, limits.max / 16)
-    scaled = rows / size
-    # sums go along the first axis first, which is the fast order on CPUs
-    mean = jnp.mean(jnp.mean(scaled, 0))
-    variance = jnp.mean(jnp.mean(jnp.square(scaled - mean), 0))
-    spread = Spread(size * mean, size * jnp.sqrt(variance), least, most, _histogram(rows))
-    dead = jnp.mean(((low == 0) & (high == 0)).astype(rows.dtype))
-    saturated = jnp.full((), jnp.nan, rows.dtype)
-    if kind in BOUNDED:
-        slope = 1 - jnp.square(rows) if kind == "tanh" else 4 * rows * (1 - rows)
-        saturated = jnp.mean((jnp.mean(slope, 0) < FLAT).astype(rows.dtype))
-    some = some_of(scaled, 8)
-    apart = jnp.mean(jnp.square(some - jnp.mean(some, 1, keepdims=True)))
-    square = jnp.mean(jnp.square(some))
-    differing = jnp.where(square == 0, 0, apart / jnp.where(square == 0, 1, square))
-    if rows.shape[1] == 1:
-        differing = jnp.full_like(differing, jnp.nan)
-    rank = jnp.full((), jnp.nan, rows.dtype)
-    if rank_rows:
-        rank = effective_rank(some_of(scaled, rank_rows))
-    return Measures(spread, dead, saturated, differing, rank, jnp.asarray(rows.shape[1]))
+    limits = [np.finfo(rows.dtype) for rows in every]
+    lowest, highest = [8 * x.tiny for x in limits], [x.max / 16 for x in limits]
+    whole = jnp.where(jnp.isfinite(largest), largest, 1)
+    return jnp.clip(whole, each_turn(np.stack(lowest), whole), each_turn(np.stack(highest), whole))
 
 
-def measure_each(asked: Sequence[tuple[UnitRows, str, int]]) -> list[Measures]:
-    """`measure` of each `(seen, kind, rank_rows)`, turn by turn; of the same rows, once."""
+def _histograms(every: Sequence[Array]) -> Array:
+    values = [rows.reshape(*rows.shape[:-2], prod(rows.shape[-2:])) for rows in every]
+    counts = [min(x.shape[-1], SAMPLE) for x in values]
+    # -1 is in no bin
+    samples = _side_by_side(
+        _filled_up(jnp.abs(some_of(x[..., None], n)[..., 0]), max(counts))
+        for x, n in zip(values, counts, strict=True)
+    )
+    places = jnp.floor((jnp.log10(jnp.maximum(samples, 10**LOWEST)) - LOWEST) / STEP)
+    places = jnp.where(samples < 0, -1, jnp.clip(places, 0, BINS - 1)).astype(int)
+    numbers = jnp.sum(jax.nn.one_hot(places, BINS, dtype=samples.dtype, axis=-2), -3)
+    return numbers / each_turn(np.array(counts, samples.dtype), numbers)
 
-    def key(seen: UnitRows, kind: str) -> tuple[int, str]:
-        return id(seen.rows), kind if kind in BOUNDED else ""
 
-    ranks: dict[int, int] = {}
-    for seen, _, rank_rows in asked:
-        ranks[id(seen.rows)] = max(ranks.get(id(seen.rows), 0), rank_rows)
-    found: dict[tuple[int, str], Measures] = {}
-    for seen, kind, _ in asked:
-        if key(seen, kind) not in found:
-            one = partial(measure, kind=kind, rank_rows=ranks[id(seen.rows)])
-            for _ in seen.rows.shape[:-2]:
-                one = jax.vmap(one)
-            found[key(seen, kind)] = one(seen)
-    return [found[key(seen, kind)] for seen, kind, _ in asked]
+def _filled_up(x: Array, count: int) -> Array:
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, count - x.shape[-1])], constant_values=-1)
+
+
+def _saturated(rows: Array, kind: str) -> Array:
+    if kind not in SLOPES:
+        return jnp.full(rows.shape[:-2], jnp.nan, rows.dtype)
+    return _share(jnp.mean(SLOPES[kind](rows), -2) < FLAT)
+
+
+def _differing(scaled: Sequence[Array]) -> Array:
+    few = [some_of(rows, 8) for rows in scaled]
+    apart = _means([jnp.square(rows - jnp.mean(rows, -1, keepdims=True)) for rows in few])
+    square = _means([jnp.square(rows) for rows in few])
+    single = np.array([rows.shape[-1] == 1 for rows in few])
+    return jnp.where(each_turn(single, apart), jnp.nan, _share_of_squares(apart, square))
+
+
+def _share_of_squares(part: Array, whole: Array) -> Array:
+    return jnp.where(whole == 0, 0, part / jnp.where(whole == 0, 1, whole))
+
+
+def _ranks(scaled: Sequence[Array], rank_rows: Sequence[int]) -> Array:
+    """`(Σ σ²)² / Σ σ⁴` of singular values: about in how many directions rows lie; 0 for zeros.
+
+    The exponential of Rényi's entropy of order 2 of the shares `σ² / Σ σ²`; that of Shannon's
+    (Roy and Vetterli, 2007) would need the singular values themselves, which take longer than the
+    rest of what is measured. Here both sums are of the Gram matrix: its trace, and its squares.
+    """
+    totals: list[Array] = []
+    squares: list[Array] = []
+    for rows, count in zip(scaled, rank_rows, strict=True):
+        if not count:
+            unknown = jnp.full(rows.shape[:-2], jnp.nan, rows.dtype)
+            totals, squares = [*totals, unknown], [*squares, unknown]
+            continue
+        some = some_of(rows, count)
+        gram = jnp.einsum("...iu,...ju->...ij", some, some)
+        totals.append(jnp.sum(jnp.square(some), (-2, -1)))
+        squares.append(jnp.sum(jnp.square(gram), (-2, -1)))
+    return _share_of_squares(jnp.square(_side_by_side(totals)), _side_by_side(squares))
 
 
 def example_norms(error: Array, depth: int = 0) -> Array:
@@ -132,16 +196,3 @@ def example_norms(error: Array, depth: int = 0) -> Array:
 
     norms: Array = lax.cond(sound, lambda: jnp.sqrt(squares), scaled)
     return norms
-
-
-def effective_rank(rows: Array) -> Array:
-    """`(Σ σ²)² / Σ σ⁴` of singular values: about in how many directions the rows lie; 0 for zeros.
-
-    The exponential of Rényi's entropy of order 2 of the shares `σ² / Σ σ²`; that of Shannon's
-    (Roy and Vetterli, 2007) would need the singular values themselves, which take longer than the
-    rest of what is measured. Here both sums are of the Gram matrix: its trace, and its squares.
-    """
-    gram = rows @ rows.T
-    squares = jnp.sum(jnp.square(gram))
-    total = jnp.sum(jnp.square(rows))
-    return jnp.where(squares == 0, 0, jnp.square(total) / jnp.where(squares == 0, 1, squares))

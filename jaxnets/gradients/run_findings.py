@@ -37,7 +37,7 @@ def _steps(history: Flow | None) -> tuple[float, float]:
         return float("nan"), float("nan")
     known = [
         s.update_ratio.reshape(len(s.update_ratio), -1).max(1)
-        for s in layers_of(history).values()
+        for s in layers_of(history.sites).values()
         if np.isfinite(s.update_ratio).any() and np.all(s.weight_norm[0] > 0)
     ]
     if not known:

@@ -1,13 +1,13 @@
 """What a step of training looks like from inside: a `Flow` of sites, and its updates."""
 
-import dataclasses
-from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxnets import tree
 from jaxnets.gradients.measures import Spread
@@ -75,6 +75,39 @@ class SiteFlow:
     about: About = field(metadata={"static": True})
 
 
+SEVERAL = About("", None, (), ())
+"""Of a group of sites, each of which is something else."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class SiteFlows(Mapping[str, SiteFlow]):
+    """`SiteFlow`s by name, in the order of the forward pass.
+
+    A pytree of few arrays, whatever the number of sites: those with the same turns stand side by
+    side, on the last axis. So it is cheap to hand back from a compiled step; its arrays may be
+    stacked, averaged and taken apart along axes in front.
+    """
+
+    groups: tuple[SiteFlow, ...]
+    """`[…, turns …, S]`, histograms `[…, turns …, 32, S]`"""
+    found: tuple[tuple[str, About, int, int], ...] = field(metadata={"static": True})
+    """Name, what it is, which group, and where in it."""
+
+    def __getitem__(self, name: str) -> SiteFlow:
+        for known, about, group, i in self.found:
+            if known == name:
+                one: SiteFlow = jax.tree.map(lambda x, i=i: x[..., i], self.groups[group])
+                return replace(one, about=about)
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, *_ in self.found)
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+
 class Flow(NamedTuple):
     """What a step looked like, a pytree of arrays: it passes through `jit`, `scan` and `cond`."""
 
@@ -82,7 +115,7 @@ class Flow(NamedTuple):
     """Mean over the batch."""
     loss_std: Array
     """Over the batch; NaN for a loss of a whole batch."""
-    sites: "OrderedDict[str, SiteFlow]"
+    sites: SiteFlows
     """In the order of the forward pass: a parameter's path, `path > relu` for a nonlinearity behind
     it, or a tag; `#2` and so on for a further one of the same name."""
 
@@ -98,15 +131,19 @@ def with_updates(flow: Flow, params: Params, updates: Params) -> Flow:
         if path not in steps or jnp.shape(steps[path]) != jnp.shape(weight):
             got = jnp.shape(steps[path]) if path in steps else "nothing"
             raise ValueError(f"with_updates: {path!r} is {jnp.shape(weight)}, its update is {got}")
-
-    def told(site: SiteFlow) -> SiteFlow:
-        about, turns = site.about, jnp.shape(site.weight_norm)
-        if about.path is None:
-            return site
-        above, below = (norm(x[about.path], about.sliced, turns) for x in (steps, weights))
-        return dataclasses.replace(site, update_ratio=ratio(above, below))
-
-    return flow._replace(sites=OrderedDict((name, told(site)) for name, site in flow.sites.items()))
+    groups = []
+    for number, group in enumerate(flow.sites.groups):
+        turns = group.weight_norm.shape[:-1]
+        sizes = [
+            jnp.full(turns, jnp.nan)
+            if about.path is None
+            else norm(steps[about.path], about.sliced, turns)
+            for _, about, own, _ in flow.sites.found
+            if own == number
+        ]
+        told = ratio(jnp.stack(sizes, -1), group.weight_norm)
+        groups.append(replace(group, update_ratio=told))
+    return flow._replace(sites=SiteFlows(tuple(groups), flow.sites.found))
 
 
 def norm(x: Array, sliced: tuple[bool, ...], turns: tuple[int, ...]) -> Array:
@@ -115,8 +152,9 @@ def norm(x: Array, sliced: tuple[bool, ...], turns: tuple[int, ...]) -> Array:
     x = jnp.abs(x) if jnp.iscomplexobj(x) else jnp.asarray(x)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     x = x.reshape(*x.shape[:n_sliced], prod(x.shape[n_sliced:]))
-    # a product of the vector with itself: its squares are not written to memory
-    norms = jnp.sqrt(jnp.einsum("...i,...i->...", x, x))
+    # a product of vectors, which XLA must not take for squares that an optimizer needs too: it
+    # would write them to memory
+    norms = jnp.sqrt(jnp.einsum("...i,...i->...", x, lax.optimization_barrier(x)))
     sizes = iter(norms.shape)
     return jnp.broadcast_to(norms.reshape([next(sizes) if own else 1 for own in sliced]), turns)
 

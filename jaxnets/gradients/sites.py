@@ -68,7 +68,7 @@ Place: TypeAlias = tuple[int, ...]
 """Which of all sites of a program one is, with the loops that it stands in."""
 Probe: TypeAlias = Callable[["Record", Site, list[Any], list[Any]], list[Any]]
 """What becomes of a site's results, given its operands from the example."""
-Watch: TypeAlias = Callable[[Site, list[Any], list[Any]], Any]
+Watch: TypeAlias = Callable[["Record", Site, list[Any], list[Any]], Any]
 """What is saved of a site, given its results and its operands from the example."""
 
 
@@ -171,7 +171,7 @@ def _seen(record: Record, site: Site, results: list[Any], given: list[Any]) -> l
         return record.probes[site.place](record, site, results, given)
     shapes = [jax.ShapeDtypeStruct(jnp.shape(y), jnp.result_type(y)) for y in results]
     taps = _next_tap(record, shapes)
-    saved = given if record.watch is None else record.watch(site, results, given)
+    saved = given if record.watch is None else record.watch(record, site, results, given)
     _record(record, site, saved, shapes)
     return [y + tap for y, tap in zip(results, taps, strict=True)]
 
@@ -184,8 +184,9 @@ def _activation(record: Record, equation: Any, kind: str, inputs: Sequence[Any])
         return results
     operands = tuple(x if isinstance(x, Node) else None for x in inputs)
     place = _next_place(record)
-    site = Site(kind, equation, None, operands, 0, (0,), place)
-    (y,) = _seen(record, site, results, [x for x in inputs if not isinstance(x, Node)])
+    given = [x for x in inputs if not isinstance(x, Node)]
+    site = Site(kind, equation, None, operands, 0, (0,), place, _origin(record, given[0]))
+    (y,) = _seen(record, site, results, given)
     record.origins[id(y)] = y, place
     return [y]
 

@@ -1,7 +1,6 @@
 """What is wrong with a net at one step, told from its flow."""
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import ArrayLike
 from jaxnets.gradients.activations import NONLINEARITIES
 from jaxnets.gradients.site_flow import Flow, SiteFlow
 from jaxnets.gradients.turns import turn_by_turn
+from jaxnets.types import Array
 
 GONE = 1e-3
 """Of an error signal on its way back, from where on it has vanished (or, inverted, exploded): a
@@ -42,23 +42,23 @@ def _largest(values: ArrayLike) -> float:
     return float(known.max()) if known.size else float("nan")
 
 
-def layers_of(flow: Flow) -> dict[str, SiteFlow]:
+def layers_of(sites: Mapping[str, SiteFlow]) -> dict[str, SiteFlow]:
     """Matrix products and convolutions with parameters."""
-    return {n: s for n, s in flow.sites.items() if s.about.kind in _LAYERS}
+    return {n: s for n, s in sites.items() if s.about.kind in _LAYERS}
 
 
 def findings_of_step(flow: Flow) -> Iterator[Finding]:
     """Causes before what follows from them."""
-    flow = flow._replace(sites=OrderedDict(turn_by_turn(flow, layers_only=True)))
-    if broken := _non_finite(flow):
+    sites = dict(turn_by_turn(flow, layers_only=True))
+    if broken := _non_finite(sites, flow.loss):
         yield broken
         return
-    yield from _symmetric(flow)
-    yield from _dead(flow)
-    yield from _saturated(flow)
-    yield from _through_depth(flow)
-    yield from _through_turns(flow)
-    yield from _without_gradient(flow)
+    yield from _symmetric(sites)
+    yield from _dead(sites)
+    yield from _saturated(sites)
+    yield from _through_depth(sites)
+    yield from _through_turns(sites)
+    yield from _without_gradient(sites)
 
 
 def _finite(site: SiteFlow, field: str) -> bool:
@@ -66,8 +66,8 @@ def _finite(site: SiteFlow, field: str) -> bool:
     return bool(np.isfinite(spread.min).all() and np.isfinite(spread.max).all())
 
 
-def _non_finite(flow: Flow) -> Finding | None:
-    for name, site in flow.sites.items():
+def _non_finite(sites: dict[str, SiteFlow], loss: Array) -> Finding | None:
+    for name, site in sites.items():
         if site.about.kind in _LAYERS and not _finite(site, "entering"):
             return Finding(
                 "non-finite", f"what enters {name}",
@@ -79,19 +79,19 @@ def _non_finite(flow: Flow) -> Finding | None:
                 "non-finite", name, "its result is not finite, while all before it are",
                 "Look for overflow, log or division of 0 there; lower the learning rate",
             )  # fmt: skip
-    for name, site in reversed(flow.sites.items()):
+    for name, site in reversed(sites.items()):
         if not _finite(site, "error"):
             return Finding(
                 "non-finite", name, "its error signal is not finite, while all behind it are",
                 "Look for a derivative that is infinite there, as of sqrt or norm at 0",
             )  # fmt: skip
-    if not np.isfinite(flow.loss):
-        return Finding("non-finite", "the loss", f"it is {flow.loss}", "Look at its last terms")
+    if not np.isfinite(loss):
+        return Finding("non-finite", "the loss", f"it is {loss}", "Look at its last terms")
     return None
 
 
-def _symmetric(flow: Flow) -> Iterator[Finding]:
-    for name, site in layers_of(flow).items():
+def _symmetric(sites: dict[str, SiteFlow]) -> Iterator[Finding]:
+    for name, site in layers_of(sites).items():
         units = int(_largest(site.units))
         # behind units that are all dead nothing arrives, in which others could differ
         fed = np.any(site.entering.max != 0) or np.any(site.entering.min != 0)
@@ -105,9 +105,9 @@ def _symmetric(flow: Flow) -> Iterator[Finding]:
             return
 
 
-def _dead(flow: Flow) -> Iterator[Finding]:
-    trained = [i for i, s in enumerate(flow.sites.values()) if s.about.path is not None]
-    for i, (name, site) in enumerate(flow.sites.items()):
+def _dead(sites: dict[str, SiteFlow]) -> Iterator[Finding]:
+    trained = [i for i, s in enumerate(sites.values()) if s.about.path is not None]
+    for i, (name, site) in enumerate(sites.items()):
         # behind the last parameter is the loss: a hinge that is 0 is no unit
         if site.about.kind != "relu" or i > trained[-1]:
             continue
@@ -123,8 +123,8 @@ def _dead(flow: Flow) -> Iterator[Finding]:
             return
 
 
-def _saturated(flow: Flow) -> Iterator[Finding]:
-    for name, site in flow.sites.items():
+def _saturated(sites: dict[str, SiteFlow]) -> Iterator[Finding]:
+    for name, site in sites.items():
         if np.isnan(site.saturated).all():
             continue
         share = float(np.median(site.saturated))
@@ -138,8 +138,8 @@ def _saturated(flow: Flow) -> Iterator[Finding]:
             return
 
 
-def _through_depth(flow: Flow) -> Iterator[Finding]:
-    layers = layers_of(flow)
+def _through_depth(sites: dict[str, SiteFlow]) -> Iterator[Finding]:
+    layers = layers_of(sites)
     names = list(layers)
     sizes = np.array([_largest(site.error_norm) for site in layers.values()])
     known = ~np.isnan(sizes)
@@ -177,10 +177,10 @@ def _gain(far: float, near: float, steps: int) -> str:
     return f"{(far / near) ** (1 / steps):.2g} times at each of {steps}"
 
 
-def _through_turns(flow: Flow) -> Iterator[Finding]:
+def _through_turns(sites: dict[str, SiteFlow]) -> Iterator[Finding]:
     """Of the site of a loop that has the strongest signal."""
     looped = {
-        n: s for n, s in flow.sites.items()
+        n: s for n, s in sites.items()
         if s.error_norm.ndim == 1 and s.about.kind not in NONLINEARITIES
     }  # fmt: skip
     looped = {n: s for n, s in looped.items() if len(s.error_norm) > 2 and s.error_norm.max() > 0}
@@ -205,8 +205,8 @@ def _through_turns(flow: Flow) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _without_gradient(flow: Flow) -> Iterator[Finding]:
-    slopes = [s.gradient_norm for s in flow.sites.values() if s.about.path is not None]
+def _without_gradient(sites: dict[str, SiteFlow]) -> Iterator[Finding]:
+    slopes = [s.gradient_norm for s in sites.values() if s.about.path is not None]
     if slopes and not any(np.any(x != 0) for x in slopes):
         yield Finding(
             "no gradient", "all parameters", "the gradient of each is exactly 0",

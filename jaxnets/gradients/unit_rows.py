@@ -1,11 +1,12 @@
 """Which axes of a site's result are its units, and the result as rows of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from numpy.typing import NDArray
 
 from jaxnets.gradients.sites import Place, Record, Site
@@ -14,6 +15,10 @@ from jaxnets.types import Array
 
 Axes: TypeAlias = Mapping[Place, tuple[int, ...]]
 """Of each site's result, of one example or of a whole batch, which axes are units."""
+
+
+Extremes: TypeAlias = tuple[Array, Array]
+"""The lowest and the highest of each unit."""
 
 
 class UnitRows(NamedTuple):
@@ -73,26 +78,66 @@ def _of_product(site: Site, ndim: int) -> tuple[int, ...]:
     return (*range(n_shared), *range(first, first + n_free))
 
 
-def unit_rows(y: Array, axes: tuple[int, ...], batched: bool, count: int | None) -> UnitRows:
+def unit_rows(
+    y: Array, axes: tuple[int, ...], batched: bool, count: int | None,
+    extremes: Extremes | None = None,
+) -> UnitRows:  # fmt: skip
     """Of a batch's `[B, …]`, in float32 at least.
 
     Args:
       y: all examples' results; of complex ones, absolute values.
       axes: which are units: of `y` if `batched`, else of one example's.
       count: how many rows to take at most, see `spread_out`; None for all.
+      extremes: of units, if they are known.
     """
-    axes = tuple(axis + (not batched) for axis in axes)
     y = jnp.abs(y) if jnp.iscomplexobj(y) else y
     y = y.astype(jnp.promote_types(y.dtype, jnp.float32))
+    y = _units_last(y, tuple(axis + (not batched) for axis in axes))
+    rows = y.reshape(-1, y.shape[-1]) if y.size else jnp.zeros((1, max(y.shape[-1], 1)), y.dtype)
+    if extremes is None:
+        # without barriers XLA goes through all rows again for what is reduced further
+        low, high = (lax.optimization_barrier(of(rows, 0)) for of in (jnp.min, jnp.max))
+    else:
+        low, high = (x.astype(y.dtype) for x in extremes)
+    return UnitRows(some_of(rows, count), low, high)
+
+
+def _units_last(y: Array, axes: tuple[int, ...]) -> Array:
+    """`[…, units]`, all its axes of units as one."""
     y = jnp.moveaxis(y, axes, tuple(range(y.ndim - len(axes), y.ndim)))
-    units = prod(y.shape[y.ndim - len(axes) :])
-    y = y.reshape(-1, units) if y.size else jnp.zeros((1, max(units, 1)), y.dtype)
-    return UnitRows(some_of(y, count), jnp.min(y, 0), jnp.max(y, 0))
+    others = y.shape[: y.ndim - len(axes)]
+    return y.reshape(*others, prod(y.shape[len(others) :]))
+
+
+def extremes_behind(
+    site: Site, y: Array, axes: tuple[int, ...], before: UnitRows, operands: Sequence[Any]
+) -> Extremes | None:
+    """Of units of `y`, which is made of one that has `before`; None if they do not follow from it.
+
+    Rounding never puts two numbers into the other order, so that after an addition of a number for
+    each unit, or a `relu`, extremes are of the same elements.
+
+    Args:
+      operands: the parameters' values.
+    """
+    low, high = (x.astype(y.dtype) for x in (before.low, before.high))
+    if site.kind == "relu":
+        return jnp.maximum(low, 0), jnp.maximum(high, 0)
+    added = site.kind == "elementwise" and site.equation.primitive.name == "add"
+    if not added or len(operands) != 1 or jnp.ndim(operands[0]) != y.ndim:
+        return None
+    (by,) = operands
+    sizes = [size if axis in axes else 1 for axis, size in enumerate(y.shape)]
+    if any(n not in (1, size) for n, size in zip(by.shape, sizes, strict=True)):
+        return None
+    units = _units_last(jnp.broadcast_to(by, sizes), axes).reshape(-1)
+    return low + units, high + units
 
 
 def some_of(x: Array, count: int | None) -> Array:
-    """`count` of the first axis, or all if there are no more."""
-    return x if count is None or len(x) <= count else x[spread_out(len(x), count)]
+    """`count` rows, or all if there are no more."""
+    n = x.shape[-2]
+    return x if count is None or n <= count else x[..., spread_out(n, count), :]
 
 
 def spread_out(n: int, count: int) -> NDArray[np.int64]:

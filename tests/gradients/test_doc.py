@@ -31,7 +31,16 @@ def test_every_name_is_said():
     returned |= {"Operation", "Rule", "SignalToNoise", "Tape"}
     returned |= {"DiagonalBlock", "Eigenpairs", "Estimate", "KroneckerBlock", "Sharpness"}
     returned |= {"Spectrum", "Tridiagonal"}
-    returned |= {"Operation", "Rule", "SignalToNoise", "Tape", "Finding", "Flow", "SiteFlow"}
+    returned |= {
+        "Operation",
+        "Rule",
+        "SignalToNoise",
+        "Tape",
+        "Finding",
+        "Flow",
+        "SiteFlow",
+        "SiteFlows",
+    }
     elsewhere = returned | {"Factors", "ParameterPlan", "plan"}
     for name in set(gradients.__all__) - elsewhere:
         assert f"`{name}" in TEXT or f"gradients.{name}" in TEXT, name

@@ -191,3 +191,48 @@ def test_a_loop_without_turns_shows_nothing():
     assert gradient["layers"].shape == (0, 5, 5)
     assert flow.sites["layers"].error_norm.shape == (0,)
     assert gradients.diagnose(flow) == []
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("bias_shape", [(4,), (1,), (5, 4)])
+def test_extremes_behind_a_sum_are_those_of_its_own_results(batched, dtype, bias_shape):
+    """Those of a bias and of a relu follow from the product's, unless the bias has rows."""
+    kernel = jax.random.normal(KEY, (3, 4)).astype(dtype)
+    bias = jax.random.normal(jax.random.fold_in(KEY, 2), bias_shape).astype(dtype)
+    x = jax.random.normal(jax.random.fold_in(KEY, 3), (6, 5, 3)).astype(dtype)
+
+    def result(params, x):
+        y = x @ params["kernel"]
+        return y + params["bias"].reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+
+    def loss(params, x):
+        y = jnp.square(jax.nn.relu(result(params, x))).astype(jnp.float32)
+        return jnp.sum(y) / (len(x) if batched else 1)
+
+    params = {"kernel": kernel, "bias": bias}
+    # not compiled, since XLA leaves out roundings in bfloat16
+    sites = gradients.flow(loss, batched=batched, rows=2)(params, x).sites
+    expected = np.asarray(result(params, x), np.float64)
+    for name, values in (("bias", expected), ("bias > relu", np.maximum(expected, 0))):
+        spread = sites[name].activation
+        assert (spread.min, spread.max) == (values.min(), values.max())
+    dead = np.all(expected <= 0, (0, 1)).mean()
+    assert sites["bias > relu"].dead == dead
+
+
+def test_arrays_are_as_few_for_many_sites():
+    def loss(params, x):
+        for w in params:
+            x = jnp.tanh(x @ w)
+        return jnp.sum(x)
+
+    few, many = ([W @ W.T] * depth for depth in (2, 9))
+    flows = [gradients.flow(loss)(params, X) for params in (few, many)]
+    assert len({len(jax.tree.leaves(flow)) for flow in flows}) == 1
+    sites = flows[1].sites
+    assert len(sites) == 18
+    assert list(sites)[:2] == ["0", "0 > tanh"]
+    assert "9" not in sites
+    with pytest.raises(KeyError, match="nothing"):
+        sites["nothing"]
