@@ -4,6 +4,7 @@ A tag is the identity. It is JAX's own `checkpoint_name`, so that it passes thro
 `vmap` and `checkpoint`, and costs nothing where nobody looks.
 """
 
+from collections.abc import Set
 from typing import Any
 
 import jax
@@ -92,21 +93,33 @@ def _weighs(equation: Any, activation: Any) -> bool:
     return equation.primitive.name == "mul" and any(v in equation.invars for v in own)
 
 
-def _statistics(jaxpr: Any) -> set[Any]:
-    """Variables that are made of sums alone, as moments are."""
-    found: set[Any] = set()
+def _statistics(jaxpr: Any, known: Set[Any] = frozenset(), numbers: Set[Any] = frozenset()) -> Any:
+    """Variables that are made of sums alone, as moments are, beside numbers that no data enters.
+
+    Args:
+      known: of the inputs, which are.
+      numbers: of the inputs, which are such numbers.
+    """
+    found, aside = set(known), set(numbers)
     for equation in jaxpr.eqns:
-        given = [v for v in equation.invars if not isinstance(v, Literal)]
-        if _sums(equation) or (given and all(v in found for v in given)):
+        given = [v for v in equation.invars if not (isinstance(v, Literal) or v in aside)]
+        if not given:
+            aside.update(equation.outvars)
+        elif all(v in found for v in given) or _sums(equation, found, aside):
             found.update(equation.outvars)
     return found
 
 
-def _sums(equation: Any) -> bool:
+def _sums(equation: Any, found: Set[Any], aside: Set[Any]) -> bool:
     if equation.primitive.name == "reduce_sum":
         return True
     body = body_of(equation) if equation.primitive.name in _CALLS else None
-    return body is not None and bool(set(body.jaxpr.outvars) & _statistics(body.jaxpr))
+    if body is None:
+        return False
+    pairs = list(zip(body.jaxpr.invars, equation.invars, strict=True))
+    numbers = {inner for inner, v in pairs if isinstance(v, Literal) or v in aside}
+    known = {inner for inner, v in pairs if inner not in numbers and v in found}
+    return bool(set(body.jaxpr.outvars) & _statistics(body.jaxpr, known, numbers))
 
 
 def tag_of(equation: Any) -> str:

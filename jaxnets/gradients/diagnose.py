@@ -27,9 +27,10 @@ def diagnose(
         `lax.cond` did not look, are left out.
       losses: of the steps of a run, `[n]`; a history's own if not given.
       held_out: losses on data that is not trained on, `[m]`, at equal distances over the run.
+        Fewer than 5 of either are not judged.
 
     Raises:
-      ValueError: for a history that looked at no step.
+      ValueError: for a history that looked at no step; for `held_out` of one step without `losses`.
 
     Example:
       >>> print(*gradients.diagnose(flow), sep="\\n")
@@ -37,8 +38,10 @@ def diagnose(
     """
     flow = jax.tree.map(np.asarray, flow)
     if flow.loss.ndim == 0:
+        if held_out is not None and losses is None:
+            raise ValueError("diagnose: held_out of one step's flow needs the run's losses beside")
         found = list(findings_of_step(flow))
-        history = None
+        history, last = None, flow
     else:
         flow = _looked_at(flow)
         first, last = (jax.tree.map(lambda x, i=i: x[i], flow) for i in (0, -1))
@@ -46,14 +49,16 @@ def diagnose(
         found, at_first = _of_both(first, last)
         losses = flow.loss if losses is None else losses
     run = np.asarray([] if losses is None else losses, np.float64)
-    of_run = list(findings_of_run(history, run, np.asarray([] if held_out is None else held_out)))
+    held = np.asarray([] if held_out is None else held_out, np.float64)
+    of_run = list(findings_of_run(history, last, run, held))
     if of_run and of_run[0].trouble == "learning rate too high":
         # what large steps broke is not the cause
         found = [f for f in found if f.trouble in at_first]
         return [*found, *of_run]
-    standing = {"plateau", "learning rate too low"}
-    explained = {f.trouble for f in found} & _STANDSTILL
-    return [*found, *(f for f in of_run if not (explained and f.trouble in standing))]
+    known = {f.trouble for f in found}
+    explained = {"plateau", "learning rate too low"} if known & _STANDSTILL else set()
+    explained |= known & {"non-finite"}
+    return [*found, *(f for f in of_run if f.trouble not in explained)]
 
 
 def _of_both(first: Flow, last: Flow) -> tuple[list[Finding], set[str]]:
@@ -71,8 +76,10 @@ def _of_both(first: Flow, last: Flow) -> tuple[list[Finding], set[str]]:
 
 
 def _looked_at(history: Flow) -> Flow:
-    units = next(iter(history.sites.values())).units.reshape(len(history.loss), -1)
-    kept = units.any(1)
+    """Its steps with any units; all, if there is no site."""
+    units = [site.units.reshape(len(history.loss), -1) for site in history.sites.values()]
+    looked_at = np.concatenate(units, 1) if units else np.ones((len(history.loss), 1))
+    kept = np.any(looked_at, 1)
     if not kept.any():
         raise ValueError(f"diagnose: at none of the {len(kept)} steps was looked")
     looked: Flow = jax.tree.map(lambda x: x[kept], history)

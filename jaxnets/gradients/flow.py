@@ -23,6 +23,7 @@ def flow(
     *,
     batched: bool = False,
     has_aux: bool = False,
+    examples: int | None = None,
     rank_rows: int = 32,
     rows: int | None = 64,
 ) -> Callable[..., Flow]:
@@ -33,7 +34,7 @@ def flow(
       >>> print(gradients.diagnose(seen))
     """
     whole = value_and_grad_flow(
-        loss, batched=batched, has_aux=has_aux, rank_rows=rank_rows, rows=rows
+        loss, batched=batched, has_aux=has_aux, examples=examples, rank_rows=rank_rows, rows=rows
     )
 
     def apply(params: Params, *batch: PyTree) -> Flow:
@@ -48,6 +49,7 @@ def value_and_grad_flow(
     *,
     batched: bool = False,
     has_aux: bool = False,
+    examples: int | None = None,
     rank_rows: int = 32,
     rows: int | None = 64,
 ) -> Callable[..., tuple[Any, Params, Flow]]:
@@ -60,6 +62,9 @@ def value_and_grad_flow(
         for a mean makes them each example's own; the first axis of activations is taken for that
         of the examples where it is as long, and `error_norm` is NaN elsewhere.
       has_aux: whether `loss` returns `(scalar, aux)`.
+      examples: with `batched`, of how many examples the loss is the mean; if not given, the leading
+        size of the first array of the batch. The arguments may then be anything that the loss
+        takes, as graphs and PRNG keys.
       rank_rows: of how many examples and positions the effective ranks are; 0 for none.
       rows: of how many examples and positions means, spreads, histograms and saturated units are,
         at most; each is drawn from an equal part of the batch, always the same. Extremes, dead
@@ -71,7 +76,8 @@ def value_and_grad_flow(
 
     Raises:
       ValueError, TypeError: as `per_example_grad`; with `batched`, batch norm in training is let
-        pass, and no leaf but those of the batch is asked for a size. Also for `rows` below 1.
+        pass, and leaves of any shapes. Also for `rows` or `examples` below 1, for `examples`
+        without `batched`, and if it is not given and the first array has no axis.
 
     Example:
       >>> @jax.jit
@@ -84,7 +90,11 @@ def value_and_grad_flow(
     for name, count in (("rows", rows), ("rank_rows", rank_rows)):
         if count is not None and count < (name == "rows"):
             raise ValueError(f"flow: {name} must be at least {int(name == 'rows')}, got {count}")
-    one = tracer(loss, has_aux=has_aux, keep_batch_dim=False)
+    if examples is not None and (not batched or examples < 1):
+        raise ValueError(
+            f"flow: examples must be at least 1, and goes with batched=True, got {examples}"
+        )
+    one = tracer(loss, has_aux=has_aux, keep_batch_dim=False, who="flow")
 
     def of_batch(params: Params, *batch: PyTree) -> Any:
         out = loss(params, *batch)
@@ -100,13 +110,21 @@ def value_and_grad_flow(
 
     def apply(params: Params, *batch: PyTree) -> tuple[Any, Params, Flow]:
         if batched:
-            check(params, batch)
+            check(params, batch, "flow", together=True)
             together = jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
             traced = trace(of_batch, params, together, may_mix=True)
         else:
             traced = one(params, batch)
-        examples = len(jax.tree.leaves(batch)[0])
-        value, aux, gradient, seen = look(traced, batch, examples, batched, rank_rows, rows)
+        size = examples or _leading(jax.tree.leaves(batch)[0])
+        value, aux, gradient, seen = look(traced, batch, size, batched, rank_rows, rows)
         return ((value, aux) if has_aux else value), gradient, seen
 
     return apply
+
+
+def _leading(first: Any) -> int:
+    if not jnp.shape(first):
+        raise ValueError("flow: the first array of the batch is a scalar; say how many examples")
+    if jnp.shape(first)[0] == 0:
+        raise ValueError("flow: the batch is empty (leading size 0)")
+    return int(jnp.shape(first)[0])

@@ -28,6 +28,8 @@ from jaxnets.gradients.uses import PRODUCTS, Use, parameters, sliced, uses
 from jaxnets.types import Array, Params, PyTree
 
 _EXAMPLES = "examples"
+_NAMED = (TAG, *NONLINEARITIES)
+"""Kinds of sites without parameters."""
 
 
 def look(
@@ -60,6 +62,7 @@ def look(
     gradient, errors = backward(jnp.ones_like(value))
 
     looked: list[_Looked] = []
+    met: set[Any] = set()
     seen: dict[Any, Any] = {}
     for (use, (activation, entering)), (_, (error, *_)) in zip(
         uses(tuple(record.sites), saved), uses(tuple(record.sites), errors), strict=True
@@ -78,16 +81,23 @@ def look(
             norms = examples * example_norms(error, depth) if own else unknown
             scaled = jax.tree.map(lambda x: examples * x, few(error))
             seen[same] = error, norms, scaled
-        looked.append(_Looked(use, seen[same][1], activation, seen[same][2], entering))
+        _, norms, rows_of_error = seen[same]
+        looked += [
+            _Looked(use, leaf, norms, activation, rows_of_error, entering)
+            for leaf in _leaves(use, met)
+        ]
+        met.update(sliced(use) if use.site.kind not in _NAMED else ())
     sites = _side_by_side(traced, looked, gradient, rank_rows)
     flow = Flow(value, loss_std, sites)
     return value, aux, jax.tree.unflatten(traced.structure, gradient), flow
 
 
 class _Looked(NamedTuple):
-    """Of one use of a site."""
+    """Of one use of a site, and one of its parameters."""
 
     use: Use
+    leaf: Any
+    """The parameter's place; None for a nonlinearity or a tag."""
     norms: Array
     """`‖δᵢ‖`, `[turns …, B]`"""
     activation: UnitRows
@@ -143,7 +153,7 @@ def _side_by_side(
             [
                 jnp.full(one.turns, jnp.nan)
                 if about.path is None
-                else norm(x[_first(one.use)], about.sliced, one.turns)
+                else norm(x[one.leaf], about.sliced, one.turns)
                 for one, about in zip(members, abouts, strict=True)
             ]
             for x in (traced.leaves, gradient)
@@ -217,18 +227,23 @@ def _found(
     found: list[tuple[str, About, int, int]] = []
     sizes = [0] * len(turns)
     taken: set[str] = set()
-    before, layers = "", {}
-    for use, norms, *_ in looked:
+    before: str | None = None
+    layers: dict[Place, tuple[bool, ...]] = {}
+    for use, leaf, norms, *_ in looked:
         kind, loop = use.site.kind, use.site.place[:-1]
         path = None
         if kind == TAG:
             name = tag_of(use.site.equation)
         elif kind in NONLINEARITIES:
-            name = before + AFTER + kind
+            name = before + AFTER + kind if before is not None else kind
         else:
-            name = before = path = traced.paths[_first(use)]
-            layers[loop] = sliced(use)
-        about = About(kind, path, use.site.place, layers.get(loop, (False,) * len(use.loops)))
+            name = before = path = traced.paths[leaf]
+            layers[loop] = sliced(use)[leaf]
+        about = About(
+            kind, path, use.site.place, layers.get(loop, (False,) * len(use.loops)),
+            tuple(x.reverse for x in use.loops), tuple(x.carries for x in use.loops),
+            use.site.beside or use.site.place,
+        )  # fmt: skip
         group = turns.index(norms.shape[:-1])
         name = _unused(name, taken)
         taken.add(name)
@@ -237,9 +252,12 @@ def _found(
     return tuple(found)
 
 
-def _first(use: Use) -> Any:
-    """The place of the first parameter that is used."""
-    return parameters(use)[0]
+def _leaves(use: Use, met: Set[Any]) -> list[Any]:
+    """The first parameter of a site, and those that no site before has."""
+    if use.site.kind in _NAMED:
+        return [None]
+    first, *others = parameters(use)
+    return [first, *(leaf for leaf in others if leaf not in met)]
 
 
 def _unused(name: str, taken: Set[str]) -> str:

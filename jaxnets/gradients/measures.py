@@ -80,11 +80,14 @@ def measure(seen: Sequence[UnitRows], kinds: Sequence[str], rank_rows: Sequence[
         [jnp.square(rows - mean[..., i, None, None]) for i, rows in enumerate(scaled)]
     )
     spread = Spread(size * mean, size * jnp.sqrt(variance), least, most, _histograms(every))
+    extremes = [
+        jnp.stack([one.low, one.high], -2) / size[..., i, None, None] for i, one in enumerate(seen)
+    ]
     return Measures(
         spread,
         _side_by_side(_share((one.low == 0) & (one.high == 0)) for one in seen),
         _side_by_side(map(_saturated, every, kinds)),
-        _differing(scaled),
+        _differing(scaled, extremes),
         _ranks(scaled, rank_rows),
         each_turn([rows.shape[-1] for rows in every], least),
     )
@@ -142,8 +145,12 @@ def _saturated(rows: Array, kind: str) -> Array:
     return _share(jnp.mean(SLOPES[kind](rows), -2) < FLAT)
 
 
-def _differing(scaled: Sequence[Array]) -> Array:
-    few = [some_of(rows, 8) for rows in scaled]
+def _differing(scaled: Sequence[Array], extremes: Sequence[Array]) -> Array:
+    # rows alone could all be padding; beside others extremes count for little
+    few = [
+        jnp.concatenate([some_of(rows, 8), 1e-3 * both], -2)
+        for rows, both in zip(scaled, extremes, strict=True)
+    ]
     apart = _means([jnp.square(rows - jnp.mean(rows, -1, keepdims=True)) for rows in few])
     square = _means([jnp.square(rows) for rows in few])
     single = np.array([rows.shape[-1] == 1 for rows in few])

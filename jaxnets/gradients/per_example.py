@@ -14,7 +14,10 @@ import jax.numpy as jnp
 from jaxnets.gradients.mixing import what_mixes
 from jaxnets.gradients.program import Factors, Traced, factorize, trace
 from jaxnets.gradients.two_passes import run
+from jaxnets.tree import flatten_with_paths
 from jaxnets.types import Array, Params, PyTree
+
+PER_EXAMPLE = "per_example_grad"
 
 
 def per_example_grad(
@@ -61,9 +64,9 @@ def per_example_grad(
 
 
 def tracer(
-    loss: Callable[..., Any], *, has_aux: bool, keep_batch_dim: bool
+    loss: Callable[..., Any], *, has_aux: bool, keep_batch_dim: bool, who: str = PER_EXAMPLE
 ) -> Callable[[Params, tuple[PyTree, ...]], Traced]:
-    """`(params, batch) -> Traced`; arguments and errors as for `per_example_grad`."""
+    """`(params, batch) -> Traced`; arguments and errors, from `who`, as for `per_example_grad`."""
 
     def with_aux(params: Params, *arguments: PyTree) -> Any:
         out = loss(params, *arguments)
@@ -75,19 +78,17 @@ def tracer(
         value, aux = with_aux(params, *example)
         shape = jax.tree.map(jnp.shape, value)
         if shape != ():
+            other = "or pass keep_batch_dim=True, " if who == PER_EXAMPLE else ""
             raise ValueError(
-                "per_example_grad: loss must return a scalar for one example, "
-                f"got shape {shape}; take the mean, or pass keep_batch_dim=True, or has_aux=True "
-                "where it returns (scalar, aux)"
+                f"{who}: loss must return a scalar for one example, got shape {shape}; take the "
+                f"mean, {other}or has_aux=True where it returns (scalar, aux)"
             )
         if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-            raise TypeError(
-                f"per_example_grad: loss must be real and floating, got {jnp.result_type(value)}"
-            )
+            raise TypeError(f"{who}: loss must be real and floating, got {jnp.result_type(value)}")
         return value, aux
 
     def traced(params: Params, batch: tuple[PyTree, ...]) -> Traced:
-        check(params, batch)
+        check(params, batch, who)
         if keep_batch_dim and (mixer := _mixer(with_aux, params, batch)):
             raise ValueError(
                 f"per_example_grad: loss mixes the examples of a batch by {mixer}; alone, with a "
@@ -107,41 +108,58 @@ def _mixer(loss: Callable[..., Any], params: Params, batch: tuple[PyTree, ...]) 
         return None
 
 
-def check(params: Params, batch: tuple[PyTree, ...]) -> None:
-    """Raise `ValueError` or `TypeError` unless there are parameters and a batch of one size."""
+def check(
+    params: Params, batch: tuple[PyTree, ...], who: str = PER_EXAMPLE, together: bool = False
+) -> None:
+    """Raise `ValueError` or `TypeError` unless there are parameters and a batch of one size.
+
+    Args:
+      who: the function that was called.
+      together: whether the batch is seen as a whole, so that its leaves may have any shapes.
+    """
     if not jax.tree.leaves(params):
-        raise ValueError("per_example_grad: params has no leaves")
-    for leaf in jax.tree.leaves(params):
+        raise ValueError(f"{who}: params has no leaves")
+    for path, leaf in flatten_with_paths(params).items():
+        at = f"at {path!r}" if path else "as a whole"
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
+            raise TypeError(
+                f"{who}: params must be arrays, got a {type(leaf).__name__} {at}; partition the "
+                "model, and close over what is not trained"
+            )
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             raise TypeError(
-                "per_example_grad: params must be floating, got a leaf of "
-                f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}; close over what is not trained"
+                f"{who}: params must be floating, got {jnp.result_type(leaf)}"
+                f"{list(jnp.shape(leaf))} {at}; close over what is not trained"
             )
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
     if not shapes:
-        raise ValueError("per_example_grad: needs a batch after params, got none")
+        raise ValueError(f"{who}: needs a batch after params, got none")
+    if not together:
+        _check_sizes(shapes, who)
+    _check_sharding([jax.typeof(leaf) for leaf in jax.tree.leaves((params, batch))], who)
+
+
+def _check_sizes(shapes: list[tuple[int, ...]], who: str) -> None:
     if () in shapes:
         raise ValueError(
-            "per_example_grad: every leaf of the batch needs a leading batch axis, got a scalar; "
+            f"{who}: every leaf of the batch needs a leading batch axis, got a scalar; "
             "close over what all examples share"
         )
     sizes = {shape[0] for shape in shapes}
     if len(sizes) > 1:
         raise ValueError(
-            "per_example_grad: all leaves of the batch need the same leading size, "
-            f"got shapes {shapes}"
+            f"{who}: all leaves of the batch need the same leading size, got shapes {shapes}"
         )
     if sizes == {0}:
-        raise ValueError("per_example_grad: the batch is empty (leading size 0)")
-    _check_sharding([jax.typeof(leaf) for leaf in jax.tree.leaves((params, batch))])
+        raise ValueError(f"{who}: the batch is empty (leading size 0)")
 
 
-def _check_sharding(avals: list[Any]) -> None:
+def _check_sharding(avals: list[Any], who: str) -> None:
     for aval in avals:
         explicit = [axis for axis in aval.sharding.spec if axis is not None]
         if explicit:
             raise ValueError(
-                f"per_example_grad: {aval} is sharded over explicit axes of a mesh ({explicit}), "
+                f"{who}: {aval} is sharded over explicit axes of a mesh ({explicit}), "
                 "on which JAX wants every sum's sharding spelled out; wrap the call, as in "
                 'jax.sharding.auto_axes(per_example_norms(loss), out_sharding=jax.P("data"))'
             )
@@ -149,7 +167,7 @@ def _check_sharding(avals: list[Any]) -> None:
         varying = getattr(aval, "vma", ()) if manual is None else manual.varying
         if varying:
             raise ValueError(
-                f"per_example_grad: {aval} varies over {sorted(varying)}, which shard_map checks "
+                f"{who}: {aval} varies over {sorted(varying)}, which shard_map checks "
                 "of every operation; pass it check_vma=False, and add up what comes out yourself, "
                 "as by jax.lax.pmean"
             )

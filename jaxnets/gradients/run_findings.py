@@ -16,10 +16,18 @@ FELL = 0.05
 ROSE = 0.2
 """By which share of its best a held-out loss may be worse at the end (Prechelt, 1998), as long as
 that is less than `FELL` of what it was at the start."""
-FEWEST = 8
-"""Steps that a run must have for its losses to be judged."""
+FEWEST = 5
+"""Losses that a run must have for these to be judged."""
+SURE = 3
+"""Standard errors from which on a difference is more than the scatter of batches."""
 
 _Numbers = NDArray[np.float64]
+
+
+def _scatter(losses: _Numbers) -> float:
+    """Standard deviation from batch to batch: of second differences, which a trend does not sway;
+    the middle one of their sizes, which jumps do not."""
+    return float(np.median(np.abs(np.diff(losses, 2)))) / 0.6745 / 6**0.5
 
 
 def _quarters(values: _Numbers) -> tuple[float, float]:
@@ -46,12 +54,41 @@ def _steps(history: Flow | None) -> tuple[float, float]:
     return float(np.nanmedian(largest)), float(np.nanmax(largest))
 
 
+def _by_chance(scatter: float, size: int, single: bool) -> float:
+    """By how much a median of `size` losses may differ from another, or from a single loss."""
+    of_median = 0.5 * np.pi * scatter**2 / size
+    return SURE * float(np.sqrt(of_median + (scatter**2 if single else of_median)))
+
+
+def _fell(losses: _Numbers) -> bool:
+    """From the first quarter to the last, or, for what learns at once, from the first step."""
+    start, end = _quarters(losses)
+    scatter, size = _scatter(losses), max(1, len(losses) // 4)
+    return bool(
+        start - end > max(FELL * abs(start), _by_chance(scatter, size, False))
+        or losses[0] - end > max(FELL * abs(losses[0]), _by_chance(scatter, size, True))
+    )
+
+
+def _guess(last: Flow, losses: _Numbers) -> int | None:
+    """Among how many classes, if the loss has come to stand at that of a guess, `ln(classes)`."""
+    trained = [s for s in last.sites.values() if s.about.path is not None]
+    outputs = int(np.max(trained[-1].units, initial=1)) if trained else 1
+    at_guess = abs(_quarters(losses)[1] - np.log(outputs)) < FELL * np.log(outputs)
+    later = losses[len(losses) // 2 :]
+    return outputs if len(later) >= FEWEST and at_guess and not _fell(later) else None
+
+
 def findings_of_run(
-    history: Flow | None, losses: _Numbers, held_out: _Numbers
+    history: Flow | None, last: Flow, losses: _Numbers, held_out: _Numbers
 ) -> Iterator[Finding]:
     """Rates first: what comes of steps that are too large is not judged besides."""
     step, worst = _steps(history)
-    if step > LARGE_STEP or worst > WHOLE_STEP:
+    judged = len(losses) >= FEWEST
+    broken = np.flatnonzero(~np.isfinite(losses))
+    fell = judged and not broken.size and _fell(losses)
+    # a layer that starts near 0 is all new after its first steps, and may be well
+    if step > LARGE_STEP or (worst > WHOLE_STEP and not fell):
         yield Finding(
             "learning rate too high", "the run",
             f"a step changes a layer by {step:.2g} of its norm, and once by {worst:.2g} "
@@ -59,37 +96,57 @@ def findings_of_run(
             "Lower it, or warm up",
         )  # fmt: skip
         return
-    if len(losses) < FEWEST or not np.isfinite(losses).all():
+    if broken.size:
+        yield Finding(
+            "non-finite", "the run",
+            f"the loss is {losses[broken[0]]} from step {broken[0] + 1} of {len(losses)} on",
+            "Lower the learning rate, clip gradients, or look at the flow of that step",
+        )  # fmt: skip
+        return
+    if not judged:
         return
     start, end = _quarters(losses)
+    size = max(1, len(losses) // 4)
+    rise = max(ROSE * abs(losses[0]), _by_chance(_scatter(losses), size, True))
     stands = f"the loss goes from {losses[0]:.3g} to {end:.3g} in {len(losses)} steps"
-    if end > losses[0] + ROSE * abs(losses[0]) and end > start:
+    if end > losses[0] + rise and end > start:
         yield Finding(
             "learning rate too high", "the run",
             f"the loss rises from {losses[0]:.3g} to {end:.3g}", "Lower it, or warm up",
         )  # fmt: skip
-    elif start - end < FELL * abs(start) and losses[0] - end < FELL * abs(losses[0]):
-        if step < SMALL_STEP:
-            yield Finding(
-                "learning rate too low", "the run",
-                f"{stands}, and a step changes a layer by {step:.2g} of its norm (usual is 0.001)",
-                "Raise it",
-            )  # fmt: skip
-        else:
-            yield Finding(
-                "plateau", "the run", stands,
-                "See whether inputs and labels belong together, and whether it can fit ten "
-                "examples; then momentum, or another start",
-            )  # fmt: skip
-    if len(held_out) >= FEWEST and np.isfinite(held_out).all():
-        best = int(np.argmin(held_out))
-        _, now = _quarters(held_out)
-        then = losses[round(best / (len(held_out) - 1) * (len(losses) - 1))]
-        rise = now - held_out[best]
-        if rise > max(ROSE * abs(held_out[best]), FELL * abs(held_out[0])) and end < then:
-            yield Finding(
-                "overfitting", "the run",
-                f"held-out loss was best, {held_out[best]:.3g}, at {best + 1} of {len(held_out)} "
-                f"and is {now:.3g}, while that of training fell from {then:.3g} to {end:.3g}",
-                "Stop there, regularize (weight decay, dropout, augmentation), or get more data",
-            )  # fmt: skip
+    elif not fell and step < SMALL_STEP:
+        yield Finding(
+            "learning rate too low", "the run",
+            f"{stands}, and a step changes a layer by {step:.2g} of its norm (usual is 0.001)",
+            "Raise it",
+        )  # fmt: skip
+    elif not fell or (guess := _guess(last, losses)):
+        there = f" and stands there, where a guess among {guess} is" if fell else ""
+        yield Finding(
+            "plateau", "the run", stands + there,
+            "See whether inputs and labels belong together, and whether it can fit ten "
+            "examples; then momentum, or another start",
+        )  # fmt: skip
+    yield from _overfitting(losses, held_out)
+
+
+def _overfitting(losses: _Numbers, held_out: _Numbers) -> Iterator[Finding]:
+    if len(held_out) < FEWEST or not np.isfinite(held_out).all():
+        return
+    best, size = int(np.argmin(held_out)), max(1, len(held_out) // 4)
+    _, now = _quarters(held_out)
+    _, end = _quarters(losses)
+    then = losses[round(best / (len(held_out) - 1) * (len(losses) - 1))]
+    least = max(
+        ROSE * abs(held_out[best]),
+        FELL * abs(held_out[0]),
+        _by_chance(_scatter(held_out), size, True),
+    )
+    # what is best at the end has not risen since
+    if best < len(held_out) - size and now - held_out[best] > least and end < then:
+        yield Finding(
+            "overfitting", "the run",
+            f"held-out loss was best, {held_out[best]:.3g}, at {best + 1} of {len(held_out)} "
+            f"and is {now:.3g}, while that of training fell from {then:.3g} to {end:.3g}",
+            "Stop there, regularize (weight decay, dropout, augmentation), or get more data",
+        )  # fmt: skip

@@ -29,6 +29,12 @@ class About(NamedTuple):
     sliced: tuple[bool, ...]
     """For each loop around it, whether its turns are layers, with slices of the parameter each; of
     a nonlinearity or a tag, of the parameter before it."""
+    reverse: tuple[bool, ...] = ()
+    """For each loop, whether its last turn comes first."""
+    carries: tuple[bool, ...] = ()
+    """For each loop, whether turns follow from each other."""
+    beside: tuple[int, ...] = ()
+    """The place of the first site that the same value enters, as the heads of a net."""
 
 
 @jax.tree_util.register_dataclass

@@ -52,6 +52,8 @@ class Site:
     place: "Place"
     after: "Place | None" = None
     """Of a sum, and of whatever is watched: the site whose result, rearranged at most, enters."""
+    beside: "Place" = ()
+    """The first site that the same value enters, perhaps this one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +63,10 @@ class Loop:
     sites: tuple["Site | Loop", ...]
     whole: Mapping[Key, Node]
     sliced: Mapping[Key, Node]
+    reverse: bool
+    """Whether the last turn comes first."""
+    carries: bool
+    """Whether a turn hands on to the next what has derivatives."""
 
 
 Sites: TypeAlias = tuple[Site | Loop, ...]
@@ -92,6 +98,8 @@ class Record:
     memo: dict[Any, Any] = field(default_factory=dict)
     origins: dict[int, tuple[Any, Place]] = field(default_factory=dict)
     """By identity, results of sites (and rearrangements of them) and where they came from."""
+    entered: dict[int, tuple[Any, Place]] = field(default_factory=dict)
+    """By identity, what entered a site, and the first that it did."""
     sites: list[Site | Loop] = field(default_factory=list)
     saved: list[Any] = field(default_factory=list)
     shapes: list[Any] = field(default_factory=list)
@@ -140,7 +148,9 @@ def _meet(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
     place = _next_place(record)
     asked = bool(given) and (equation.primitive.name == "add" or record.watch is not None)
     after = _origin(record, given[0]) if asked else None
-    site = Site(kind, equation, inner, operands, operand, tapped, place, after)
+    value = given[0] if given else None
+    _, beside = record.entered.setdefault(id(value), (value, place))
+    site = Site(kind, equation, inner, operands, operand, tapped, place, after, beside)
     seen = _seen(record, site, [results[i] for i in tapped], given)
     for i, y in zip(tapped, seen, strict=True):
         results[i] = y
@@ -273,11 +283,13 @@ def _scan(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
         length=length, reverse=params["reverse"], unroll=params["unroll"],
     )  # fmt: skip
     pairs = ((whole_inside, whole), (sliced_inside, sliced))
-    outside = [
+    whole_outside, sliced_outside = (
         {n.key: x for n, x in zip(nodes, values, strict=True) if n is not None}
         for nodes, values in pairs
-    ]
-    _record(record, Loop(tuple(inner.sites), *outside), saved, shapes)
+    )
+    carries = any(map(_has_derivative, carry))
+    loop = Loop(tuple(inner.sites), whole_outside, sliced_outside, params["reverse"], carries)
+    _record(record, loop, saved, shapes)
     return [*carry, *stacked]
 
 

@@ -1,6 +1,7 @@
 """A flow's sites turn by turn: loops written out, as if their bodies stood one after the other."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -42,13 +43,17 @@ def _written_out(sites: list[Any], depth: int, layers_only: bool) -> Iterator[An
             yield from _written_out(kept, depth + 1, layers_only)
         else:
             _, first, axis = together[0]
-            for turn in range(first.error_norm.shape[axis]):
+            turns = range(first.error_norm.shape[axis])
+            for turn in reversed(turns) if first.about.reverse[depth] else turns:
                 one = [
-                    (f"{name}[{turn}]", _at(site, turn, axis), axis) for name, site, _ in together
+                    (f"{name}[{turn}]", _at(site, turn, axis, depth), axis)
+                    for name, site, _ in together
                 ]
                 yield from _written_out(one, depth + 1, layers_only)
 
 
-def _at(site: SiteFlow, turn: int, axis: int) -> SiteFlow:
+def _at(site: SiteFlow, turn: int, axis: int, depth: int) -> SiteFlow:
     of_turn: SiteFlow = jax.tree.map(lambda x: np.take(x, turn, axis), site)
-    return of_turn
+    # a site that is not sliced is one of many layers now as those beside it
+    sliced = tuple(i == depth or x for i, x in enumerate(site.about.sliced))
+    return replace(of_turn, about=site.about._replace(sliced=sliced))

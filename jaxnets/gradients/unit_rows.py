@@ -35,18 +35,22 @@ def unit_axes(record: Record, batched: bool) -> Axes:
     """Of a product those of its parameter; elsewhere the last one.
 
     A bias or nonlinearity has those of the product before it, if it has the same shape, but for
-    axes of length 1.
+    axes of length 1, or as many axes and as many units.
     """
     axes: dict[Place, tuple[int, ...]] = {}
     last: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     for use, shapes in uses(tuple(record.sites), record.shapes):
         site, shape = use.site, tuple(shapes[0].shape[len(use.loops) :])
+        before, own = last
         if site.kind in ("dot", "conv"):
             last = shape, _of_product(site, len(shape))
-            axes[site.place] = last[1]
-        elif _long(shape) == _long(last[0]):
-            axes[site.place] = _moved(last[1], last[0], shape)
-        else:
+        elif _long(shape) == _long(before):
+            last = shape, _moved(own, before, shape)
+        elif own and len(shape) == len(before) and all(shape[i] == before[i] for i in own):
+            # of other positions, as behind pooling
+            last = shape, own
+        axes[site.place] = last[1]
+        if last[0] != shape:
             axes[site.place] = (len(shape) - 1,) if len(shape) > batched else ()
     return axes
 

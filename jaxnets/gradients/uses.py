@@ -52,25 +52,27 @@ def before(key: Key, loop: Loop) -> Node:
 
 def parameters(use: Use) -> list[Key]:
     """The parameters that are used."""
-    inputs = trained_inputs([node for node in use.site.operands if node is not None])
-    for loop in reversed(use.loops):
-        inputs = trained_inputs([before(key, loop) for key in inputs])
-    return list(inputs)
+    return list(sliced(use))
 
 
-def sliced(use: Use) -> tuple[bool, ...]:
-    """For each loop around, the outermost first, whether it slices the first parameter as it is.
+def sliced(use: Use) -> dict[Key, tuple[bool, ...]]:
+    """The parameters that are used, and for each loop around, the outermost first, whether it
+    slices them as they are.
 
-    That is along its first axis, or along the next for a loop inside another that does. What is
+    That is along the first axis, or along the next for a loop inside another that does. What is
     made of a parameter before it is sliced is not told apart.
     """
-    key = next(iter(trained_inputs([node for node in use.site.operands if node is not None])))
-    found: list[bool] = []
+    inputs = trained_inputs([node for node in use.site.operands if node is not None])
+    found: dict[Key, tuple[bool, ...]] = dict.fromkeys(inputs, ())
     for loop in reversed(use.loops):
-        outside = before(key, loop)
-        found.append(key in loop.sliced and isinstance(outside, Input))
-        key = next(iter(trained_inputs([outside])))
-    return tuple(reversed(found))
+        outside: dict[Key, tuple[bool, ...]] = {}
+        for key, inner in found.items():
+            node = before(key, loop)
+            own = key in loop.sliced and isinstance(node, Input)
+            for outer_key in trained_inputs([node]):
+                outside.setdefault(outer_key, (own, *inner))
+        found = outside
+    return found
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,10 @@ X = jax.random.normal(jax.random.key(0), (32, 6))
 SEEDS = range(3000, 3020)
 
 
+def flow_of(loss, **options):
+    return jax.jit(gradients.flow(loss, **options))
+
+
 def chain(params, x):
     for layer in params:
         x = jnp.tanh(x @ layer["w"] + layer["b"])
@@ -27,7 +31,7 @@ def layers(scale, depth=8):
 
 @pytest.fixture(scope="module")
 def look():
-    return jax.jit(gradients.flow(chain, rank_rows=0))
+    return flow_of(chain, rank_rows=0)
 
 
 def test_vanishing_is_named_with_its_layer_and_numbers(look):
@@ -58,7 +62,7 @@ def test_units_behind_dead_ones_are_not_symmetric():
 
     params = layers(1.0, depth=4)
     params[1]["b"] = params[1]["b"] - 1e3
-    found = gradients.diagnose(jax.jit(gradients.flow(loss, rank_rows=0))(params, X))
+    found = gradients.diagnose(flow_of(loss, rank_rows=0)(params, X))
     assert (found[0].trouble, found[0].where) == ("dead units", "1/b > relu")
 
 
@@ -100,13 +104,13 @@ def test_faults_of_layers_in_a_loop_are_found_as_outside_of_it():
     params = layers(2**0.5, depth=6)
     params[3]["b"] = params[3]["b"] - 1e3
     stack = jax.tree.map(lambda *p: jnp.stack(p), *params)
-    outside = gradients.diagnose(gradients.flow(relus)(params, X))
-    inside = gradients.diagnose(gradients.flow(scanned_relus)(stack, X))
+    outside = gradients.diagnose(flow_of(relus)(params, X))
+    inside = gradients.diagnose(flow_of(scanned_relus)(stack, X))
     assert [f.trouble for f in inside] == [f.trouble for f in outside]
     assert (outside[0].trouble, outside[0].where) == ("dead units", "3/b > relu")
     assert (inside[0].trouble, inside[0].where) == ("dead units", "b > relu[3]")
     healthy = jax.tree.map(lambda *p: jnp.stack(p), *layers(2**0.5, depth=6))
-    assert gradients.diagnose(gradients.flow(scanned_relus)(healthy, X)) == []
+    assert gradients.diagnose(flow_of(scanned_relus)(healthy, X)) == []
 
 
 def test_steps_at_which_nobody_looked_are_left_out(look):
@@ -164,17 +168,170 @@ def test_a_loss_that_is_zero_is_no_dead_unit():
 
     w = jnp.ones(6)
     y = 1e3 * jnp.sign(X @ w)
-    found = gradients.diagnose(gradients.flow(hinge)(w, X, y))
+    found = gradients.diagnose(flow_of(hinge)(w, X, y))
     assert [f.trouble for f in found] == ["no gradient"]
 
 
 def test_a_gradient_that_is_stopped_is_named():
     found = gradients.diagnose(
-        gradients.flow(lambda w, x: jnp.sum(jax.lax.stop_gradient(jnp.tanh(x @ w))) + 0 * w[0, 0])(
+        flow_of(lambda w, x: jnp.sum(jax.lax.stop_gradient(jnp.tanh(x @ w))) + 0 * w[0, 0])(
             jnp.eye(6), X
         )
     )
     assert [f.trouble for f in found] == ["no gradient"]
+
+
+def recurrent(params, x, reverse=False):
+    def turn(h, a):
+        return jnp.tanh(a @ params["w"] + h @ params["u"]), None
+
+    return jnp.sum(jax.lax.scan(turn, jnp.zeros(6), x, reverse=reverse)[0])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_loops_are_followed_in_the_order_of_their_turns(reverse):
+    x = jax.random.normal(jax.random.key(2), (8, 20, 6))
+    params = {"w": jnp.eye(6), "u": 0.1 * jnp.eye(6)}
+    flow = flow_of(lambda p, x: recurrent(p, x, reverse))(params, x)
+    (found,) = gradients.diagnose(flow)
+    first, last = (19, 0) if reverse else (0, 19)
+    assert found.trouble == "vanishing"
+    assert f"at turn {last} to " in found.evidence
+    assert f"at turn {first} (" in found.evidence
+
+    def deep(stack, x):
+        turn = lambda x, layer: (jnp.tanh(x @ layer["w"]), None)  # noqa: E731
+        return jnp.sum(jax.lax.scan(turn, x, stack, reverse=reverse)[0])
+
+    stack = jax.tree.map(lambda *p: jnp.stack(p), *layers(0.15))
+    (found,) = gradients.diagnose(flow_of(deep)(stack, X))
+    assert found.trouble == "vanishing"
+    assert f"at w[{7 if reverse else 0}] " in found.evidence
+
+
+def test_turns_that_do_not_follow_from_each_other_say_nothing_of_depth():
+    def loss(w, x):
+        return jnp.sum(jax.lax.map(lambda a: jnp.sum(jnp.tanh(a @ w)) ** 2, x))
+
+    # an error signal of almost nothing at the first position alone
+    x = X[:, None] * jnp.array([1e-6, 1, 1, 1])[None, :, None]
+    assert gradients.diagnose(flow_of(loss)(jnp.eye(6), x)) == []
+
+
+def test_padding_does_not_make_units_alike():
+    x = jnp.zeros((32, 64, 6)).at[:, 0].set(X)
+    loss = lambda p, x: jnp.sum(jnp.square(jnp.tanh(x @ p["a"]) @ p["b"]))  # noqa: E731
+    params = {"a": layers(1.0)[0]["w"], "b": layers(1.0)[1]["w"]}
+    assert gradients.diagnose(flow_of(loss)(params, x)) == []
+    same = jax.tree.map(lambda p: jnp.full_like(p, 0.1), params)
+    assert gradients.diagnose(flow_of(loss)(same, x))[0].trouble == "symmetric"
+
+
+def test_the_last_nonlinearity_of_a_classifier_may_saturate():
+    def loss(params, x):
+        y = jax.nn.sigmoid(jnp.tanh(x @ params["a"]) @ params["b"])
+        return jnp.square(y - 1)
+
+    params = {"a": 0.3 * jnp.eye(6), "b": 1e3 * jnp.abs(jnp.ones(6))}
+    flow = flow_of(loss)(params, X)
+    assert flow.sites["b > sigmoid"].saturated == 1
+    assert "saturation" not in [f.trouble for f in gradients.diagnose(flow)]
+
+
+def test_heads_beside_each_other_are_no_depth_and_unused_ones_are_named():
+    def heads(p, x):
+        h = jnp.tanh(x @ p["a"])
+        return jnp.sum(jnp.square(h @ p["policy"])) + 1e-4 * jnp.sum(jnp.square(h @ p["value"]))
+
+    p = dict(zip(["a", "policy", "value"], (layer["w"] for layer in layers(1.0)), strict=False))
+    assert gradients.diagnose(flow_of(heads)(p, X)) == []
+
+    def unused(p, x):
+        aux = x @ p["value"]
+        return jnp.sum(jnp.square(jnp.tanh(x @ p["a"]) @ p["policy"])), aux
+
+    (found,) = gradients.diagnose(flow_of(unused, has_aux=True)(p, X))
+    assert (found.trouble, found.where) == ("no gradient", "value")
+
+    def stopped(p, x):
+        h = jax.lax.stop_gradient(jnp.tanh(x @ p["a"]))
+        return jnp.sum(jnp.square(h @ p["policy"]))
+
+    (found,) = gradients.diagnose(flow_of(stopped)(p, X))
+    assert (found.trouble, found.where) == ("no gradient", "a")
+
+
+def test_masks_of_minus_infinity_are_finite_enough():
+    mask = jnp.tril(jnp.ones((6, 6))) > 0
+
+    def loss(p, x):
+        scores = jnp.where(mask, x[:, None] * x[None], -jnp.inf) + p
+        return jnp.sum(jnp.square(jax.nn.softmax(scores) @ x))
+
+    flow = flow_of(loss)(jnp.zeros((6, 6)), X)
+    assert flow.sites[""].activation.min == -jnp.inf
+    assert gradients.diagnose(flow) == []
+    (found,) = gradients.diagnose(flow_of(loss)(jnp.full((6, 6), jnp.inf), X))
+    assert found.trouble == "non-finite"
+
+
+def test_rows_that_are_no_examples_vanish_too():
+    def loss(params, x):
+        x = x.reshape(-1, 6)
+        for layer in params:
+            x = jnp.tanh(x @ layer["w"])
+        return jnp.mean(x)
+
+    flow = flow_of(loss, batched=True)(layers(0.1), X[:, None] * jnp.ones((1, 3, 1)))
+    assert np.isnan(flow.sites["0/w"].error_norm)
+    assert [f.trouble for f in gradients.diagnose(flow)] == ["vanishing"]
+
+
+def test_a_net_without_sites():
+    flow = flow_of(lambda p, x: jnp.sum(x))(layers(1.0), X)
+    history = jax.tree.map(lambda x: jnp.stack([x] * 3), flow)
+    for seen in (flow, history):
+        assert [f.trouble for f in gradients.diagnose(seen)] == ["no gradient"]
+
+
+def test_what_the_losses_of_a_run_say(look):
+    seen = look(layers(1.0), X)
+    rng = np.random.default_rng(0)
+
+    def named(losses, held_out=None):
+        return [f.trouble for f in gradients.diagnose(seen, losses=losses, held_out=held_out)]
+
+    # a fall within the scatter of batches is none; one beyond is, though small
+    scattered = 1 + 0.2 * rng.standard_normal(40)
+    assert named(scattered) == ["plateau"]
+    assert named(scattered - np.linspace(0, 0.9, 40)) == []
+    # to a guess among the 6 units of the last layer, and no further
+    to_a_guess = np.log(6) + np.exp(-np.arange(40) / 4) + 0.01 * rng.standard_normal(40)
+    assert named(to_a_guess) == ["plateau"]
+    assert "a guess among 6" in gradients.diagnose(seen, losses=to_a_guess)[0].evidence
+    assert named(to_a_guess - 0.5) == []
+    # steps of the run, not of the flow
+    assert named([1, 2, 4, 8, np.inf, np.nan]) == ["non-finite"]
+    falling = np.linspace(1, 0.1, 20)
+    # best at the end is not overfitting, however it jumps
+    jumping = np.where(np.arange(20) % 2, 0.4, 1.0)
+    jumping[-1] = 0.3
+    assert named(falling, jumping) == []
+    assert named(falling, [1, 0.5, 0.7, 1.2, 2, 3]) == ["overfitting"]
+    with pytest.raises(ValueError, match="held_out of one step's flow needs"):
+        gradients.diagnose(seen, held_out=falling)
+
+
+def test_a_head_that_starts_near_zero_is_well_if_the_loss_falls(look):
+    params = layers(1.0)
+    told = gradients.with_updates(look(params, X), params, jax.tree.map(lambda p: 3 * p, params))
+    usual = gradients.with_updates(
+        look(params, X), params, jax.tree.map(lambda p: 1e-3 * p, params)
+    )
+    history = jax.tree.map(lambda *x: jnp.stack(x), told, *[usual] * 19)
+    assert gradients.diagnose(history, losses=np.linspace(1, 0.1, 20)) == []
+    found = gradients.diagnose(history, losses=np.linspace(1, 1.1, 20))
+    assert [f.trouble for f in found] == ["learning rate too high"]
 
 
 @pytest.mark.exhaustive

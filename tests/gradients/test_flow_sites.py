@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxnets import gradients
+from jaxnets import gradients, tree
 from jaxnets.gradients.unit_rows import spread_out
 
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (6, 5))
 W = jax.random.normal(jax.random.fold_in(KEY, 1), (5, 4))
+
+
+def flow_of(loss, **options):
+    return jax.jit(gradients.flow(loss, **options))
 
 
 def names(function):
@@ -47,6 +51,13 @@ def test_nonlinearities_in_all_spellings(function, kinds):
     assert names(function) == ["", *(f" > {kind}" for kind in kinds)]
 
 
+@pytest.mark.parametrize("norm", [eqx.nn.LayerNorm(4), eqx.nn.GroupNorm(2, 4)])
+def test_norms_of_equinox_have_no_relu(norm):
+    params, static = eqx.partition(norm, eqx.is_inexact_array)
+    loss = lambda params, x: jnp.sum(eqx.combine(params, static)(x) ** 3)  # noqa: E731
+    assert list(flow_of(loss)(params, X[:, :4]).sites) == ["weight", "bias"]
+
+
 @pytest.mark.parametrize("norm", [linen.LayerNorm(), linen.GroupNorm(2), linen.BatchNorm(False)])
 def test_norms_of_flax_have_no_relu(norm):
     variables = norm.init(KEY, X[:, :4])
@@ -56,7 +67,7 @@ def test_norms_of_flax_have_no_relu(norm):
         y, _ = norm.apply({"params": params, **others}, x, mutable=["batch_stats"])
         return jnp.mean(jnp.sum(jax.nn.relu(y) ** 3, -1))
 
-    flow = gradients.flow(loss, batched=True)(variables["params"], X[:, :4])
+    flow = flow_of(loss, batched=True)(variables["params"], X[:, :4])
     assert sorted(flow.sites) == ["bias", "bias > relu", "scale"]
 
 
@@ -76,7 +87,7 @@ def test_a_sample_sees_all_positions(batch):
     def loss(params, x):
         return jnp.mean(convolved(params, x) ** 2)
 
-    site = gradients.flow(loss, batched=True)(params, x).sites["k"]
+    site = flow_of(loss, batched=True)(params, x).sites["k"]
     assert site.activation.max == result.max()
     assert site.activation.min == result.min()
     np.testing.assert_allclose(site.activation.std, result.std(), rtol=0.15)
@@ -98,7 +109,7 @@ def test_every_row_is_as_likely_to_be_seen():
 
 def test_histograms_are_of_all_units():
     x = jnp.ones((64, 512)).at[:, :8].set(0.0)
-    flow = gradients.flow(lambda w, x: jnp.mean(x * w[None]), batched=True)(jnp.ones(512), x)
+    flow = flow_of(lambda w, x: jnp.mean(x * w[None]), batched=True)(jnp.ones(512), x)
     assert flow.sites[""].activation.histogram[0] < 0.1
     assert flow.sites[""].dead == 0
     assert flow.sites[""].activation.histogram.sum() == 1
@@ -115,8 +126,8 @@ def test_units_of_a_convolution_without_a_batch_are_its_channels():
 
     x = jax.random.normal(KEY, (9, 1, 6, 6))
     for sites in (
-        gradients.flow(loss)(arrays, x).sites,
-        gradients.flow(
+        flow_of(loss)(arrays, x).sites,
+        flow_of(
             lambda a, x: jnp.mean(jax.vmap(loss, (None, 0))(a, x)), batched=True
         )(arrays, x).sites,
     ):  # fmt: skip
@@ -131,7 +142,7 @@ def test_a_recurrent_kernel_is_no_stack_though_as_long_as_the_sequence():
         turn = lambda h, x: (jnp.tanh(h @ (params["h"] * 2.0) + x), None)  # noqa: E731
         return jnp.sum(lax.scan(turn, jnp.zeros(6), xs)[0])
 
-    flow = gradients.flow(loss)(params, jax.random.normal(KEY, (4, 6, 6)))
+    flow = flow_of(loss)(params, jax.random.normal(KEY, (4, 6, 6)))
     (site,) = [s for s in flow.sites.values() if s.about.path == "h"]
     norm = jnp.linalg.norm(params["h"])
     np.testing.assert_allclose(site.weight_norm, np.full(6, norm), rtol=1e-6)
@@ -149,7 +160,7 @@ def test_layers_outside_time_have_their_own_norms():
 
         return jnp.sum(lax.scan(layer, xs, stack["w"])[0])
 
-    flow = gradients.flow(loss)(stack, jax.random.normal(KEY, (5, 3, 4)))
+    flow = flow_of(loss)(stack, jax.random.normal(KEY, (5, 3, 4)))
     site = flow.sites["w"]
     np.testing.assert_allclose(site.weight_norm, [[2.0] * 3, [20.0] * 3])
     gradient = jax.grad(
@@ -163,7 +174,7 @@ def test_a_tag_named_as_a_parameter_has_no_weights():
     def loss(params, x):
         return jnp.sum(gradients.tag("a", x @ params["a"]) ** 2)
 
-    flow = gradients.flow(loss)({"a": W}, X)
+    flow = flow_of(loss)({"a": W}, X)
     told = gradients.with_updates(flow, {"a": W}, {"a": 0.1 * W})
     assert np.isnan(told.sites["a#2"].update_ratio)
     np.testing.assert_allclose(told.sites["a"].update_ratio, 0.1, rtol=1e-6)
@@ -172,11 +183,11 @@ def test_a_tag_named_as_a_parameter_has_no_weights():
 def test_large_and_small_values_neither_overflow_nor_vanish():
     for size in (5e37, 1e-25):
         x = jnp.broadcast_to(size * jnp.array([1.0, 2.0, 3.0]), (64, 3))
-        flow = gradients.flow(lambda w, x: jnp.sum(w * x))(jnp.ones(3), x)
+        flow = flow_of(lambda w, x: jnp.sum(w * x))(jnp.ones(3), x)
         site = flow.sites[""]
         np.testing.assert_allclose(site.activation.mean, 2 * size, rtol=1e-6)
         np.testing.assert_allclose(site.activation.std, size * (2 / 3) ** 0.5, rtol=1e-5)
-    flow = gradients.flow(lambda w, x: 1e-25 * jnp.sum(w * x))(jnp.ones(5), X)
+    flow = flow_of(lambda w, x: 1e-25 * jnp.sum(w * x))(jnp.ones(5), X)
     np.testing.assert_allclose(flow.sites[""].error_norm, 1e-25 * 5**0.5, rtol=1e-5)
 
 
@@ -228,7 +239,7 @@ def test_arrays_are_as_few_for_many_sites():
         return jnp.sum(x)
 
     few, many = ([W @ W.T] * depth for depth in (2, 9))
-    flows = [gradients.flow(loss)(params, X) for params in (few, many)]
+    flows = [flow_of(loss)(params, X) for params in (few, many)]
     assert len({len(jax.tree.leaves(flow)) for flow in flows}) == 1
     sites = flows[1].sites
     assert len(sites) == 18
@@ -236,3 +247,62 @@ def test_arrays_are_as_few_for_many_sites():
     assert "9" not in sites
     with pytest.raises(KeyError, match="nothing"):
         sites["nothing"]
+
+
+def test_units_stay_channels_behind_pooling():
+    net = eqx.nn.Sequential(
+        [eqx.nn.Conv2d(1, 3, 4, key=KEY), eqx.nn.MaxPool2d(2, 2), eqx.nn.Lambda(jax.nn.relu)]
+    )
+    bias = jnp.array([-100.0, -100.0, 0.0]).reshape(3, 1, 1)
+    params, static = eqx.partition(
+        eqx.tree_at(lambda net: net[0].bias, net, bias), eqx.is_inexact_array
+    )
+    images = jax.random.normal(KEY, (4, 1, 11, 11))
+    loss = lambda params, x: jnp.sum(eqx.combine(params, static)(x) ** 2)  # noqa: E731
+    relu = flow_of(loss)(params, images).sites["layers/0/bias > relu"]
+    assert (relu.units, round(float(relu.dead), 6)) == (3, 0.666667)
+
+
+def test_every_parameter_has_a_site_and_its_own_norms():
+    cell = linen.OptimizedLSTMCell(4)
+    carry = cell.initialize_carry(KEY, (5,))
+    variables = cell.init(KEY, carry, X[0])
+    loss = lambda p, x: jnp.sum(cell.apply(p, carry, x)[1] ** 2)  # noqa: E731
+    sites = flow_of(loss)(variables, X).sites
+    leaves = tree.flatten_with_paths(variables)
+    assert set(leaves) <= set(sites)
+    gradient = jax.grad(lambda p: jnp.mean(jax.vmap(loss, (None, 0))(p, X)))(variables)
+    for path, leaf in tree.flatten_with_paths(gradient).items():
+        np.testing.assert_allclose(sites[path].gradient_norm, jnp.linalg.norm(leaf), rtol=2e-6)
+        np.testing.assert_allclose(sites[path].weight_norm, jnp.linalg.norm(leaves[path]), 2e-6)
+
+
+def test_a_relu_of_the_data_has_no_parameter_before_it():
+    flow = flow_of(lambda w, x: jnp.sum(jax.nn.relu(x) @ w))(W, X)
+    assert list(flow.sites) == ["relu", ""]
+
+
+def test_a_batch_of_a_key_and_a_graph():
+    key, edges = jax.random.key(3), jnp.array([[0, 1], [1, 2], [2, 0], [3, 1]])
+
+    def loss(w, key, x, edges):
+        h = jnp.tanh((x + 0.1 * jax.random.normal(key, x.shape)) @ w)
+        return jnp.mean(jnp.square(h[edges[:, 0]] - h[edges[:, 1]]))
+
+    with pytest.raises(ValueError, match="the first array of the batch is a scalar"):
+        flow_of(loss, batched=True)(W, key, X, edges)
+    sites = flow_of(loss, batched=True, examples=6)(W, key, X, edges).sites
+    expected = jax.grad(loss)(W, key, X, edges)
+    np.testing.assert_allclose(sites[""].gradient_norm, jnp.linalg.norm(expected), rtol=1e-6)
+
+
+def test_errors_say_who_was_called_and_which_leaf():
+    loss = lambda p, x: jnp.sum(x @ p["a"])  # noqa: E731
+    with pytest.raises(TypeError, match=r"flow: params must be floating, got int32\[2\] at 'b/0'"):
+        gradients.flow(loss)({"a": W, "b": [jnp.arange(2)]}, X)
+    with pytest.raises(TypeError, match="flow: params must be arrays, got a PjitFunction at 'f'"):
+        gradients.flow(loss)({"a": W, "f": jax.jit(jnp.tanh)}, X)
+    with pytest.raises(ValueError, match="flow: loss must return a scalar for one example"):
+        gradients.flow(lambda p, x: x @ p["a"])({"a": W}, X)
+    with pytest.raises(ValueError, match="examples must be at least 1, and goes with batched"):
+        gradients.flow(loss, examples=3)
