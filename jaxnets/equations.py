@@ -1,7 +1,7 @@
 """Equations of a traced program (a jaxpr): computing one, their order, and marks found again."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -16,10 +16,16 @@ _ENTERABLE = "enterable_"
 _LEADING = "keeps_leading_axes_"
 
 
-def bind(equation: Any, values: Sequence[Any]) -> list[Any]:
-    """The results of an equation of a jaxpr, from the values of its inputs."""
+def bind(
+    equation: Any, values: Sequence[Any], params: Mapping[str, Any] | None = None
+) -> list[Any]:
+    """The results of an equation of a jaxpr, from the values of its inputs.
+
+    `params` in place of the equation's own, such as its types or axes.
+    """
     primitive = equation.primitive
-    results = primitive.bind(*values, **primitive.get_bind_params(equation.params))
+    given = equation.params if params is None else params
+    results = primitive.bind(*values, **primitive.get_bind_params(given))
     return list(results) if primitive.multiple_results else [results]
 
 
