@@ -15,7 +15,7 @@ from experiments.transfer.held_out import Learned, draw, learned, make_learn
 from experiments.transfer.images import load_images
 from experiments.transfer.learner import HeadChoice, Learner
 from experiments.transfer.report import print_results, write_report
-from experiments.transfer.results import FROZEN, SCRATCH, Found
+from experiments.transfer.results import FROZEN, SCRATCH, TO_THE_END, Found
 from experiments.transfer.texts import load_texts
 
 
@@ -137,8 +137,9 @@ def _results(folder: Run, config: Config, amounts: Amounts, base: Base) -> Found
 
     def keep(name: str, n: int, seed: int, learned: Learned) -> None:
         found.setdefault(name, {}).setdefault(n, []).append(learned)
-        record = learned._asdict() | {"step": n, "method": name, "seed": seed}
-        append_metrics(folder, [record | record.pop("choice")])
+        record = {"step": n, "method": name, "seed": seed} | learned._asdict() | learned.choice
+        del record["choice"]
+        append_metrics(folder, [record])
         print(f"{n:,} labels, seed {seed}, {name}: {100 * learned.accuracy:.1f} %", flush=True)
 
     learns = {
@@ -154,19 +155,22 @@ def _results(folder: Run, config: Config, amounts: Amounts, base: Base) -> Found
             solved = solve_all(base, chosen, seed)
             seconds = time.perf_counter() - started
             each = {
-                kind: learned(
-                    tested(base, kind, one.head), base.test_y, seconds,
-                    kind=kind, strength=one.strength,
+                part: learned(
+                    tested(base, part, one.head), base.test_y, seconds,
+                    kind=part, strength=one.strength,
                 )
-                for kind, one in solved.items()
+                for part, one in solved.items()
             }  # fmt: skip
-            best = best_kind(solved)
+            kind = best_kind(solved)
+            of_head = HeadChoice(kind, solved[kind].strength)
             if len(each) > 1:
-                for kind, result in each.items():
-                    keep(f"{FROZEN}, {kind}", n, seed, result)
-            keep(FROZEN, n, seed, each[best])
+                for part, result in each.items():
+                    keep(f"{FROZEN}, {part}", n, seed, result)
+            keep(FROZEN, n, seed, each[kind])
             for name, learn in learns.items():
                 if name == SCRATCH or i < amounts.tuned_seeds:
-                    choice = HeadChoice(best, solved[best].strength)
-                    keep(name, n, seed, learn(chosen, seed, choice))
+                    best, end = learn(chosen, seed, of_head)
+                    keep(name, n, seed, best)
+                    if name != SCRATCH:
+                        keep(f"{name}, {TO_THE_END}", n, seed, end)
     return found

@@ -15,6 +15,7 @@ from jaxnets.train.selection import Fold, stratified_kfold
 FEWEST = 40
 """Labels from which on a part of them chooses; below, what is in the middle is taken."""
 FOLDS = 5
+TEMPERATURES = 2.0 ** np.arange(-2, 4.25, 0.25)
 LINEAR = 1000
 """Labels up to which each fold is held out once for a linear head; above, one fold is."""
 
@@ -43,6 +44,16 @@ def mean_loss(logits: Logits, y: NDArray[np.int32]) -> float:
     return float(np.mean(np.asarray(each)))
 
 
+def refined_loss(logits: Logits, y: NDArray[np.int32]) -> float:
+    """`mean_loss` of `logits / T` at the best temperature `T`: without what is only confidence.
+
+    A net that learns on grows confident before it stops becoming more accurate, and by the plain
+    loss it would be stopped too early (Berta et al., "Rethinking early stopping: refine, then
+    calibrate", 2025).
+    """
+    return min(mean_loss(logits / t, y) for t in TEMPERATURES)
+
+
 class Learned(NamedTuple):
     """What came of some labels, and what was chosen on the way."""
 
@@ -62,40 +73,51 @@ def learned(logits: Logits, y: NDArray[np.int32], seconds: float, **choice: Any)
     return Learned(right, mean_loss(logits, y), seconds, choice)
 
 
-Learn = Callable[[Indices, int, HeadChoice], Learned]
-"""`(which examples, seed, what head to start from)`"""
+Learn = Callable[[Indices, int, HeadChoice], tuple[Learned, Learned]]
+"""`(which examples, seed, what head to start from)`: as the held-out labels chose, and after all
+steps, whatever they chose."""
 
 
 def make_learn(learner: Learner, test_y: NDArray[np.int32]) -> Learn:
     """Rate and number of steps by a held-out fifth, and then a run with all labels.
 
     A run at each rate with four fifths is looked at after each of the learner's shares of its
-    steps; the rate and share with the least loss of the fifth are taken.
+    steps; the rate and share with the least refined loss of the fifth are taken, and for all steps
+    the rate that is best at their end.
     """
     run = make_run(learner)
+    middle = learner.rates[(len(learner.rates) - 1) // 2]
 
-    def learn(chosen: Indices, seed: int, of_head: HeadChoice) -> Learned:
-        started = time.perf_counter()
-        steps = learner.steps(len(chosen))
-        rate, share = learner.rates[(len(learner.rates) - 1) // 2], 1.0
+    def choose(chosen: Indices, seed: int, of_head: HeadChoice) -> list[tuple[float, float]]:
+        """Rate and share: the best, and the best of share 1; none from too few labels."""
         parts = folds(learner.labels[chosen], seed)
-        if parts:
-            known, held = chosen[parts[0].train], chosen[parts[0].held_out]
-            start = learner.start(known, seed, of_head)
-            marks = [round(each * steps) for each in learner.shares]
-            found = {
-                (mean_loss(logits, learner.labels[held]), each, at)
-                for each in learner.rates
-                for at, logits in zip(
-                    learner.shares,
-                    run(start, known, held, seed, each, steps, marks),
-                    strict=True,
-                )
-            }
-            _, rate, share = min(found)
-        start = learner.start(chosen, seed, of_head)
-        (logits,) = run(start, chosen, None, seed, rate, steps, [round(share * steps)])
-        seconds = time.perf_counter() - started
-        return learned(logits, test_y, seconds, rate=rate, share=share, chosen=bool(parts))
+        if not parts:
+            return []
+        known, held = chosen[parts[0].train], chosen[parts[0].held_out]
+        start, steps = learner.start(known, seed, of_head), learner.steps(len(chosen))
+        marks = [round(share * steps) for share in learner.shares]
+        found = {}
+        for rate in learner.rates:
+            after = run(start, known, held, seed, rate, steps, marks)
+            for share, logits in zip(learner.shares, after, strict=True):
+                found[rate, share] = refined_loss(logits, learner.labels[held])
+        ends = [(rate, 1.0) for rate in learner.rates]
+        return [min(found, key=lambda at: found[at]), min(ends, key=lambda at: found[at])]
+
+    def learn(chosen: Indices, seed: int, of_head: HeadChoice) -> tuple[Learned, Learned]:
+        started = time.perf_counter()
+        choices = choose(chosen, seed, of_head)
+        best, end = choices or [(middle, 1.0)] * 2
+        start, steps = learner.start(chosen, seed, of_head), learner.steps(len(chosen))
+
+        def finish(rate: float, share: float) -> Learned:
+            marks = [round(share * steps)]
+            (logits,) = run(start, chosen, None, seed, rate, steps, marks)
+            seconds = time.perf_counter() - started
+            choice = {"rate": rate, "share": share, "chosen": bool(choices)}
+            return learned(logits, test_y, seconds, **choice)
+
+        finished = finish(*best)
+        return finished, finished if best == end else finish(*end)
 
     return learn

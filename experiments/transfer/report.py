@@ -23,6 +23,7 @@ from experiments.transfer.held_out import Learned
 from experiments.transfer.results import (
     FROZEN,
     SCRATCH,
+    TO_THE_END,
     Found,
     beside,
     said,
@@ -55,12 +56,13 @@ def table_of(found: Found, cell: Callable[[Sequence[Learned]], str]) -> Rows:
 
 def tuned(found: Found) -> list[str]:
     """The methods that start from the frozen base and go on."""
-    return [name for name in found if name != SCRATCH and not name.startswith(FROZEN)]
+    return [name.removesuffix(f", {TO_THE_END}") for name in found if name.endswith(TO_THE_END)]
 
 
 def comparisons(found: Found) -> Rows:
     """Points above the frozen base, and the frozen base above the net from scratch, by seed."""
-    pairs = [(FROZEN, SCRATCH), *((name, FROZEN) for name in tuned(found))]
+    names = [part for name in tuned(found) for part in (name, f"{name}, {TO_THE_END}")]
+    pairs = [(FROZEN, SCRATCH), *((name, FROZEN) for name in names)]
     judged = {f"{method} less {other}": beside(found, method, other) for method, other in pairs}
     counts = sorted(found[FROZEN])
     rows = [
@@ -109,11 +111,12 @@ def write_report(run: Run, base: Base, found: Found) -> Path:
         "after each block's depthwise convolution too), is chosen by the loss of labels held out "
         "in five folds, or one fold of more than 1,000 labels. The tuned methods begin with that "
         "head on the same features, keep its penalty, and choose their rate and a third of ten "
-        "epochs' steps, two thirds, all or none of them by the loss of a fifth of the labels, "
-        "before they learn from all. The net from scratch chooses alike, but for none. With fewer "
-        "than 40 labels, or 5 of a class, nothing is chosen: what is in the middle is taken. Each "
-        "seed draws its own labelled examples, as many of each class, from the same pool; all are "
-        "tested on the same examples, of which nothing is chosen."
+        "epochs' steps, two thirds, all or none of them by a fifth of the labels (by its loss at "
+        "the best temperature), before they learn from all. Beside it stands what comes of all "
+        "steps, even where none was the choice. The net from scratch chooses alike, but never "
+        "none. With fewer than 40 labels, or 5 of a class, nothing is chosen: what is in the "
+        "middle is taken. Each seed draws its own labelled examples, as many of each class, from "
+        "the same pool; all are tested on the same examples, by which nothing is chosen."
     )
     most = np.bincount(base.test_y).max() / len(base.test_y)
     blocks: list[Block] = [

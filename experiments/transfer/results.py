@@ -10,6 +10,8 @@ from experiments.transfer.held_out import Learned
 SCRATCH = "scratch"
 FROZEN = "frozen"
 """With features of those depths that held-out labels chose, where there is a choice."""
+TO_THE_END = "all steps"
+"""Of a method that is tuned: whatever its held-out labels say against it."""
 MARGIN = 0.005
 """The smallest difference of accuracies that counts."""
 
