@@ -11,8 +11,9 @@ from experiments.run import Run, append_metrics, open_run
 from experiments.transfer import tuning
 from experiments.transfer.base import Base
 from experiments.transfer.heads import best_kind, solve_all, tested
-from experiments.transfer.held_out import Learned, draw, learned, make_learn
+from experiments.transfer.held_out import Learned, learned, make_learn
 from experiments.transfer.images import load_images
+from experiments.transfer.labels import draw
 from experiments.transfer.learner import HeadChoice, Learner
 from experiments.transfer.report import print_results, write_report
 from experiments.transfer.results import FROZEN, SCRATCH, TO_THE_END, Found

@@ -10,13 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.transfer.base import ALL, Base, Floats
-from experiments.transfer.held_out import FOLDS, LINEAR, folds, mean_loss
+from experiments.transfer.labels import FOLDS, folds, mean_loss
 from experiments.transfer.learner import Indices, Logits
 from jaxnets import nn, train
+from jaxnets.train.selection import Fold
 from jaxnets.types import Array, Params
 
 STRENGTHS = (1e-2, 1e-3, 1e-1, 1e-4, 1.0)
 """Of `C`, on standardized features; the middle first, which is taken where nothing chooses."""
+FEW = 1000
+"""Labels up to which each fold is held out once; above, only one is."""
 
 
 class Head(NamedTuple):
@@ -89,22 +92,16 @@ def solve(
 
 def _chosen(z: Floats, y: NDArray[np.int32], n_classes: int, seed: int) -> tuple[float, float]:
     """`C` with the least loss of labels held out, five-fold where they are not many."""
-    parts = folds(y, seed)[: FOLDS if len(y) <= LINEAR else 1]
+    parts = folds(y, seed)[: FOLDS if len(y) <= FEW else 1]
     if not parts:
         return STRENGTHS[0], float("nan")
 
-    def loss(c: float) -> float:
-        return float(
-            np.mean([
-                mean_loss(
-                    nn.dense(_solve(z[known], y[known], n_classes, jnp.float32(c)), z[held]),
-                    y[held],
-                )
-                for known, held in parts
-            ])
-        )  # fmt: skip
+    def loss_of(part: Fold, strength: float) -> float:
+        known, held = part
+        solved = _solve(z[known], y[known], n_classes, jnp.float32(strength))
+        return mean_loss(np.asarray(nn.dense(solved, jnp.asarray(z[held]))), y[held])
 
-    found = [loss(c) for c in STRENGTHS]
+    found = [float(np.mean([loss_of(part, c) for part in parts])) for c in STRENGTHS]
     best = int(np.argmin(found))
     return STRENGTHS[best], found[best]
 

@@ -20,7 +20,7 @@ from jaxnets import models, pretrained, train
 from jaxnets.types import Array, Params, PyTree
 
 NAME = "efficientnet-lite0"
-RATES = (3e-5, 1e-4, 3e-4)
+RATES = (1e-4, 3e-5)
 LARGE = 64
 """From this side on, the net from scratch sees images at half of it."""
 

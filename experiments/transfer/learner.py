@@ -42,7 +42,7 @@ class Learner(NamedTuple):
     """A way to learn by steps, and what there is to choose about it."""
 
     rates: tuple[float, ...]
-    """To choose from; the middle one where there are too few labels to choose by."""
+    """To choose from; the first where there are too few labels to choose by."""
     shares: tuple[float, ...]
     """Of all steps, after which it may stop, the last of them 1: to choose from."""
     steps: Callable[[int], int]

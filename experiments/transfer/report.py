@@ -101,6 +101,10 @@ def _print(table: Rows) -> None:
         print("  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
 
 
+def _curves(found: Found) -> Found:
+    return {name: by for name, by in found.items() if not name.endswith(TO_THE_END)}
+
+
 def write_report(run: Run, base: Base, found: Found) -> Path:
     """The picture as a PNG file and `report.html`; returns the report's path."""
     described = read_config(run)
@@ -113,16 +117,16 @@ def write_report(run: Run, base: Base, found: Found) -> Path:
         "head on the same features, keep its penalty, and choose their rate and a third of ten "
         "epochs' steps, two thirds, all or none of them by a fifth of the labels (by its loss at "
         "the best temperature), before they learn from all. Beside it stands what comes of all "
-        "steps, even where none was the choice. The net from scratch chooses alike, but never "
-        "none. With fewer than 40 labels, or 5 of a class, nothing is chosen: what is in the "
-        "middle is taken. Each seed draws its own labelled examples, as many of each class, from "
+        "steps at that rate, even where none was the choice. The net from scratch chooses alike, but never "
+        "none. With fewer than 40 labels, or 5 of a class, nothing is chosen: a setting "
+        "that was fixed before is taken. Each seed draws its own labelled examples, as many of each class, from "
         "the same pool; all are tested on the same examples, by which nothing is chosen."
     )
     most = np.bincount(base.test_y).max() / len(base.test_y)
     blocks: list[Block] = [
         Paragraph(text),
         saved_picture(
-            run, "labels.png", pictures.learning_curves(found),
+            run, "labels.png", pictures.learning_curves(_curves(found)),
             "Lines are means, dots are seeds with their range. By chance it would be "
                 f"{100 / len(base.classes):.0f} %, and {100 * most:.0f} % if all were said to be "
                 "of the largest class.",

@@ -22,7 +22,7 @@ from jaxnets.types import Array, Params, PyTree
 BASE = "minilm-l6"
 FROZEN_BLOCKS = 4
 """Of six."""
-RATES = (2e-5, 6e-5, 2e-4)
+RATES = (6e-5, 2e-4)
 TOKENS = 64
 """Of each text: the first quarter from its beginning, the others from its end."""
 
