@@ -34,7 +34,7 @@ class Head(NamedTuple):
 
 def head_logits(head: Head, x: Array) -> Array:
     """`[n, features]` to `[n, classes]`."""
-    return nn.dense(head.params, (x - head.mean) / head.deviation)
+    return nn.dense(head.params, (x - head.mean[None]) / head.deviation[None])
 
 
 @partial(jax.jit, static_argnames="n_classes")

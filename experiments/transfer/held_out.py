@@ -70,10 +70,12 @@ def make_learn(learner: Learner, test_y: NDArray[np.int32]) -> Learn:
         marks = [round(each * steps) for each in shares]
         tests = run(start, chosen, None, seed, rate, steps, marks)
         seconds = time.perf_counter() - started
-        best, *_, end = (
-            learned(logits, test_y, seconds, rate=rate, share=each, chosen=choice is not None)
-            for each, logits in zip([*shares, 1.0], [*tests, tests[-1]], strict=True)
-        )
-        return best, end
+        after = {
+            each: learned(
+                logits, test_y, seconds, rate=rate, share=each, chosen=choice is not None
+            )
+            for each, logits in zip(shares, tests, strict=True)
+        }  # fmt: skip
+        return after[share], after[1.0]
 
     return learn

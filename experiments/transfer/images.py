@@ -145,7 +145,8 @@ def _scratch(data: Dataset) -> Learner:
 
     def moments_of(known: Indices) -> PyTree:
         x = data.train_x[known]
-        return x.mean((0, 1, 2)), x.std((0, 1, 2)) + 1e-6
+        axes = (0, 1, 2)
+        return x.mean(axes, keepdims=True), x.std(axes, keepdims=True) + 1e-6
 
     return from_scratch(
         partial(models.init_cnn, config=config),

@@ -146,8 +146,7 @@ def test_held_out_labels_choose_the_features(base, informed):
     assert learned(logits, base.test_y, 0.0).accuracy > 0.85
 
 
-@pytest.mark.parametrize("method", [tuning.fine_tuning, tuning.gradual, tuning.lora])
-@pytest.mark.parametrize("kind", [LAST, ALL])
+@pytest.mark.parametrize(("method", "kind"), [(tuning.fine_tuning, ALL), (tuning.lora, LAST)])
 def test_tuning_starts_from_the_frozen_base_with_its_head_at_rest(base, method, kind):
     # the rank of adapters is of a large net's, and just fits here
     learner = method(base, 20)
