@@ -38,18 +38,18 @@ class Base(NamedTuple):
     params: Params
     """Of the base, without its head."""
     features: Callable[[Params, PyTree], Mapping[str, Array]]
-    """`features(params, below)`, of a batch, by the names in `seen`: at the base's own parameters
-    what is cached there."""
+    """`features(params, below)`, of a batch, by the names in `seen`; at the base's own parameters
+    it is what is cached there."""
     tuned: Mapping[str, bool]
     """Path rules: what fine-tuning trains."""
     depths: Mapping[str, int]
     """Path rules of what is tuned: how many times its rate is halved."""
     adapted: Mapping[str, int]
     """Path rules: which kernels get adapters."""
-    stages: Mapping[str, int] | None
-    """Path rules of what is tuned: its turn in gradual unfreezing, from 0; None: not tried."""
+    stages: Mapping[str, int]
+    """Path rules of what is tuned: its turn in gradual unfreezing, from 0; empty: not tried."""
     rates: tuple[float, ...]
-    """Of fine-tuning, to choose from."""
+    """Of fine-tuning, to choose from; the first where nothing chooses."""
     scratch: Learner
     """A net that knows nothing before."""
     about: str

@@ -128,7 +128,7 @@ def main(config: Config) -> int:
 
 def _by_steps(base: Base, most: int) -> dict[str, Learner]:
     learners = {"fine-tuned": tuning.fine_tuning(base, most)}
-    if base.stages is not None:
+    if base.stages:
         learners["gradually unfrozen"] = tuning.gradual(base, most)
     return {SCRATCH: base.scratch, **learners, "LoRA": tuning.lora(base, most)}
 

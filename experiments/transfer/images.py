@@ -103,7 +103,7 @@ def load_images(
         depths={"^classifier/": 3, "^head/|^blocks/1[45]/": 0, ".*": 1},
         adapted={rf"^blocks/({upper})/(expand|project)/conv/kernel$": -1,
                  "^head/conv/kernel$": -1, ".*": 0},
-        stages=None,
+        stages={},
         rates=RATES,
         scratch=_scratch(data),
         about=(

@@ -92,14 +92,13 @@ def make_run(learner: Learner) -> Run:
     def judge(state: train.TrainState, fixed: PyTree, judged: Indices | None) -> Logits:
         inputs = learner.inputs(judged)
         n = len(jax.tree.leaves(inputs)[0])
-        parts = [
-            logits(
-                state.params, fixed, state.model_state,
-                jax.tree.map(lambda leaf: leaf[i : i + JUDGED], inputs),  # noqa: B023
-            )
-            for i in range(0, n, JUDGED)
-        ]  # fmt: skip
-        return np.concatenate(parts).astype(np.float32)
+
+        def part(i: int) -> Array:
+            some = jax.tree.map(lambda leaf: leaf[i : i + JUDGED], inputs)
+            found: Array = logits(state.params, fixed, state.model_state, some)
+            return found
+
+        return np.concatenate([part(i) for i in range(0, n, JUDGED)]).astype(np.float32)
 
     def run(
         start: Start, known: Indices, judged: Indices | None, seed: int, rate: float, steps: int,

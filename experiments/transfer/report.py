@@ -26,8 +26,8 @@ from experiments.transfer.results import (
     TO_THE_END,
     Found,
     beside,
+    declined,
     said,
-    steps_taken,
     values,
 )
 
@@ -88,7 +88,7 @@ def print_results(base: Base, found: Found) -> None:
     print("their mean loss (nats)")
     _print(table_of(found, mean_of("loss", 2)))
     print("in how many runs the held-out labels chose not to tune")
-    _print(table_of({name: found[name] for name in tuned(found)}, steps_taken))
+    _print(table_of({name: found[name] for name in tuned(found)}, declined))
     print("seconds of a run, the choice included")
     _print(table_of(found, mean_of("seconds", 1)))
     print(verdict(found))
@@ -143,7 +143,7 @@ def write_report(run: Run, base: Base, found: Found) -> Path:
     if tuned(found):
         chosen = {name: found[name] for name in tuned(found)}
         caption = "In how many runs the held-out labels chose not to tune."
-        blocks.append(Table(*table_of(chosen, steps_taken), caption))
+        blocks.append(Table(*table_of(chosen, declined), caption))
     caption = (
         "Seconds of a run, mean over seeds: choice, learning and test, and compilation in the "
         "first. The base's features are there already."

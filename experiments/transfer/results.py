@@ -48,8 +48,8 @@ def said(judged: Judged) -> str:
     return f"{effect:+.1f} ({low:+.1f} to {high:+.1f}): {word}"
 
 
-def steps_taken(results: Sequence[Learned]) -> str:
-    """Which shares of its steps a tuned method chose, where there were labels to choose by."""
+def declined(results: Sequence[Learned]) -> str:
+    """How many seeds chose not to tune, of those that had labels to choose by."""
     shares = [r.choice["share"] for r in results if r.choice["chosen"]]
     if not shares:
         return "not chosen"

@@ -63,12 +63,11 @@ def fine_tuning(base: Base, most: int) -> Learner:
 
 
 def gradual(base: Base, most: int) -> Learner:
-    """The same, one group after the other, each third of the steps one more."""
-    stages = base.stages or {".*": 0}
+    """The same, one group after the other, each for the same share of the steps one more."""
 
     def in_turn(steps: int) -> optim.GradientTransformation:
-        last = max(stages.values()) + 1
-        starts = {rule: stage * steps // last for rule, stage in stages.items()}
+        n_stages = max(base.stages.values()) + 1
+        starts = {rule: stage * steps // n_stages for rule, stage in base.stages.items()}
         return train.gradual_unfreezing(optim.adam(1.0), starts)
 
     return _learner(

@@ -266,7 +266,7 @@ def test_methods_are_compared_by_seed():
     assert "LoRA less frozen, in points of accuracy: with 10 labels +2.0" in report.verdict(found)
     rows = report.table_of(found, report.spread)[1]
     assert rows == [["10", "47.5 (40.0 to 55.0)", "57.6 (50.0 to 65.2)", "52.0", "49.0"]]
-    assert results.steps_taken(found["LoRA"][10]) == "1 of 1"
+    assert results.declined(found["LoRA"][10]) == "1 of 1"
 
 
 def test_amounts_and_flags():
