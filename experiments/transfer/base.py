@@ -6,22 +6,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.transfer.learner import Learner
 from jaxnets.types import Array, Params, PyTree
 
 Floats = NDArray[np.floating[Any]]
 
-
-FromScratch = Callable[[int, NDArray[np.intp], int], float]
-"""`(seed, which examples, steps) -> accuracy` of a net that knows nothing before."""
+LAST = "last level"
+"""What the base's own head sees."""
+ALL = "all levels"
+"""Of every depth, where the base has them."""
 
 
 class Features(NamedTuple):
     """What a frozen base makes of examples."""
 
-    last: Floats
-    """`[n, features]`: what its own head sees."""
-    levels: Floats | None
-    """`[n, features]`: of every depth, where the base has them."""
+    seen: Mapping[str, Floats]
+    """By `LAST` and perhaps `ALL`, `[n, features]`: what a head may see."""
     below: PyTree
     """Leaves `[n, …]`: what the part above, which is tuned, begins with."""
 
@@ -36,15 +36,21 @@ class Base(NamedTuple):
     test: Features
     test_y: NDArray[np.int32]
     params: Params
-    """Of the base, `"classifier"` among them, which is replaced."""
-    logits: Callable[[Params, PyTree], Array]
-    """`logits(params, below)`, of a batch."""
+    """Of the base, without its head."""
+    features: Callable[[Params, PyTree], Mapping[str, Array]]
+    """`features(params, below)`, of a batch, by the names in `seen`; at the base's own parameters
+    it is what is cached there."""
     tuned: Mapping[str, bool]
     """Path rules: what fine-tuning trains."""
     depths: Mapping[str, int]
-    """Path rules: how far below the head, for layer-wise rates."""
+    """Path rules of what is tuned: how many times its rate is halved."""
     adapted: Mapping[str, int]
     """Path rules: which kernels get adapters."""
-    from_scratch: FromScratch
+    stages: Mapping[str, int]
+    """Path rules of what is tuned: its turn in gradual unfreezing, from 0; empty: not tried."""
+    rates: tuple[float, ...]
+    """Of fine-tuning, to choose from; the first where nothing chooses."""
+    scratch: Learner
+    """A net that knows nothing before."""
     about: str
     """Of the base and the nets, for the report."""

@@ -1,21 +1,22 @@
 """Accuracy against labels: from scratch, on a frozen base, fine-tuned, and with adapters."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from experiments.errors import UsageError
-from experiments.flags import filled, require_positive, require_seed
+from experiments.flags import filled, require_not_negative, require_positive, require_seed
 from experiments.run import Run, append_metrics, open_run
-from experiments.transfer import methods
+from experiments.transfer import tuning
 from experiments.transfer.base import Base
+from experiments.transfer.heads import best_kind, solve_all, tested
+from experiments.transfer.held_out import Learned, learned, make_learn
 from experiments.transfer.images import load_images
-from experiments.transfer.pictures import Accuracies
+from experiments.transfer.labels import draw
+from experiments.transfer.learner import HeadChoice, Learner
 from experiments.transfer.report import print_results, write_report
+from experiments.transfer.results import FROZEN, SCRATCH, TO_THE_END, Found
 from experiments.transfer.texts import load_texts
 
 
@@ -32,27 +33,23 @@ class Config:
     weights_folder: Path | None = None
     """where the base's weights are, if not found by themselves"""
     labels: tuple[int, ...] | None = None
-    """numbers of labels (10 50 100 500 1000 5000, --quick 50 500)"""
+    """numbers of labels (10 50 100 500 1000 5000, --quick 10 100)"""
     examples: int | None = None
-    """labelled examples in all, from which each seed draws (6000, --quick 1000)"""
+    """labelled examples in all, from which each seed draws (6000, --quick 2000)"""
     tests: int | None = None
-    """examples to test on (2000, --quick 600, reviews 300)"""
+    """examples to test on (2000, --quick reviews 500)"""
     side: int = 96
     """at which EfficientNet sees images"""
-    steps: int | None = None
-    """of fine-tuning and of adapters, 16 examples each (300, --quick 30)"""
-    scratch_steps: int | None = None
-    """of training from scratch (600, --quick 400)"""
-    learning_rate: float = 3e-4
-    """of fine-tuning's head, halved with depth"""
-    lora_rate: float = 1e-3
-    """of adapters"""
+    frozen_blocks: int = 12
+    """of EfficientNet's sixteen, which no method tunes (1 to 13)"""
+    most_steps: int | None = None
+    """of fine-tuning and of adapters, 16 examples each, where ten epochs are more (1000)"""
     seed: int = 0
     """of the first run's labelled examples, weights and batches"""
     seeds: int | None = None
     """how many runs, with seeds one after the other (3)"""
     tuned_seeds: int | None = None
-    """how many of them are fine-tuned too, which takes longest (3, --quick 1)"""
+    """how many of them are tuned too, which takes longest (3; 0: none)"""
     quick: bool = False
     """less of all, unless other flags say how much"""
     runs: Path = Path("runs")
@@ -67,8 +64,7 @@ class Amounts(NamedTuple):
     labels: tuple[int, ...]
     examples: int
     tests: int
-    steps: int
-    scratch_steps: int
+    most_steps: int
     seeds: int
     tuned_seeds: int
 
@@ -79,15 +75,15 @@ def settle(config: Config) -> Amounts:
     Raises:
       UsageError: naming the flag that is out of range.
     """
-    defaults = Amounts((10, 50, 100, 500, 1000, 5000), 6000, 2000, 300, 600, 3, 3)
+    defaults = Amounts((10, 50, 100, 500, 1000, 5000), 6000, 2000, 1000, 3, 3)
     if config.quick:
-        tests = 300 if config.task == "sentiment" else 600
-        defaults = Amounts((50, 500), 1000, tests, 30, 400, 3, 1)
+        tests = 500 if config.task == "sentiment" else 2000
+        defaults = Amounts((10, 100), 2000, tests, 1000, 3, 3)
     amounts = filled(config, defaults)
-    names = ("learning_rate", "lora_rate")
     amounts_of = amounts._asdict()
     labels = amounts_of.pop("labels")
-    require_positive(amounts_of | {name: getattr(config, name) for name in names})
+    require_not_negative({"tuned_seeds": amounts_of.pop("tuned_seeds")})
+    require_positive(amounts_of)
     if not labels or min(labels) < 2 or max(labels) > amounts.examples:
         raise UsageError(
             f"--labels must be from 2 to the {amounts.examples} of --examples, got "
@@ -97,6 +93,10 @@ def settle(config: Config) -> Amounts:
         raise UsageError(
             f"--tuned-seeds must be at most the {amounts.seeds} seeds, got {amounts.tuned_seeds}"
         )
+    if amounts.most_steps < 10:
+        raise UsageError(f"--most-steps must be at least 10, got {amounts.most_steps}")
+    if not 1 <= config.frozen_blocks <= 13:
+        raise UsageError(f"--frozen-blocks must be from 1 to 13, got {config.frozen_blocks}")
     if config.side < 32:
         raise UsageError(f"--side must be at least 32, got {config.side}")
     require_seed(config.seed, amounts.seeds)
@@ -116,57 +116,62 @@ def main(config: Config) -> int:
         base, data = load_images(
             config.data, config.data_folder, config.weights_folder,
             train_images=amounts.examples, test_images=amounts.tests, side=config.side,
+            blocks=config.frozen_blocks,
         )  # fmt: skip
     opened = open_run(config.runs, "transfer", config, data=data, folder=config.folder)
     with opened as folder:
-        found, seconds = _results(folder, config, amounts, base)
-        print_results(base, found, seconds)
-        print(f"report: {write_report(folder, base, found, seconds)}")
+        found = _results(folder, config, amounts, base)
+        print_results(base, found)
+        print(f"report: {write_report(folder, base, found)}")
     return 0
 
 
-Learn = Callable[[np.ndarray, int], float]
+def _by_steps(base: Base, most: int) -> dict[str, Learner]:
+    learners = {"fine-tuned": tuning.fine_tuning(base, most)}
+    if base.stages:
+        learners["gradually unfrozen"] = tuning.gradual(base, most)
+    return {SCRATCH: base.scratch, **learners, "LoRA": tuning.lora(base, most)}
 
 
-def _methods(config: Config, amounts: Amounts, base: Base) -> dict[str, Learn]:
-    learn: dict[str, Learn] = {
-        "scratch": lambda chosen, seed: base.from_scratch(seed, chosen, amounts.scratch_steps),
-        "frozen, last level": lambda chosen, seed: methods.frozen(base, chosen, seed, levels=False),
+def _results(folder: Run, config: Config, amounts: Amounts, base: Base) -> Found:
+    found: dict[str, dict[int, list[Learned]]] = {}
+
+    def keep(name: str, n: int, seed: int, learned: Learned) -> None:
+        found.setdefault(name, {}).setdefault(n, []).append(learned)
+        record = {"step": n, "method": name, "seed": seed} | learned._asdict() | learned.choice
+        del record["choice"]
+        append_metrics(folder, [record])
+        print(f"{n:,} labels, seed {seed}, {name}: {100 * learned.accuracy:.1f} %", flush=True)
+
+    learns = {
+        name: make_learn(learner, base.test_y)
+        for name, learner in _by_steps(base, amounts.most_steps).items()
     }
-    if base.train.levels is not None:
-        learn["frozen, all levels"] = lambda chosen, seed: methods.frozen(
-            base, chosen, seed, levels=True
-        )
-        learn["frozen, chosen"] = lambda chosen, seed: methods.frozen(
-            base, chosen, seed, levels=None
-        )
-    learn["fine-tuned"] = methods.make_fine_tuning(base, amounts.steps, config.learning_rate)
-    learn["LoRA"] = methods.make_lora(base, amounts.steps, config.lora_rate)
-    return learn
-
-
-def _results(
-    folder: Run, config: Config, amounts: Amounts, base: Base
-) -> tuple[Accuracies, dict[str, float]]:
-    found: dict[str, dict[int, list[float]]] = {}
-    seconds: dict[str, float] = {}
-    for name, learn in _methods(config, amounts, base).items():
-        tuned = name in ("fine-tuned", "LoRA")
-        times: list[float] = []
-        found[name] = {}
-        # some may be fewer than were asked for: a pool has as many as the data set
-        for n in sorted({min(n, len(base.train_y)) for n in amounts.labels}):
-            found[name][n] = []
-            for i in range(amounts.tuned_seeds if tuned else amounts.seeds):
-                seed = config.seed + i
-                chosen = methods.draw(base.train_y, n, len(base.classes), seed)
-                started = time.perf_counter()
-                accuracy = learn(chosen, seed)
-                times.append(time.perf_counter() - started)
-                found[name][n].append(accuracy)
-                record = {"step": n, "method": name, "seed": seed, "accuracy": accuracy}
-                append_metrics(folder, [record])
-        seconds[name] = float(np.median(times))
-        told = (f"{n:,} labels {100 * np.mean(each):.1f} %" for n, each in found[name].items())
-        print(f"{name}: {', '.join(told)}", flush=True)
-    return found, seconds
+    # some may be fewer than were asked for: a pool has as many as the data set
+    for n in sorted({min(n, len(base.train_y)) for n in amounts.labels}):
+        for i in range(amounts.seeds):
+            seed = config.seed + i
+            chosen = draw(base.train_y, n, len(base.classes), seed)
+            started = time.perf_counter()
+            solved = solve_all(base, chosen, seed)
+            seconds = time.perf_counter() - started
+            each = {
+                part: learned(
+                    tested(base, part, one.head), base.test_y, seconds,
+                    kind=part, strength=one.strength,
+                )
+                for part, one in solved.items()
+            }  # fmt: skip
+            kind = best_kind(solved)
+            of_head = HeadChoice(kind, solved[kind].strength)
+            if len(each) > 1:
+                for part, result in each.items():
+                    keep(f"{FROZEN}, {part}", n, seed, result)
+            keep(FROZEN, n, seed, each[kind])
+            for name, learn in learns.items():
+                if name == SCRATCH or i < amounts.tuned_seeds:
+                    best, end = learn(chosen, seed, of_head)
+                    keep(name, n, seed, best)
+                    if name != SCRATCH:
+                        keep(f"{name}, {TO_THE_END}", n, seed, end)
+    return found

@@ -1,5 +1,6 @@
 """EfficientNet-Lite0, trained on photographs of ImageNet, and small grey images."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -7,18 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.data import Dataset, fingerprint, load, standardizer
+from experiments.data import Dataset, fingerprint, load
 from experiments.data.elpv import load_elpv
 from experiments.data.weights import WEIGHTS, fetch_weights
 from experiments.nets import Augment, augmented
-from experiments.transfer.base import Base, Features, FromScratch
+from experiments.transfer.base import ALL, LAST, Base, Features
 from experiments.transfer.cached import cached, key_of
-from jaxnets import losses, models, optim, pretrained, train
+from experiments.transfer.learner import Indices, Learner
+from experiments.transfer.scratch import from_scratch
+from jaxnets import models, pretrained, train
 from jaxnets.types import Array, Params, PyTree
 
 NAME = "efficientnet-lite0"
-FROZEN_BLOCKS = 8
-"""Of sixteen: their activations are computed once."""
+RATES = (1e-4, 3e-5)
 LARGE = 64
 """From this side on, the net from scratch sees images at half of it."""
 
@@ -46,39 +48,46 @@ def load_images(
     train_images: int,
     test_images: int,
     side: int,
+    blocks: int,
 ) -> tuple[Base, str]:
-    """The base and the task, and the fingerprint of the images that are used."""
+    """The base and the task, and the fingerprint of the images that are used.
+
+    `blocks` of sixteen are frozen, and what they make of the images is computed once.
+    """
     data = load_elpv(data_folder) if name == "elpv" else load(name, data_folder)
     data = pool_of(data, train_images, test_images)
     config = models.EfficientNetConfig()
     (path,) = fetch_weights(NAME, weights_folder)
     params, state = pretrained.load_efficientnet(path, config)
+    # a new one takes its place
+    del params["classifier"]
     print_of = fingerprint(data)
 
     def apply(params: Params, images: Array) -> PyTree:
         large = jax.image.resize(images, (len(images), side, side, images.shape[-1]), "linear")
         large = jnp.broadcast_to(large, (*large.shape[:3], 3))
         pixels = jnp.asarray(pretrained.efficientnet_pixels(255 * large))
+        below = models.efficientnet_below(params, config, pixels, state=state, blocks=blocks)
         levels = models.efficientnet_levels(params, config, pixels, state=state)
-        below = models.efficientnet_below(params, config, pixels, state=state, blocks=FROZEN_BLOCKS)
-        return {
-            "last": levels[-1],
-            "levels": jnp.concatenate(levels, -1),
-            "below": below.astype(jnp.float16),
-        }
+        return {"levels": jnp.concatenate(levels, -1), "below": below.astype(jnp.float16)}
+
+    def above(params: Params, below: PyTree) -> dict[str, Array]:
+        levels = models.efficientnet_levels_above(
+            params, config, below["x"].astype(jnp.float32), state=state, blocks=blocks
+        )
+        return {LAST: levels[-1], ALL: jnp.concatenate([below["levels"], *levels], -1)}
 
     def features(images: NDArray[np.float32]) -> Features:
-        key = key_of(1, images, *WEIGHTS[NAME].sha256.values(), side, FROZEN_BLOCKS)
-        found = cached(
-            key, lambda: train.features(apply, params, images, 50), ("last", "levels", "below")
+        key = key_of(2, images, *WEIGHTS[NAME].sha256.values(), side, blocks)
+        found = cached(key, lambda: train.features(apply, params, images, 50), ("levels", "below"))
+        levels, x = found["levels"], found["below"]
+        frozen = sum(
+            len(block["depthwise"]["norm"]["scale"]) for block in params["blocks"][:blocks]
         )
-        return Features(**found)
+        seen = {LAST: levels[:, -config.head :], ALL: levels}
+        return Features(seen, {"x": x, "levels": levels[:, :frozen]})
 
-    def logits(params: Params, below: Array) -> Array:
-        return models.efficientnet_above(params, config, below, state=state, blocks=FROZEN_BLOCKS)
-
-    below = f"^(stem|blocks/({'|'.join(map(str, range(FROZEN_BLOCKS)))}))/"
-    above = "|".join(map(str, range(FROZEN_BLOCKS, 16)))
+    upper = "|".join(map(str, range(blocks, 16)))
     base = Base(
         name=data.name,
         classes=data.classes,
@@ -87,19 +96,23 @@ def load_images(
         test=features(data.test_x),
         test_y=data.test_y,
         params=params,
-        logits=logits,
-        # gradients of depthwise kernels take as long as all the others on a CPU
-        tuned={below: False, "depthwise/conv/": False, ".*": True},
-        depths={"^classifier/": 0, "^head/|^blocks/1[2-5]/": 1, ".*": 2},
-        adapted={rf"^blocks/({above})/(expand|project)/conv/kernel$": -1,
+        features=above,
+        # gradients of depthwise kernels take as long as all the others on a CPU; norms are few
+        # parameters that move all of a channel, by moments that stay ImageNet's
+        tuned={rf"^blocks/({upper})/(expand|project)/conv/|^head/conv/": True, ".*": False},
+        depths={"^classifier/": 3, "^head/|^blocks/1[45]/": 0, ".*": 1},
+        adapted={rf"^blocks/({upper})/(expand|project)/conv/kernel$": -1,
                  "^head/conv/kernel$": -1, ".*": 0},
-        from_scratch=_scratch(data),
+        stages={},
+        rates=RATES,
+        scratch=_scratch(data),
         about=(
             f"The base is EfficientNet-Lite0, trained on ImageNet; it sees the images at {side} × "
-            f"{side}. Fine-tuned are the pointwise convolutions and norms of its upper "
-            f"{16 - FROZEN_BLOCKS} of 16 blocks, and its head; adapters are at the same "
-            "convolutions. What lies below is frozen, and its activations are computed once. From "
-            "scratch: a net of two convolutions and a hidden layer, with batch norm and dropout"
+            f"{side}. Fine-tuned are the pointwise convolutions of its upper {16 - blocks} of 16 "
+            "blocks and before its head, the lower ones at half the rate; adapters are at the same "
+            "convolutions. Batch norm stays ImageNet's, its moments as well as its scale and bias. "
+            f"What the lower {blocks} blocks make of the images is computed once. From scratch: a "
+            "net of two convolutions and a hidden layer, with batch norm and dropout"
             + (", on mirrored and shifted images." if _augment(data) != "none" else
                "; mirrored or shifted images made it worse on other subsets.")
         ),
@@ -111,7 +124,7 @@ def _augment(data: Dataset) -> Augment:
     return "both" if data.name == "elpv" else "none"
 
 
-def _scratch(data: Dataset) -> FromScratch:
+def _scratch(data: Dataset) -> Learner:
     if data.train_x.shape[1] >= LARGE:
         data = data._replace(train_x=_halved(data.train_x), test_x=_halved(data.test_x))
     config = models.CNNConfig(
@@ -120,39 +133,28 @@ def _scratch(data: Dataset) -> FromScratch:
     )  # fmt: skip
     how = _augment(data)
 
-    def run(seed: Array, known: PyTree, test: PyTree, steps: int) -> Array:
-        optimizer = optim.adamw(optim.cosine_decay_schedule(2e-3, steps), weight_decay=0.01)
-        n = len(known["y"])
+    def apply(
+        params: Params, fixed: PyTree, moments: PyTree, x: Array, key: Array | None
+    ) -> tuple[Array, PyTree]:
+        mean, deviation = fixed
+        x = (x - mean) / deviation
+        if key is not None:
+            x = augmented(x, jax.random.fold_in(key, 0), how)
+        learns = key is not None
+        return models.cnn(params, config, x, state=moments, train=learns, key=key)
 
-        def loss(params: Params, moments: Params, batch: PyTree, key: Array) -> PyTree:
-            x = augmented(batch["x"], jax.random.fold_in(key, 0), how)
-            logits, moments = models.cnn(params, config, x, state=moments, train=True, key=key)
-            value = losses.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
-            return jnp.mean(value), moments
+    def moments_of(known: Indices) -> PyTree:
+        x = data.train_x[known]
+        axes = (0, 1, 2)
+        return x.mean(axes, keepdims=True), x.std(axes, keepdims=True) + 1e-6
 
-        step = train.step(loss, optimizer, has_state=True, has_key=True)
-        init_key, run_key, batch_key = jax.random.split(jax.random.key(seed), 3)
-        params, moments = models.init_cnn(init_key, config)
-        state = train.init_state(params, optimizer, run_key, model_state=moments)
-
-        def one(state: train.TrainState, key: Array) -> tuple[train.TrainState, None]:
-            chosen = jax.random.randint(key, (min(64, n),), 0, n)
-            return step(state, jax.tree.map(lambda leaf: leaf[chosen], known))[0], None
-
-        state, _ = jax.lax.scan(one, state, jax.random.split(batch_key, steps))
-
-        logits, _ = models.cnn(state.params, config, test["x"], state=state.model_state)
-        return jnp.mean(jnp.argmax(logits, -1) == test["y"])
-
-    compiled = jax.jit(run, static_argnums=3)
-
-    def from_scratch(seed: int, chosen: NDArray[np.intp], steps: int) -> float:
-        x, y = data.train_x[chosen], data.train_y[chosen]
-        move = standardizer(x)
-        known, test = {"x": move(x), "y": y}, {"x": move(data.test_x), "y": data.test_y}
-        return float(compiled(jnp.asarray(seed), known, test, steps))
-
-    return from_scratch
+    return from_scratch(
+        partial(models.init_cnn, config=config),
+        apply,
+        lambda chosen: data.test_x if chosen is None else data.train_x[chosen],
+        data.train_y,
+        moments_of,
+    )
 
 
 def _halved(images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """What the experiment shows: on the terminal, and in its report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,78 +19,136 @@ from experiments.report import (
 from experiments.run import Run, read_config, write_text
 from experiments.transfer import pictures
 from experiments.transfer.base import Base
-from experiments.transfer.pictures import Accuracies
+from experiments.transfer.held_out import Learned
+from experiments.transfer.results import (
+    FROZEN,
+    SCRATCH,
+    TO_THE_END,
+    Found,
+    beside,
+    declined,
+    said,
+    values,
+)
+
+Rows = tuple[list[str], list[list[str]]]
+"""The header, and a row for each number of labels."""
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean and range, in percent."""
-    mean = f"{100 * float(np.mean(values)):.1f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ({100 * min(values):.1f} to {100 * max(values):.1f})"
+def spread(results: Sequence[Learned]) -> str:
+    """Mean and range of accuracies, in percent."""
+    percent = [100 * accuracy for accuracy in values(results, "accuracy")]
+    mean = f"{float(np.mean(percent)):.1f}"
+    return mean if len(percent) == 1 else f"{mean} ({min(percent):.1f} to {max(percent):.1f})"
 
 
-def table_of(found: Accuracies) -> tuple[list[str], list[list[str]]]:
-    """The header, and a row for each number of labels."""
-    header = ["labels", *found]
+def mean_of(field: str, digits: int) -> Callable[[Sequence[Learned]], str]:
+    """Of a number, over seeds."""
+    return lambda results: f"{float(np.mean(values(results, field))):.{digits}f}"
+
+
+def table_of(found: Found, cell: Callable[[Sequence[Learned]], str]) -> Rows:
+    """Each method's results with each number of labels."""
     counts = sorted({n for by_labels in found.values() for n in by_labels})
+    rows = [[f"{n:,}", *(cell(by[n]) if n in by else "–" for by in found.values())] for n in counts]
+    return ["labels", *found], rows
+
+
+def tuned(found: Found) -> list[str]:
+    """The methods that start from the frozen base and go on."""
+    return [name.removesuffix(f", {TO_THE_END}") for name in found if name.endswith(TO_THE_END)]
+
+
+def comparisons(found: Found) -> Rows:
+    """Points above the frozen base, and the frozen base above the net from scratch, by seed."""
+    names = [part for name in tuned(found) for part in (name, f"{name}, {TO_THE_END}")]
+    pairs = [(FROZEN, SCRATCH), *((name, FROZEN) for name in names)]
+    judged = {f"{method} less {other}": beside(found, method, other) for method, other in pairs}
+    counts = sorted(found[FROZEN])
     rows = [
-        [f"{n:,}", *(spread(by[n]) if n in by else "–" for by in found.values())] for n in counts
+        [f"{n:,}", *(said(by[n]) if n in by else "–" for by in judged.values())] for n in counts
     ]
-    return header, rows
+    return ["labels", *judged], rows
 
 
-def verdict(found: Accuracies) -> str:
-    """By how many points the frozen base is above the net from scratch, at each number of labels.
-
-    With features of those depths that held-out labels chose, where there is a choice.
-    """
-    scratch = found["scratch"]
-    frozen = found.get("frozen, chosen", found["frozen, last level"])
-    gains = {n: 100 * float(np.mean(frozen[n]) - np.mean(scratch[n])) for n in sorted(scratch)}
-    told = ", ".join(f"{gain:+.1f} with {n:,}" for n, gain in gains.items())
-    return f"The frozen base is above the net from scratch by {told} labels (points)."
+def verdict(found: Found) -> str:
+    """What the seeds decide, in sentences."""
+    header, rows = comparisons(found)
+    sentences = []
+    for i, name in enumerate(header[1:], 1):
+        told = "; ".join(f"with {row[0]} labels {row[i]}" for row in rows if row[i] != "–")
+        sentences.append(f"{name[0].upper()}{name[1:]}, in points of accuracy: {told}.")
+    return " ".join(sentences)
 
 
-def print_results(base: Base, found: Accuracies, seconds: Mapping[str, float]) -> None:
+def print_results(base: Base, found: Found) -> None:
     """The results on the terminal."""
-    header, rows = table_of(found)
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     print(f"{base.name}: test accuracy (%) of {len(base.test_y):,} examples, mean and range")
-    for row in (header, *rows):
-        print("  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
-    print("seconds of a run: " + ", ".join(f"{name} {s:.1f}" for name, s in seconds.items()))
+    _print(table_of(found, spread))
+    print("their mean loss (nats)")
+    _print(table_of(found, mean_of("loss", 2)))
+    print("in how many runs the held-out labels chose not to tune")
+    _print(table_of({name: found[name] for name in tuned(found)}, declined))
+    print("seconds of a run, the choice included")
+    _print(table_of(found, mean_of("seconds", 1)))
     print(verdict(found))
 
 
-def write_report(run: Run, base: Base, found: Accuracies, seconds: Mapping[str, float]) -> Path:
+def _print(table: Rows) -> None:
+    lines = [table[0], *table[1]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for row in lines:
+        print("  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+
+
+def _curves(found: Found) -> Found:
+    return {name: by for name, by in found.items() if not name.endswith(TO_THE_END)}
+
+
+def write_report(run: Run, base: Base, found: Found) -> Path:
     """The picture as a PNG file and `report.html`; returns the report's path."""
     described = read_config(run)
-    header, rows = table_of(found)
     text = (
         f"{base.about}\n\n"
-        "Frozen: logistic regression on the base's features, which are computed once. The base's "
-        "own head sees the last ones; those of all levels, the average over space after each "
-        "block's depthwise convolution, know more of what the base was not trained on. A fifth of "
-        "the labels chooses between them, and the strength of the penalty. Both tuned "
-        "methods begin with the head that logistic regression found on the last features. Each "
-        "seed draws its own labelled examples, as many of each class, from the same pool; all are "
-        "tested on the same examples."
+        "Frozen: logistic regression on the base's features, which are computed once. Its "
+        "penalty, and whether it sees what the base's own head does or all levels (the average "
+        "over space after each block's depthwise convolution too), is chosen by the loss of "
+        "labels held out in five folds, or one fold of more than 1,000 labels. The tuned methods "
+        "begin with that head on the same features, keep its penalty, and choose their rate and a "
+        "third of ten epochs' steps, two thirds, all or none of them by a fifth of the labels (by "
+        "its loss at the best temperature), before they learn from all. Beside it stands what "
+        "comes of all steps at that rate, even where none was the choice. The net from scratch "
+        "chooses alike, but never none, and is given more steps. With fewer than 40 labels, or 5 "
+        "of a class, nothing is chosen: a setting that was fixed before is taken. Each seed draws "
+        "its own labelled examples, as many of each class, from the same pool; all are tested on "
+        "the same examples, by which nothing is chosen."
     )
+    most = np.bincount(base.test_y).max() / len(base.test_y)
     blocks: list[Block] = [
         Paragraph(text),
         saved_picture(
-            run, "labels.png", pictures.learning_curves(found),
+            run, "labels.png", pictures.learning_curves(_curves(found)),
             "Lines are means, dots are seeds with their range. By chance it would be "
-                f"{100 / len(base.classes):.0f} %.",
+                f"{100 / len(base.classes):.0f} %, and {100 * most:.0f} % if all were said to be "
+                "of the largest class.",
         ),
-        Table(header, rows, "Test accuracy in percent: mean, and range over seeds."),
+        Table(*table_of(found, spread), "Test accuracy in percent: mean, and range over seeds."),
         Table(
-            ("method", "seconds"), [(name, f"{s:.1f}") for name, s in seconds.items()],
-            "Of one run, its mean, without compiling where that was done before; the base's "
-            "features are there already.",
+            *comparisons(found),
+            "Differences in points, by seed, with their 95 % intervals (Student's t), and whether "
+            "the first is more accurate; half a point is the least that counts.",
         ),
+        Table(*table_of(found, mean_of("loss", 2)), "Mean test loss, in nats."),
     ]  # fmt: skip
+    if tuned(found):
+        chosen = {name: found[name] for name in tuned(found)}
+        caption = "In how many runs the held-out labels chose not to tune."
+        blocks.append(Table(*table_of(chosen, declined), caption))
+    caption = (
+        "Seconds of a run, mean over seeds: choice, learning and test, and compilation in the "
+        "first. The base's features are there already."
+    )
+    blocks.append(Table(*table_of(found, mean_of("seconds", 1)), caption))
     report = Report(
         title=f"Transfer to {base.name}",
         summary=verdict(found),

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from experiments.data.reviews import CLASSES, NAME, Part, load_reviews
 from experiments.data.weights import WEIGHTS, fetch_weights
-from experiments.transfer.base import Base, Features, FromScratch
+from experiments.transfer.base import LAST, Base, Features
 from experiments.transfer.cached import cached, key_of
-from jaxnets import losses, models, nn, optim, pretrained, train
+from experiments.transfer.learner import Indices, Learner
+from experiments.transfer.scratch import from_scratch
+from jaxnets import models, nn, pretrained, train
 from jaxnets.models.transformer import embed
 from jaxnets.models.transformer_block import run_blocks
 from jaxnets.types import Array, Params, PyTree
@@ -20,6 +22,7 @@ from jaxnets.types import Array, Params, PyTree
 BASE = "minilm-l6"
 FROZEN_BLOCKS = 4
 """Of six."""
+RATES = (6e-5, 2e-4)
 TOKENS = 64
 """Of each text: the first quarter from its beginning, the others from its end."""
 
@@ -52,7 +55,6 @@ def load_texts(
     weights, tokenizer_path = fetch_weights(BASE, weights_folder)
     config = pretrained.MINILM
     params = pretrained.load_bert(weights, config)
-    params = params | {"classifier": nn.init_dense(jax.random.key(0), config.features, 2)}
     tokenizer = pretrained.load_tokenizer(tokenizer_path)
     lower = replace(config, depth=FROZEN_BLOCKS)
     upper = replace(config, depth=config.depth - FROZEN_BLOCKS)
@@ -64,7 +66,8 @@ def load_texts(
 
     def pooled(params: Params, below: PyTree) -> Array:
         mask = below["mask"]
-        x, _ = run_blocks(params["blocks"][FROZEN_BLOCKS:], upper, below["x"], key_mask=mask)
+        x = below["x"].astype(jnp.float32)
+        x, _ = run_blocks(params["blocks"][FROZEN_BLOCKS:], upper, x, key_mask=mask)
         mean = jnp.sum(jnp.where(mask[..., None], x, 0), -2)
         mean = mean / jnp.sum(mask, -1, keepdims=True)
         # of length √d, so that each feature is about 1
@@ -80,12 +83,9 @@ def load_texts(
         short = shortened(tokens.ids, tokens.mask, TOKENS)
         key = key_of(1, *short.values(), *WEIGHTS[BASE].sha256.values(), FROZEN_BLOCKS)
         found = cached(key, lambda: train.features(apply, params, short, 50), ("last", "x", "mask"))
-        return Features(found["last"], None, {k: found[k] for k in ("x", "mask")}), short
+        return Features({LAST: found["last"]}, {k: found[k] for k in ("x", "mask")}), short
 
     (train_features, train_ids), (test_features, test_ids) = features(known), features(test)
-
-    def logits(params: Params, below: PyTree) -> Array:
-        return nn.dense(params["classifier"], pooled(params, below))
 
     lower_blocks = "|".join(map(str, range(FROZEN_BLOCKS)))
     base = Base(
@@ -96,64 +96,46 @@ def load_texts(
         test=test_features,
         test_y=test.labels,
         params=params,
-        logits=logits,
+        features=lambda params, below: {LAST: pooled(params, below)},
         tuned={rf"embedding|^positions|^token_types|^blocks/({lower_blocks})/": False, ".*": True},
-        depths={"^classifier/": 0, f"^blocks/{config.depth - 1}/": 1, ".*": 2},
-        adapted={rf"^blocks/({lower_blocks})/|embedding|^positions|^token_types|^classifier": 0,
+        depths={"^classifier/": 3, f"^blocks/{config.depth - 1}/": 0, ".*": 1},
+        adapted={rf"^blocks/({lower_blocks})/|embedding|^positions|^token_types": 0,
                  "(query|key|value)/kernel$": 1, "kernel$": -1, ".*": 0},
-        from_scratch=_scratch(train_ids, known.labels, test_ids, test.labels),
+        stages={"^classifier/": 0, f"^blocks/{config.depth - 1}/": 1, ".*": 2},
+        rates=RATES,
+        scratch=_scratch(train_ids, known.labels, test_ids),
         about=(
             f"The base is MiniLM, trained to embed sentences; it sees {TOKENS} tokens of each "
             "review, a quarter from its beginning and the others from its end. Fine-tuned are its "
-            f"upper {config.depth - FROZEN_BLOCKS} of {config.depth} blocks and the head; adapters "
-            "are at all kernels of these blocks. What lies below is frozen, and its activations "
-            "are computed once. From scratch: the mean of learned embeddings of the same tokens, "
-            "and a hidden layer."
+            f"upper {config.depth - FROZEN_BLOCKS} of {config.depth} blocks, the lower ones at "
+            "half the rate, at once or (gradually unfrozen) in turn: for a third of the steps the "
+            "head alone, for another the last block too. Adapters are at all kernels of these "
+            "blocks. What lies below is frozen, and its activations are computed once. From "
+            "scratch: the mean of learned embeddings of the same tokens, and a hidden layer."
         ),
     )  # fmt: skip
     return base, key_of(known.texts, known.labels, test.texts, test.labels)
 
 
-def _scratch(
-    ids: PyTree, labels: NDArray[np.int32], test_ids: PyTree, test_y: NDArray[np.int32]
-) -> FromScratch:
+def _scratch(ids: PyTree, labels: NDArray[np.int32], test_ids: PyTree) -> Learner:
     head = models.MLPConfig(32, 2, hidden=(32,), dropout_rate=0.3)
 
-    def logits(params: Params, batch: PyTree, key: Array | None = None) -> Array:
+    def init(key: Array) -> tuple[Params, PyTree]:
+        embed_key, head_key = jax.random.split(key)
+        embedding = nn.init_embedding(embed_key, 30_522, 32)
+        return {"embedding": embedding, "head": models.init_mlp(head_key, head)}, ()
+
+    def apply(
+        params: Params, fixed: PyTree, moments: PyTree, batch: PyTree, key: Array | None
+    ) -> tuple[Array, PyTree]:
         x = nn.embedding(params["embedding"], batch["ids"])
         mask = batch["mask"][..., None]
         mean = jnp.sum(jnp.where(mask, x, 0), -2) / jnp.sum(mask, -2)
-        return models.mlp(params["head"], head, mean, key=key)
+        return models.mlp(params["head"], head, mean, key=key), moments
 
-    def run(seed: Array, known: PyTree, test: PyTree, steps: int) -> Array:
-        optimizer = optim.adam(optim.cosine_decay_schedule(3e-3, steps))
-        n = len(known["y"])
-        embed_key, head_key, run_key, batch_key = jax.random.split(jax.random.key(seed), 4)
-        params = {
-            "embedding": nn.init_embedding(embed_key, 30_522, 32),
-            "head": models.init_mlp(head_key, head),
-        }
+    def inputs(chosen: Indices | None) -> PyTree:
+        if chosen is None:
+            return test_ids
+        return {name: leaf[chosen] for name, leaf in ids.items()}
 
-        def loss(params: Params, batch: PyTree, key: Array) -> Array:
-            value = losses.softmax_cross_entropy_with_integer_labels(
-                logits(params, batch, key), batch["y"]
-            )
-            return jnp.mean(value)
-
-        step = train.step(loss, optimizer, has_key=True)
-        state = train.init_state(params, optimizer, run_key)
-
-        def one(state: train.TrainState, key: Array) -> tuple[train.TrainState, None]:
-            chosen = jax.random.randint(key, (min(32, n),), 0, n)
-            return step(state, jax.tree.map(lambda leaf: leaf[chosen], known))[0], None
-
-        state, _ = jax.lax.scan(one, state, jax.random.split(batch_key, steps))
-        return jnp.mean(jnp.argmax(logits(state.params, test), -1) == test["y"])
-
-    compiled = jax.jit(run, static_argnums=3)
-
-    def from_scratch(seed: int, chosen: NDArray[np.intp], steps: int) -> float:
-        known = {name: leaf[chosen] for name, leaf in ids.items()} | {"y": labels[chosen]}
-        return float(compiled(jnp.asarray(seed), known, test_ids | {"y": test_y}, steps))
-
-    return from_scratch
+    return from_scratch(init, apply, inputs, labels)

@@ -32,6 +32,7 @@ from jaxnets.models.efficientnet import (
     efficientnet_below,
     efficientnet_features,
     efficientnet_levels,
+    efficientnet_levels_above,
     init_efficientnet,
 )
 from jaxnets.models.flow import flow_loss, flow_sample
@@ -141,6 +142,7 @@ __all__ = [
     "efficientnet_below",
     "efficientnet_features",
     "efficientnet_levels",
+    "efficientnet_levels_above",
     "embed_images",
     "embed_texts",
     "encode_image",

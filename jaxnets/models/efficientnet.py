@@ -232,10 +232,24 @@ def efficientnet_above(
     params: Params, config: EfficientNetConfig, x: Array, *, state: Params, blocks: int
 ) -> Array:
     """Logits from what the first `blocks` blocks made: see `efficientnet_below`."""
-    x, _, _ = _blocks(params, config, x, state, slice(blocks, None))
+    return dense(
+        params["classifier"],
+        efficientnet_levels_above(params, config, x, state=state, blocks=blocks)[-1],
+    )
+
+
+def efficientnet_levels_above(
+    params: Params, config: EfficientNetConfig, x: Array, *, state: Params, blocks: int
+) -> list[Array]:
+    """The last of `efficientnet_levels`, from what the first `blocks` blocks made.
+
+    Of the blocks from number `blocks` on, and the classifier's: where those below are frozen, their
+    levels are constants.
+    """
+    x, _, wide = _blocks(params, config, x, state, slice(blocks, None))
     head, moments = params["head"], state["head"]
     x, _ = _unit(head, moments, config, x, train=False, activation=config.activation)
-    return dense(params["classifier"], global_avg_pool(x))
+    return [*map(global_avg_pool, wide), global_avg_pool(x)]
 
 
 def efficientnet_features(

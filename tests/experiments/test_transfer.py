@@ -15,99 +15,189 @@ from experiments.data.elpv import load_elpv
 from experiments.data.weights import fetch_weights
 from experiments.errors import UsageError
 from experiments.run import open_run
-from experiments.transfer import methods, report
-from experiments.transfer.base import Base, Features
+from experiments.transfer import heads, labels, report, results, tuning
+from experiments.transfer.base import ALL, LAST, Base, Features
 from experiments.transfer.cached import cached, key_of
 from experiments.transfer.experiment import Amounts, Config, _results, settle
+from experiments.transfer.held_out import Learned, learned, make_learn
+from experiments.transfer.learner import HeadChoice, Learner, Start, batches
+from experiments.transfer.scratch import from_scratch
 from experiments.transfer.texts import shortened
-from jaxnets import nn, train
+from jaxnets import nn, optim, train
 from tests.downloads import or_skip
 
 
 @pytest.fixture(scope="module")
 def base():
-    """Three classes in eight numbers, which a frozen map shows; from scratch nothing is learned."""
+    """Three classes in eight numbers, which a frozen map shows."""
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 300).astype(np.int32)
     x = (rng.normal(size=(300, 8)) + 3 * np.eye(8)[y]).astype(np.float32)
-    params = {
-        "below": nn.init_dense(jax.random.key(0), 8, 16),
-        "above": nn.init_dense(jax.random.key(1), 16, 16),
-        "classifier": nn.init_dense(jax.random.key(2), 16, 5),
-    }
-    below = np.asarray(jax.nn.relu(nn.dense(params["below"], jnp.asarray(x))))
+    params = {"above": nn.init_dense(jax.random.key(1), 16, 16)}
+    below = np.asarray(jax.nn.relu(nn.dense(nn.init_dense(jax.random.key(0), 8, 16), x)))
 
-    def features_of(params, below):
-        return jax.nn.relu(nn.dense(params["above"], below))
+    def features(params, below):
+        last = jax.nn.relu(nn.dense(params["above"], below["x"]))
+        return {LAST: last, ALL: jnp.concatenate([below["x"], last], -1)}
 
-    def logits(params, below):
-        return nn.dense(params["classifier"], features_of(params, below))
+    def features_of(part):
+        seen = {name: np.asarray(z) for name, z in features(params, {"x": below[part]}).items()}
+        return Features(seen, {"x": below[part]})
 
-    last = np.asarray(features_of(params, jnp.asarray(below)))
-    parts = [
-        Features(last[part], np.concatenate([below, last], 1)[part], below[part].astype(np.float16))
-        for part in (slice(200), slice(200, None))
-    ]
+    def apply(params, fixed, moments, x, key):
+        return nn.dense(params, x["x"]), moments
+
+    scratch = from_scratch(
+        lambda key: (nn.init_dense(key, 16, 3), ()), apply,
+        lambda chosen: {"x": below[200:] if chosen is None else below[chosen]}, y[:200],
+    )  # fmt: skip
     return Base(
-        "blobs", ("a", "b", "c"), parts[0], y[:200], parts[1], y[200:], params, logits,
-        tuned={"^below": False, ".*": True}, depths={"^classifier": 0, ".*": 1},
-        adapted={"^above/kernel": -1, ".*": 0}, from_scratch=lambda seed, chosen, steps: 1 / 3,
-        about="A small base.",
+        "blobs", ("a", "b", "c"), features_of(slice(200)), y[:200], features_of(slice(200, None)),
+        y[200:], params, features, tuned={".*": True},
+        depths={"^classifier": 1, ".*": 0}, adapted={"^above/kernel": -1, ".*": 0},
+        stages={"^classifier": 0, ".*": 1}, rates=(1e-4, 1e-3),
+        scratch=scratch._replace(steps=lambda n: 30), about="A small base.",
     )  # fmt: skip
 
 
 @pytest.mark.thorough
 def test_all_methods_on_a_small_base_and_their_report(base, tmp_path, capsys):
-    config = Config(quick=True, labels=(6, 60), steps=20, tuned_seeds=1, seeds=2, examples=200)
+    config = Config(quick=True, labels=(6, 60), most_steps=20, tuned_seeds=1, seeds=2, examples=200)
     amounts = settle(config)
-    # the rank of adapters is of a large net's
     with open_run(tmp_path, "transfer", config, data="", folder=tmp_path / "run") as folder:
-        found, seconds = _results(folder, config, amounts, base)
-        report.print_results(base, found, seconds)
-        html = report.write_report(folder, base, found, seconds).read_text()
-    tuned = {"fine-tuned", "LoRA"}
-    assert set(found) == tuned | {
-        "scratch", "frozen, last level", "frozen, all levels", "frozen, chosen",
-    }  # fmt: skip
+        found = _results(folder, config, amounts, base)
+        report.print_results(base, found)
+        html = report.write_report(folder, base, found).read_text()
+    names = ["fine-tuned", "gradually unfrozen", "LoRA"]
+    tuned = {*names, *(f"{name}, all steps" for name in names)}
+    assert report.tuned(found) == names
+    assert set(found) == tuned | {"scratch", "frozen, last level", "frozen, all levels", "frozen"}
     for name, by_labels in found.items():
         assert set(by_labels) == {6, 60}
         assert {len(each) for each in by_labels.values()} == {1 if name in tuned else 2}
         if name != "scratch":
-            assert np.mean(by_labels[60]) > 0.85
+            assert np.mean([each.accuracy for each in by_labels[60]]) > 0.85
+        if name in tuned:
+            assert [by_labels[n][0].choice["chosen"] for n in (6, 60)] == [False, True]
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert len(lines) == 4 * 4 + 2 * 2
-    assert set(json.loads(lines[0])) == {"step", "method", "seed", "accuracy"}
+    assert len(lines) == 4 * 4 + 6 * 2
+    common = {"step", "method", "seed", "accuracy", "loss", "seconds"}
+    assert set(json.loads(lines[0])) == common | {"kind", "strength"}
+    assert set(json.loads(lines[-1])) == common | {"rate", "share", "chosen"}
     assert html.count("data:image/png;base64,") == 1
     assert not re.search(r'(src|href)="(?!data:)', html)
-    assert "The frozen base is above the net from scratch by" in capsys.readouterr().out
+    assert "Frozen less scratch, in points of accuracy: with 6 labels" in capsys.readouterr().out
 
 
 def test_as_many_labels_of_each_class():
-    labels = np.repeat(np.arange(3), [50, 50, 4])
-    chosen = methods.draw(labels, 10, 3, 0)
-    assert sorted(np.bincount(labels[chosen]).tolist()) == [3, 3, 4]
+    y = np.repeat(np.arange(3), [50, 50, 4])
+    chosen = labels.draw(y, 10, 3, 0)
+    assert sorted(np.bincount(y[chosen]).tolist()) == [3, 3, 4]
     assert len(set(chosen.tolist())) == 10
     # where a class has no more, the others go on
-    assert np.bincount(labels[methods.draw(labels, 20, 3, 0)]).tolist() == [8, 8, 4]
-    assert not np.array_equal(chosen, methods.draw(labels, 10, 3, 1))
+    assert np.bincount(y[labels.draw(y, 20, 3, 0)]).tolist() == [8, 8, 4]
+    assert not np.array_equal(chosen, labels.draw(y, 10, 3, 1))
 
 
-def test_a_probes_head_is_for_features_as_they_are(base):
-    x, y = base.train.last[:30], base.train_y[:30]
-    moved = x * 7 + 100
-    heads = [methods.probe(z, y, 3, 0).params for z in (x, moved)]
-    logits = [nn.dense(head, z) for head, z in zip(heads, (x, moved), strict=True)]
+def test_too_few_labels_choose_nothing():
+    assert len(labels.folds(np.arange(40) % 8, 0)) == 5
+    for y in (np.arange(38) % 2, np.arange(40) % 10):
+        assert labels.folds(y, 0) == []
+
+
+def test_the_refined_loss_knows_no_confidence():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 50)
+    logits = (rng.normal(size=(50, 3)) + np.eye(3)[y]).astype(np.float32)
+    least = labels.refined_loss(logits, y)
+    assert least == pytest.approx(labels.refined_loss(4 * logits, y))
+    assert least <= labels.mean_loss(logits, y) < labels.mean_loss(4 * logits, y)
+
+
+def test_a_heads_logits_do_not_depend_on_units(base):
+    x, y = base.train.seen[LAST][:30], base.train_y[:30]
+    logits = [
+        heads.head_logits(heads.solve(z, y, 3, 0).head, jnp.asarray(z)) for z in (x, x * 7 + 100)
+    ]
     np.testing.assert_allclose(*logits, atol=0.02)
 
 
-def test_a_probe_of_few_examples_is_solved_on_as_few_features():
+def test_a_head_of_few_examples_is_solved_on_as_few_features():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(12, 40)).astype(np.float32), np.arange(12) % 3
-    head = methods.probe(x, y, 3, 0).params
-    mean, deviation = x.mean(0), np.sqrt(x.var(0) + 1e-4)
-    wide = train.linear_probe((x - mean) / deviation, jnp.asarray(y), 3, inverse_l2=1e-2, tol=1e-6)
-    expected = nn.dense(wide.params, jnp.asarray((x - mean) / deviation))
-    np.testing.assert_allclose(nn.dense(head, x), expected, atol=5e-3)
+    head = heads.solve(x, y, 3, 0).head
+    z = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-4)
+    wide = train.linear_probe(z, jnp.asarray(y), 3, inverse_l2=1e-2, tol=1e-6)
+    expected = nn.dense(wide.params, jnp.asarray(z))
+    np.testing.assert_allclose(heads.head_logits(head, x), expected, atol=5e-3)
+
+
+@pytest.mark.parametrize("informed", [LAST, ALL])
+def test_held_out_labels_choose_the_features(base, informed):
+    rng = np.random.default_rng(1)
+    seen = {
+        kind: x if kind == informed else rng.normal(size=x.shape).astype(np.float32)
+        for kind, x in base.train.seen.items()
+    }
+    other = base._replace(train=base.train._replace(seen=seen))
+    solved = heads.solve_all(other, labels.draw(base.train_y, 60, 3, 0), 0)
+    assert heads.best_kind(solved) == informed
+    logits = heads.tested(base, informed, solved[informed].head)
+    assert learned(logits, base.test_y, 0.0).accuracy > 0.85
+
+
+@pytest.mark.parametrize(("method", "kind"), [(tuning.fine_tuning, ALL), (tuning.lora, LAST)])
+def test_tuning_starts_from_the_frozen_base_with_its_head_at_rest(base, method, kind):
+    # the rank of adapters is of a large net's, and just fits here
+    learner = method(base, 20)
+    chosen = labels.draw(base.train_y, 30, 3, 0)
+    start = learner.start(chosen, 0, HeadChoice(kind, 0.1))
+    solved = heads.solve(base.train.seen[kind][chosen], base.train_y[chosen], 3, 0, 0.1)
+    np.testing.assert_allclose(
+        learner.logits(start.trained, start.fixed, (), learner.inputs(None)),
+        heads.tested(base, kind, solved.head), atol=1e-4,
+    )  # fmt: skip
+    batch = {"inputs": learner.inputs(chosen), "y": learner.labels[chosen]}
+    grads, _ = jax.grad(learner.loss, has_aux=True)(start.trained, start.fixed, (), batch, None)
+    at_rest = grads.pop(tuning.HEAD)
+    assert all(np.abs(g).max() < 3e-3 for g in jax.tree.leaves(at_rest))
+    assert any(np.abs(g).max() > 3e-3 for g in jax.tree.leaves(grads))
+
+
+def test_steps_grow_with_labels_and_epochs_show_each_example_once():
+    assert [tuning.steps_of(n, 1000) for n in (10, 500, 5000)] == [60, 313, 1000]
+    known = np.arange(100, 110)
+    order = batches(known, 5, 4, 0)
+    assert order.shape == (5, 4)
+    for epoch in np.split(order.ravel(), 2):
+        assert sorted(epoch) == known.tolist()
+    assert batches(known, 3, 64, 0).shape == (3, 10)
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_held_out_labels_may_choose_not_to_tune(helps):
+    """A net of one number, which grows by its rate: the logit of the right class, or of another."""
+    y = (np.arange(60) % 3).astype(np.int32)
+    shift = 0 if helps else 1
+
+    def logits(t, fixed, moments, inputs):
+        return t * jax.nn.one_hot((inputs + shift) % 3, 3) + jax.nn.one_hot(inputs, 3)
+
+    learner = Learner(
+        rates=(0.1, 0.5), shares=(0.0, 0.5, 1.0), steps=lambda n: 4, batch=16,
+        start=lambda known, seed, of_head: Start(jnp.zeros(()), ()),
+        loss=lambda t, fixed, moments, batch, key: (-t, moments), logits=logits,
+        optimizer=lambda rate, steps: optim.sgd(rate),
+        inputs=lambda chosen: y if chosen is None else y[chosen], labels=y,
+    )  # fmt: skip
+    best, end = make_learn(learner, y)(np.arange(60), 0, HeadChoice(LAST, 1.0))
+    assert best.choice["chosen"]
+    assert end.choice["share"] == 1
+    assert (best.choice["share"] > 0) == helps
+    assert best.accuracy == 1
+    few, same = make_learn(learner, y)(np.arange(6), 0, HeadChoice(LAST, 1.0))
+    assert few is same
+    assert few.choice == {"rate": 0.1, "share": 1.0, "chosen": False}
 
 
 def test_features_are_computed_once(tmp_path, monkeypatch, capsys):
@@ -159,40 +249,38 @@ def test_cells_are_read_from_the_wheel_alone(tmp_path, monkeypatch):
         load_elpv(tmp_path / "elsewhere")
 
 
-def test_the_verdict_is_of_the_features_that_were_chosen():
+def test_methods_are_compared_by_seed():
+    def of(*accuracies):
+        return {10: [Learned(a, 1.0, 2.0, {"share": 0.0, "chosen": True}) for a in accuracies]}
+
     found = {
-        "scratch": {10: [0.4, 0.5]},
-        "frozen, last level": {10: [0.5, 0.5]},
-        "frozen, chosen": {10: [0.6, 0.5]},
-    }
-    assert "+10.0 with 10 labels" in report.verdict(found)
-    del found["frozen, chosen"]
-    assert "+5.0 with 10 labels" in report.verdict(found)
-    assert report.table_of(found)[1] == [["10", "45.0 (40.0 to 50.0)", "50.0 (50.0 to 50.0)"]]
-
-
-@pytest.mark.parametrize("informed", [True, False])
-def test_held_out_labels_choose_the_features(base, informed):
-    rng = np.random.default_rng(1)
-
-    def with_last(part):
-        noise = rng.normal(size=part.last.shape).astype(np.float32)
-        return part._replace(**{"last" if informed else "levels": noise})
-
-    other = base._replace(train=with_last(base.train), test=with_last(base.test))
-    chosen = methods.draw(base.train_y, 60, 3, 0)
-    right = {levels: methods.frozen(other, chosen, 0, levels=levels) for levels in (True, False)}
-    assert right[informed] > 0.85 > 0.5 > right[not informed]
-    assert methods.frozen(other, chosen, 0, levels=None) == right[informed]
+        "scratch": of(0.40, 0.55), "frozen": of(0.50, 0.652),
+        "LoRA": of(0.52), "LoRA, all steps": of(0.49),
+    }  # fmt: skip
+    header, ((n, above, lora, end),) = report.comparisons(found)
+    assert header[1:] == [
+        "frozen less scratch", "LoRA less frozen", "LoRA, all steps less frozen",
+    ]  # fmt: skip
+    assert (n, lora, end) == ("10", "+2.0 (one seed)", "-1.0 (one seed)")
+    assert re.fullmatch(r"\+10\.1 \(\+8\.8 to \+11\.4\): more", above)
+    assert "LoRA less frozen, in points of accuracy: with 10 labels +2.0" in report.verdict(found)
+    rows = report.table_of(found, report.spread)[1]
+    assert rows == [["10", "47.5 (40.0 to 55.0)", "57.6 (50.0 to 65.2)", "52.0", "49.0"]]
+    assert results.declined(found["LoRA"][10]) == "1 of 1"
 
 
 def test_amounts_and_flags():
-    assert settle(Config()) == Amounts((10, 50, 100, 500, 1000, 5000), 6000, 2000, 300, 600, 3, 3)
-    assert settle(Config(quick=True, task="sentiment")).tests == 300
-    with pytest.raises(UsageError, match="--labels must be from 2 to the 1000 of --examples"):
+    assert settle(Config()) == Amounts((10, 50, 100, 500, 1000, 5000), 6000, 2000, 1000, 3, 3)
+    assert settle(Config(quick=True, task="sentiment")).tests == 500
+    assert settle(Config(tuned_seeds=0)).tuned_seeds == 0
+    with pytest.raises(UsageError, match="--labels must be from 2 to the 2000 of --examples"):
         settle(Config(quick=True, labels=(5000,)))
     with pytest.raises(UsageError, match="--tuned-seeds must be at most the 3 seeds, got 4"):
         settle(Config(tuned_seeds=4))
+    with pytest.raises(UsageError, match="--most-steps must be at least 10, got 5"):
+        settle(Config(most_steps=5))
+    with pytest.raises(UsageError, match="--frozen-blocks must be from 1 to 13, got 14"):
+        settle(Config(frozen_blocks=14))
     with pytest.raises(UsageError, match="--side must be at least 32, got 8"):
         settle(Config(side=8))
 
@@ -202,11 +290,14 @@ def test_with_500_labels_frozen_features_beat_a_net_from_scratch(tmp_path):
     """By three points at least."""
     or_skip(fetch_weights, "efficientnet-lite0")
     folder = tmp_path / "run"
-    flags = f"transfer --quick --labels 500 --steps 1 --folder {folder}"
+    flags = (
+        "transfer --quick --labels 500 --tuned-seeds 0 --examples 1000 --tests 600 "
+        f"--folder {folder}"
+    )
     assert cli.main(flags.split()) == 0
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     mean = {
         name: np.mean([r["accuracy"] for r in records if r["method"] == name])
-        for name in ("scratch", "frozen, chosen")
+        for name in ("scratch", "frozen")
     }
-    assert mean["frozen, chosen"] - mean["scratch"] >= 0.03
+    assert mean["frozen"] - mean["scratch"] >= 0.03

@@ -1,0 +1,46 @@
+"""Which examples have labels, which of those are held out, and what these say of logits."""
+
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.transfer.learner import Indices, Logits
+from jaxnets import losses
+from jaxnets.train.selection import Fold, stratified_kfold
+
+FEWEST = 40
+"""Labels from which on a part of them chooses; below, nothing does."""
+FOLDS = 5
+TEMPERATURES = 2.0 ** np.arange(-2, 4.25, 0.25)
+
+
+def draw(labels: NDArray[np.int32], n: int, n_classes: int, seed: int) -> Indices:
+    """`n` examples, as many of each class as of any other, or one more."""
+    rng = np.random.default_rng(seed)
+    order = [rng.permutation(np.flatnonzero(labels == c)) for c in range(n_classes)]
+    turn = [indices[i] for i in range(max(map(len, order))) for indices in order
+            if i < len(indices)]  # fmt: skip
+    return np.array(turn[:n])
+
+
+def folds(y: NDArray[np.int32], seed: int) -> list[Fold]:
+    """Five parts with each class's share, each held out once; none where labels are too few."""
+    if len(y) < FEWEST or np.unique(y, return_counts=True)[1].min() < FOLDS:
+        return []
+    return stratified_kfold(y, FOLDS, seed=seed)
+
+
+def mean_loss(logits: Logits, y: NDArray[np.int32]) -> float:
+    """The mean negative log-likelihood: unlike accuracy it tells few labels' candidates apart."""
+    each = losses.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits), jnp.asarray(y))
+    return float(np.mean(np.asarray(each)))
+
+
+def refined_loss(logits: Logits, y: NDArray[np.int32]) -> float:
+    """`mean_loss` of `logits / T` at the best temperature `T`: without what is only confidence.
+
+    A net that learns on grows confident before it stops becoming more accurate, and by the plain
+    loss it would be stopped too early (Berta et al., "Rethinking early stopping: refine, then
+    calibrate", 2025).
+    """
+    return min(mean_loss(logits / t, y) for t in TEMPERATURES)
