@@ -56,7 +56,13 @@ class Examined(NamedTuple):
 
 def verdicts(examined: Examined) -> list[tuple[Tested, Verdict]]:
     """Of each sentence."""
-    return [(tested, verdict(tested.comparisons)) for tested in examined.outcome.tested]
+    return [
+        (
+            tested,
+            Verdict("untested", tested.why, []) if tested.why else verdict(tested.comparisons),
+        )
+        for tested in examined.outcome.tested
+    ]
 
 
 def print_verdicts(examined: Examined) -> None:
@@ -64,9 +70,8 @@ def print_verdicts(examined: Examined) -> None:
     print(f"{examined.title} ({examined.name}, {examined.seconds:.0f} s)")
     for tested, found in verdicts(examined):
         print(f"  {found.word}: {tested.sentence}")
-        if found.conditions:
-            print(f"    {found.conditions}")
-        print(f"    {strongest(found)}")
+        for line in filter(None, (found.conditions, strongest(found))):
+            print(f"    {line}")
 
 
 def records(examined: Examined) -> Iterator[dict[str, Any]]:
@@ -90,6 +95,13 @@ def records(examined: Examined) -> Iterator[dict[str, Any]]:
                 "as_claimed": judged.as_claimed,
                 "seconds": examined.seconds,
             }
+        if not found.judged:
+            yield {
+                "claim": examined.name,
+                "sentence": tested.sentence,
+                "verdict": found.word,
+                "why": found.conditions,
+            }
 
 
 def write_report(
@@ -110,6 +122,7 @@ def write_report(
             f"{counts['decided in part']} are decided in part, "
             f"{counts['does not hold']} do not hold here, {counts['undecided']} these seeds do not "
             "decide."
+            + (f" {counts['untested']} could not be tested." if counts["untested"] else "")
             + (" Short forms: each says what its full one has beyond it." if config.quick else "")
         ),
         facts={
@@ -184,8 +197,11 @@ def _overview(examined: Sequence[Examined]) -> Table:
 def strongest(found: Verdict) -> str:
     """The greatest effect among the comparisons that gave the verdict its word, and where it is.
 
-    Among those of the first one's quantity, since effects on others do not compare.
+    Among those of the first one's quantity, since effects on others do not compare. Empty where
+    there is none.
     """
+    if not found.judged:
+        return ""
     favour = {"undecided": None, "does not hold": False}.get(found.word, True)
     decided = [j for j in found.judged if j.as_claimed is favour]
     kind = decided[0].comparison.quantity, decided[0].comparison.ratio
@@ -203,9 +219,10 @@ def strongest(found: Verdict) -> str:
 def _blocks(run: Run, examined: Examined) -> list[Block]:
     blocks: list[Block] = [Paragraph(examined.outcome.setting)]
     for tested, found in verdicts(examined):
-        verb = "is " if found.word in ("undecided", "decided in part") else ""
+        verb = "is " if found.word in ("undecided", "decided in part", "untested") else ""
         blocks.append(Paragraph(f"“{tested.sentence}” This {verb}{found}."))
-        blocks.append(_comparisons(found.judged))
+        if found.judged:
+            blocks.append(_comparisons(found.judged))
     for number, seen in enumerate(examined.outcome.seen, 1):
         name = f"{examined.name}_{number}.png"
         blocks.append(saved_picture(run, name, seen.figure, seen.caption))
