@@ -142,7 +142,7 @@ def _before(losses: np.ndarray, left: float) -> np.ndarray:
 
 def median_slope(losses: np.ndarray, slopes: np.ndarray, left: float) -> np.ndarray:
     """`[seeds]`: of the looks among which `still_at` finds the least."""
-    return np.asarray(np.ma.median(np.ma.masked_where(~_before(losses, left), slopes), 1))
+    return np.asarray(np.nanmedian(np.where(_before(losses, left), slopes, np.nan), 1))
 
 
 def halfway(losses: np.ndarray) -> np.ndarray:
