@@ -77,15 +77,13 @@ def examine(config: Config, keys: Key) -> Outcome:
     """Losses, steps and errors at every rate."""
     rates = rates_around(config.low, config.high, config.per_decade)
     nets = {"batch norm": True, "none": False}
-    sizes = dict(
-        zip((config.batch_size, *config.small_batches), config.size_rates, strict=True)
-    )  # fmt: skip
+    examples = (config.batch_size, *config.small_batches)
     runs = {
         name: _runs(config, keys, rates, norm, config.batch_size) for name, norm in nets.items()
     }
     error = {}
     for name, norm in nets.items():
-        for size, own in sizes.items():
+        for size, own in zip(examples, config.size_rates, strict=True):
             found = _runs(config, keys, jnp.array(own), norm, size)
             best = best_of_others(own, found.loss, f"{name}, batches of {size}")
             error[name, size] = taken(found.error, best)
