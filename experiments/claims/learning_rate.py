@@ -10,7 +10,7 @@ import numpy as np
 from experiments.claims.arms import beside
 from experiments.claims.claim import Outcome, Seen, Tested
 from experiments.claims.pictures import draw_lines, panels
-from experiments.claims.rates import GridEndError, at_best, best_of_others, highest
+from experiments.claims.rates import at_best, best_of_others, highest, shifted
 from experiments.claims.scheduled import FALLING, WARM, end, net
 from experiments.claims.training import (
     LEAST,
@@ -189,20 +189,6 @@ def examine(config: Config, keys: Key) -> Outcome:
 
 def _listed(rates: np.ndarray) -> str:
     return ", ".join(f"{rate:.2g}" for rate in rates)
-
-
-def shifted(chosen: np.ndarray, by: int, n: int) -> np.ndarray:
-    """Indices so many rates further.
-
-    Raises:
-      GridEndError: where that is outside of the `n` rates, since the last one would be less far.
-    """
-    moved = chosen + by
-    if np.any((moved < 0) | (moved >= n)):
-        raise GridEndError(
-            f"rate {by:+d} from {chosen.tolist()} is outside of the {n} rates: widen the grid"
-        )
-    return moved
 
 
 def _suggested(config: Config, keys: Key) -> Array:

@@ -94,5 +94,19 @@ def require_within(rates: ArrayLike, found: ArrayLike, of: str = "") -> None:
         )
 
 
+def shifted(chosen: np.ndarray, by: int, n: int) -> np.ndarray:
+    """Indices so many rates further.
+
+    Raises:
+      GridEndError: where that is outside of the `n` rates, since the last one would be less far.
+    """
+    moved = chosen + by
+    if np.any((moved < 0) | (moved >= n)):
+        raise GridEndError(
+            f"rate {by:+d} from {chosen.tolist()} is outside of the {n} rates: widen the grid"
+        )
+    return moved
+
+
 def _named(of: str) -> str:
     return f"{of}: " if of else ""

@@ -8,7 +8,6 @@ import pytest
 from experiments.claims import (
     adaptive,
     bptt,
-    learning_rate,
     modes,
     momentum,
     plateaus,
@@ -87,9 +86,9 @@ def test_the_error_goes_back_as_far_as_the_horizon():
 
 
 def test_a_rate_so_much_higher_has_to_be_in_the_grid():
-    assert learning_rate.shifted(np.array([2, 3]), -2, 5).tolist() == [0, 1]
+    assert rates.shifted(np.array([2, 3]), -2, 5).tolist() == [0, 1]
     with pytest.raises(rates.GridEndError, match=r"rate \+2 from \[2, 3\] is outside of the 5"):
-        learning_rate.shifted(np.array([2, 3]), 2, 5)
+        rates.shifted(np.array([2, 3]), 2, 5)
 
 
 def test_the_highest_rate_is_the_last_at_which_the_loss_is_low():
