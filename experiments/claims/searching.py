@@ -94,9 +94,8 @@ def _of_all(config: Any, keys: _Keys, rates: Array, decays: Array) -> Array:
 
 def grid(config: Any, key: Key) -> Array:
     """Of three rates by three penalties."""
-    rates = jnp.geomspace(*config.rates, 3)
-    decays = jnp.geomspace(*config.decays, 3)
-    rates, decays = (x.ravel() for x in jnp.meshgrid(rates, decays))
+    values = (jnp.geomspace(low, high, 3) for low, high in (config.rates, config.decays))
+    rates, decays = (x.ravel() for x in jnp.meshgrid(*values))
     return _searches(config, key, lambda k: _of_all(config, k, rates, decays))
 
 
