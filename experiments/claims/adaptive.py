@@ -177,7 +177,7 @@ def examine(config: Config, keys: Key) -> Outcome:
             Tested(
                 "Adam trains a net in fewer steps than any of its parts.",
                 [
-                    steps(f"than {other}", "Adam", other, net, config.net_steps)
+                    steps(f"beside {other}", "Adam", other, net, config.net_steps)
                     for other in ("SGD", "momentum", "RMSprop", "Adagrad")
                 ],
             ),

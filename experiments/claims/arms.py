@@ -1,4 +1,4 @@
-"""Arms by name: what is compared with what, and which of an arm's settings is taken."""
+"""Arms by name: what is compared with what, and which of an arm's strengths is taken."""
 
 from collections.abc import Mapping
 
@@ -45,7 +45,10 @@ def beside(
 
 
 def least(losses: ArrayLike) -> np.ndarray:
-    """Each seed's best setting, of `losses [seeds, settings]`; what is not finite is the worst."""
+    """Each seed's best setting, of `losses [seeds, settings]`; what is not finite is the worst.
+
+    For what held-out data choose; rates are chosen by other seeds (`rates.best_of_others`).
+    """
     values = np.asarray(losses, np.float64)
     return np.asarray(np.argmin(np.where(np.isfinite(values), values, np.inf), 1))
 
@@ -53,16 +56,3 @@ def least(losses: ArrayLike) -> np.ndarray:
 def taken(values: ArrayLike, best: np.ndarray) -> np.ndarray:
     """Of `values [seeds, settings, …]` each seed's `best`."""
     return np.asarray(np.asarray(values)[np.arange(len(best)), best])
-
-
-def at_the_edge(best: Mapping[str, np.ndarray], settings: int) -> str:
-    """A sentence that names the arms whose best setting is an end of its grid, as it may then lie
-    beyond; empty if there is none, or no grid.
-    """
-    ends = {name: int(np.sum((b == 0) | (b == settings - 1))) for name, b in best.items()}
-    named = [f"{name} ({n} of {len(best[name])} seeds)" for name, n in ends.items() if n]
-    if not named or settings < 2:
-        return ""
-    return (
-        f"At an end of its grid, beyond which it may lie, is the best rate of {', '.join(named)}."
-    )

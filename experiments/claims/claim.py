@@ -14,6 +14,9 @@ class Tested(NamedTuple):
 
     sentence: str
     comparisons: Sequence[Comparison]
+    """None only where `why` says why."""
+    why: str = ""
+    """Why it could not be tested."""
 
 
 class Seen(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.claims.arms import between, least, taken
 from experiments.claims.claim import Outcome, Seen, Tested
+from experiments.claims.few_digits import with_wrong_labels
 from experiments.claims.pictures import draw_lines, panels
 from experiments.claims.training import digits
 from experiments.claims.verdict import Comparison, Expected
@@ -26,7 +27,7 @@ class Config:
     validation: int = 300
     """Others of the training digits, which choose the best of fewer features."""
     noise: tuple[float, ...] = (0.0, 0.2)
-    """Shares of their labels that are drawn anew."""
+    """Shares of their labels that are wrong."""
     ratios: tuple[float, ...] = (0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
     """Features by examples."""
 
@@ -99,13 +100,12 @@ def _errors(config: Config, noise: float, keys: Key) -> tuple[np.ndarray, np.nda
 
 
 def _error(config: Config, noise: float, width: int, key: Key) -> tuple[Array, Array]:
-    rows_key, wrong_key, drawn_key, features_key = jax.random.split(key, 4)
+    rows_key, wrong_key, features_key = jax.random.split(key, 3)
     data = digits()
     rows = jax.random.permutation(rows_key, len(data.train["y"]))
     few, held = rows[: config.examples], rows[config.examples :][: config.validation]
     x, y = data.train["x"][few], data.train["y"][few]
-    drawn = jax.random.randint(drawn_key, y.shape, 0, 10)
-    y = jnp.where(jax.random.uniform(wrong_key, y.shape) < noise, drawn, y)
+    y = with_wrong_labels(wrong_key, y, noise)
     kernel = jax.random.normal(features_key, (x.shape[1], width)) / jnp.sqrt(x.shape[1])
     weights = fitted(features(x, kernel), y)
 

@@ -33,7 +33,7 @@ class Config:
     records: int = 400
     """How often the validation digits may say stop."""
     noise: float = 0.2
-    """The share of training labels that are drawn anew, where early stopping is tested."""
+    """The share of training labels that are wrong, where early stopping is tested."""
     l2: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 1.0)
     l1: tuple[float, ...] = (0.0003, 0.001, 0.003, 0.01)
     dropout: tuple[float, ...] = (0.2, 0.5, 0.8)
@@ -156,7 +156,7 @@ def _train(config: Config, key: Key, setting: Setting) -> Trained:
 
 
 def with_wrong_labels(key: Key, y: Array, share: Any) -> Array:
-    """Labels of which such a share, at random, are others than the true ones."""
+    """Labels each of which is another than the true one with such a probability."""
     other = (y + jax.random.randint(key, y.shape, 1, 10)) % 10
     return jnp.where(jax.random.uniform(jax.random.fold_in(key, 1), y.shape) < share, other, y)
 

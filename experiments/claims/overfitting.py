@@ -73,7 +73,7 @@ def _overfits(config: Config, plain: Trained) -> Tested:
         "With few data a net errs more on unseen data than on those it learnt.",
         [
             between(
-                errors, "unseen digits", "training digits", where=f"{config.examples} digits",
+                errors, "unseen digits", "training digits", where=f"with {config.examples} digits",
                 quantity="error", expected="more", margin=0.02,
             )
         ],
@@ -134,7 +134,7 @@ def _weights(found: Mapping[str, Trained], strongest: Trained) -> list[Tested]:
 
     def share(treated: str, control: str, expected: Expected, margin: float) -> Comparison:
         return between(
-            tiny, treated, control, where=f"{treated} beside {control}", expected=expected,
+            tiny, treated, control, where=f"with {treated}, beside {control}", expected=expected,
             quantity="share of weights below 1/1000 of the largest", margin=margin,
         )  # fmt: skip
 

@@ -69,11 +69,14 @@ def examine(config: Config, keys: Key) -> Outcome:
         setting=(
             f"The first {config.examples} digits, an MLP of {config.layers} layers of "
             f"{config.width} sigmoid units, gradient descent on all of them at a rate of "
-            f"{config.rate:g}, {config.steps} steps. It stands still where the gradient's norm is "
-            f"least before the loss is first below {config.left:g} nats (that of who knows nothing "
-            f"is 2.3). Curvature: the lowest eigenvalue of the Hessian there, by {config.products} "
-            "products in Lanczos's process, as a share of the highest; in a minimum it is not "
-            "negative. The margin of all is a factor of 3. After a first run with three layers, "
+            f"{config.rate:g}, {config.steps} steps. It stands still until the loss is first "
+            f"below {config.left:g} nats (that of who knows nothing is 2.3); its slope is the "
+            f"median of the gradient's norms at all looks until then, every {config.every} steps. "
+            "(In a first run it was the least of them: of so many looks one is always low.) "
+            "Curvature: the lowest eigenvalue of the Hessian where the gradient's norm is least "
+            f"until then, nearest to a minimum if there is one, by {config.products} products in "
+            "Lanczos's process, as a share of the highest; in a minimum it is not negative. The "
+            "margin of all is a factor of 3. After a first run with three layers, "
             "which stood still for 20 steps only, there are five; and slopes are compared with "
             "that where the loss is first below half of ln 10, since the greatest one was that of "
             "a moment of instability."
@@ -84,7 +87,7 @@ def examine(config: Config, keys: Key) -> Outcome:
                 [
                     than(
                         "norm of the gradient",
-                        there(slopes[seeds, still]),
+                        Arm("while it stands", median_slope(losses, slopes, config.left)),
                         Arm("halfway down", slopes[seeds, halfway(losses)]),
                         "less",
                     )
@@ -126,10 +129,20 @@ def still_at(losses: np.ndarray, slopes: np.ndarray, left: float) -> np.ndarray:
     """`[seeds]`: the look with the least slope, of `[seeds, looks]`, before the loss is below a
     bound; all of them where it never is.
     """
+    return np.asarray(np.argmin(np.where(_before(losses, left), slopes, np.inf), 1))
+
+
+def _before(losses: np.ndarray, left: float) -> np.ndarray:
+    """`[seeds, looks]`: those before the loss is first below the bound."""
     before = np.cumsum(losses < left, 1) == 0
     # where the first look is below already, there was no standstill but that one
     before[:, 0] = True
-    return np.asarray(np.argmin(np.where(before, slopes, np.inf), 1))
+    return np.asarray(before)
+
+
+def median_slope(losses: np.ndarray, slopes: np.ndarray, left: float) -> np.ndarray:
+    """`[seeds]`: of the looks among which `still_at` finds the least."""
+    return np.asarray(np.nanmedian(np.where(_before(losses, left), slopes, np.nan), 1))
 
 
 def halfway(losses: np.ndarray) -> np.ndarray:

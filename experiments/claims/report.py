@@ -8,8 +8,8 @@ import numpy as np
 
 from experiments import files
 from experiments.claims.claim import Outcome, Tested
+from experiments.claims.method import METHOD
 from experiments.claims.verdict import (
-    CONFIDENCE,
     Arm,
     Judged,
     Verdict,
@@ -56,7 +56,13 @@ class Examined(NamedTuple):
 
 def verdicts(examined: Examined) -> list[tuple[Tested, Verdict]]:
     """Of each sentence."""
-    return [(tested, verdict(tested.comparisons)) for tested in examined.outcome.tested]
+    return [
+        (
+            tested,
+            Verdict("untested", tested.why, []) if tested.why else verdict(tested.comparisons),
+        )
+        for tested in examined.outcome.tested
+    ]
 
 
 def print_verdicts(examined: Examined) -> None:
@@ -64,9 +70,8 @@ def print_verdicts(examined: Examined) -> None:
     print(f"{examined.title} ({examined.name}, {examined.seconds:.0f} s)")
     for tested, found in verdicts(examined):
         print(f"  {found.word}: {tested.sentence}")
-        if found.conditions:
-            print(f"    {found.conditions}")
-        print(f"    {strongest(found)}")
+        for line in filter(None, (found.conditions, strongest(found))):
+            print(f"    {line}")
 
 
 def records(examined: Examined) -> Iterator[dict[str, Any]]:
@@ -90,6 +95,13 @@ def records(examined: Examined) -> Iterator[dict[str, Any]]:
                 "as_claimed": judged.as_claimed,
                 "seconds": examined.seconds,
             }
+        if not found.judged:
+            yield {
+                "claim": examined.name,
+                "sentence": tested.sentence,
+                "verdict": found.word,
+                "why": found.conditions,
+            }
 
 
 def write_report(
@@ -110,6 +122,7 @@ def write_report(
             f"{counts['decided in part']} are decided in part, "
             f"{counts['does not hold']} do not hold here, {counts['undecided']} these seeds do not "
             "decide."
+            + (f" {counts['untested']} could not be tested." if counts["untested"] else "")
             + (" Short forms: each says what its full one has beyond it." if config.quick else "")
         ),
         facts={
@@ -124,39 +137,11 @@ def write_report(
             Section("Contents", [Contents(["Verdicts", *(e.title for e in examined), "Method"])]),
             Section("Verdicts", [*_missing(untested or {}), *_verdicts_table(examined)]),
             *(Section(e.title, _blocks(run, e)) for e in examined),
-            Section("Method", [Paragraph(_METHOD), config_table(described["config"])]),
+            Section("Method", [Paragraph(METHOD), config_table(described["config"])]),
         ],
         footer=[versions_line(described["environment"])],
     )
     return write_text(run, "report.html", render(report))
-
-
-_METHOD = f"""\
-A sentence is tested by comparisons: a quantity with and without what the sentence speaks of, by \
-the same seeds, which draw initial weights, batches and dropout. The effect is the mean over seeds \
-of treated minus control, or of their ratio (the geometric mean, written ×) where a quantity spans \
-decades; in brackets its {CONFIDENCE:.0%} interval by Student's t. A comparison comes out as \
-claimed if the interval excludes no effect and the mean is at least the margin; as "no different", \
-if the whole interval lies within the margin to both sides; as "no more" or "no less", if it lies \
-on the right side of the margin to one. It does not, if the interval excludes what was claimed; \
-else the seeds do not decide. Where a value is at the end of what is measured (a run that was \
-stopped, a signal below what numbers hold), the effect is a bound, ≤ or ≥, and nothing rests on \
-its open side. Intervals are each comparison's own, not corrected for how many there are, and of \
-seeds only: what a grid of rates leaves between its points is not in them.
-
-A sentence holds if all its comparisons come out as claimed, and holds only under the conditions \
-named if some do and some do not; it is decided in part if some do and no other is decided; if \
-none does, it does not hold, or, where no comparison speaks against it, is undecided. A verdict is \
-about these nets and data: small ones, of which many seeds can be run.
-
-Margins were set by reasoning, before the runs, but not all else was. After a first look at \
-results, an expectation was changed from "more" to "the same", and the rates tried, in momentum; a \
-quantity in adaptive; the lag in bptt; rates in vanishing; the number of steps in exploding; the \
-optimizer in dying_relu; a second target in batch_size. Then a review of sentences that could not \
-fail, of controls that were bound to lose and of unequal costs changed quantities, controls and \
-wordings in nearly all claims; the new ones were again set before they were run, and what had to \
-be changed after that is said with the claim. So these verdicts are not those of a study that was \
-registered beforehand, and a new set of seeds (--seed) on the same settings is the fairer test."""
 
 
 def _missing(untested: Mapping[str, str]) -> list[Block]:
@@ -184,8 +169,11 @@ def _overview(examined: Sequence[Examined]) -> Table:
 def strongest(found: Verdict) -> str:
     """The greatest effect among the comparisons that gave the verdict its word, and where it is.
 
-    Among those of the first one's quantity, since effects on others do not compare.
+    Among those of the first one's quantity, since effects on others do not compare. Empty where
+    there is none.
     """
+    if not found.judged:
+        return ""
     favour = {"undecided": None, "does not hold": False}.get(found.word, True)
     decided = [j for j in found.judged if j.as_claimed is favour]
     kind = decided[0].comparison.quantity, decided[0].comparison.ratio
@@ -203,9 +191,10 @@ def strongest(found: Verdict) -> str:
 def _blocks(run: Run, examined: Examined) -> list[Block]:
     blocks: list[Block] = [Paragraph(examined.outcome.setting)]
     for tested, found in verdicts(examined):
-        verb = "is " if found.word in ("undecided", "decided in part") else ""
+        verb = "is " if found.word in ("undecided", "decided in part", "untested") else ""
         blocks.append(Paragraph(f"“{tested.sentence}” This {verb}{found}."))
-        blocks.append(_comparisons(found.judged))
+        if found.judged:
+            blocks.append(_comparisons(found.judged))
     for number, seen in enumerate(examined.outcome.seen, 1):
         name = f"{examined.name}_{number}.png"
         blocks.append(saved_picture(run, name, seen.figure, seen.caption))

@@ -4,22 +4,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from experiments.claims.training import Batch, digits, error_rate, fit, mlp_loss
+from experiments.claims.training import Batch, bounded, digits, error_rate, fit, mlp_loss
 from jaxnets import models, optim
 from jaxnets.types import Array, Key, Params
 
 CLASSES = 10
-WORST, LEAST = float(np.log(CLASSES)), 1e-7
-"""Nats: the loss of who knows nothing. Runs that end above, or without a number, count as this;
-and as `LEAST` those whose loss underflows, since zeros have no ratio."""
 
 FALLING = {
     "cosine": "along half a cosine",
     "linear": "along a line",
-    "in steps": "to a tenth at half of the steps and again at three quarters",
-    "1/√step": "as one by the root of the step",
+    "in steps": "in steps, to a tenth at half of the way and again at three quarters",
+    "1/√step": "by the root of the step",
 }
 """Schedules, all the way to 0 but the last two; the last is `rate / √(1 + step/10)`."""
 WARM = "warm-up, cosine"
@@ -74,9 +70,8 @@ def end(
     )  # fmt: skip
     logits = models.mlp(trained.params, net(config), data.train["x"])
     value = jnp.mean(above_least(logits, data.train["y"], redrawn))
-    value = jnp.minimum(jnp.where(jnp.isfinite(value), value, WORST), WORST)
     logits = models.mlp(trained.params, net(config), data.test["x"])
-    return jnp.maximum(value, LEAST), error_rate(logits, data.test["y"])
+    return bounded(value), error_rate(logits, data.test["y"])
 
 
 def above_least(logits: Array, labels: Array, redrawn: float) -> Array:

@@ -16,6 +16,9 @@ from jaxnets.types import Array, Key, Params, PyTree
 
 Batch = dict[str, Array]
 
+WORST, LEAST = float(np.log(10)), 1e-7
+"""Nats: the loss of who knows nothing of ten classes, and what is rounding; see `bounded`."""
+
 
 class Split(NamedTuple):
     """Examples to train on and to test on: `x [n, …]`, `y [n]`."""
@@ -117,6 +120,13 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     return jnp.mean(losses.softmax_cross_entropy_with_integer_labels(logits, labels))
 
 
+def bounded(loss: Array) -> Array:
+    """A loss as it is compared and chosen by: runs that end above guessing, or without a number,
+    count as guessing, and those whose loss underflows as `LEAST`, since zeros have no ratio.
+    """
+    return jnp.clip(jnp.where(jnp.isfinite(loss), loss, WORST), LEAST, WORST)
+
+
 def error_rate(logits: Array, labels: Array) -> Array:
     """The share of wrong predictions; scores that are not finite are wrong."""
     right = (jnp.argmax(logits, -1) == labels) & jnp.all(jnp.isfinite(logits), -1)
@@ -130,13 +140,6 @@ def mlp_loss(shape: models.MLPConfig) -> Callable[[Params, Batch, Key | None], A
         return cross_entropy(models.mlp(params, shape, batch["x"], key=key), batch["y"])
 
     return loss
-
-
-def highest(rates: Array, losses: np.ndarray, *, below: float) -> np.ndarray:
-    """Each seed's highest rate at which the loss ends below a bound; the least if none does."""
-    fine = losses < below
-    last = fine.shape[1] - 1 - np.argmax(fine[:, ::-1], 1)
-    return np.asarray(np.asarray(rates)[np.where(fine.any(1), last, 0)])
 
 
 def steps_to(values: Array, target: Any, *, every: int = 1) -> Array:

@@ -14,8 +14,9 @@ CONFIDENCE = 0.95
 
 Expected = Literal["less", "more", "same", "not less", "not more"]
 
-Word = Literal["holds", "holds only", "decided in part", "does not hold", "undecided"]
-"""`decided in part`: as claimed in some comparisons, and undecided in all others."""
+Word = Literal["holds", "holds only", "decided in part", "does not hold", "undecided", "untested"]
+"""`decided in part`: as claimed in some comparisons, and undecided in all others; `untested`: there
+was no case to compare."""
 
 
 class Arm(NamedTuple):
@@ -65,11 +66,12 @@ class Verdict(NamedTuple):
 
     word: Word
     conditions: str
-    """Where only some comparisons come out as claimed: which do, which not, which are undecided."""
+    """Where only some comparisons come out as claimed: which do, which not, which are undecided; or
+    why there is none."""
     judged: Sequence[Judged]
 
     def __str__(self) -> str:
-        colon = ": " if self.word == "decided in part" else " "
+        colon = ": " if self.word in ("decided in part", "untested") else " "
         return f"{self.word}{colon}{self.conditions}" if self.conditions else self.word
 
 

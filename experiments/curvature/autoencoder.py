@@ -167,6 +167,12 @@ def first_below(curve: Curve, target: float) -> float:
     return float(curve.steps[there[0]]) if there.size else np.inf
 
 
+def steps_of_each(curves: Sequence[Curve], settings: Settings, target: float) -> list[float]:
+    """Steps to `target` with these settings, by seed."""
+    own = (curve for curve in curves if dict(curve.settings) == dict(settings))
+    return [first_below(curve, target) for curve in own]
+
+
 def steps_to(curves: Sequence[Curve], target: float) -> tuple[float, Settings]:
     """The fewest steps to `target` of any settings, as the mean over seeds, and these settings."""
     by_settings: dict[tuple[tuple[str, float], ...], list[float]] = {}

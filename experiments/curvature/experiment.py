@@ -31,8 +31,8 @@ class Config:
     """of gradient descent on all examples; the second is also that of small batches"""
     small_batch: int = 16
     """examples per step of the stochastic run"""
-    seed: int = 0
-    """of the first run's initial weights and batches"""
+    seed: int = 1
+    """of the first run's initial weights and batches; by seed 0 K-FAC's damping was chosen"""
     seeds: int = 3
     """how many runs of the autoencoder with each setting, with seeds one after the other"""
     quick: bool = False

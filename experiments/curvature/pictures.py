@@ -36,8 +36,9 @@ def losses(curves: Mapping[str, Sequence[Curve]], costs: Mapping[str, Cost]) -> 
         for axes in (left, right):
             _plain_log(axes.xaxis)
         _plain_ticks(left, [14, 15, 16, 18, 20, 25, 30, 40])
-        low = min(float(np.min(c.losses)) for found in curves.values() for c in lowest(found))
-        left.set_ylim(0.98 * low, 32)
+        seen = np.concatenate([c.losses for found in curves.values() for c in lowest(found)])
+        # a run that diverged has losses that are no numbers
+        left.set_ylim(0.98 * float(np.min(seen[np.isfinite(seen)])), 32)
         left.legend()
     return figure
 

@@ -31,8 +31,8 @@ from experiments.forgetting.tasks import (
 from experiments.run import Run, append_metrics, open_run
 from jaxnets import models, train
 
-DEVELOPMENT = 10_000
-"""Seeds from here on choose strengths; those reported are below."""
+DEVELOPMENT, CHOOSING = 10_000, 5
+"""Seeds from the one on, so many, choose strengths; those reported are below."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _choose(
     program: Learn, config: Config, amounts: Amounts, data: Dataset, protocol: Protocol
 ) -> dict[str, Method]:
     """Of each method's candidates the one of the highest average accuracy on held-out images."""
-    seeds = [DEVELOPMENT, DEVELOPMENT + 1]
+    seeds = [DEVELOPMENT + i for i in range(CHOOSING)]
     tasks = [
         make_tasks(hold_out(data, seed), protocol, config.tasks, amounts.examples, seed)
         for seed in seeds

@@ -29,12 +29,19 @@ class Method(NamedTuple):
 
 CANDIDATES: dict[str, tuple[Method, ...]] = {
     "naive": (Method(),),
-    "lower rate": tuple(Method(rate=r) for r in (0.3, 0.1, 0.03, 0.01)),
-    "L2 to start": tuple(Method(l2=s) for s in (0.01, 0.1, 1.0, 10.0)),
-    "EWC": tuple(Method(ewc=s) for s in (1.0, 10.0, 100.0, 1e3, 1e4)),
+    "lower rate": tuple(Method(rate=r) for r in (0.9, 0.7, 0.5, 0.3, 0.1, 0.03, 0.01, 0.003)),
+    "L2 to start": tuple(Method(l2=10.0**k) for k in range(-4, 4)),
+    "EWC": tuple(Method(ewc=10.0**k) for k in range(-1, 8)),
     "replay": (Method(replay=1.0),),
 }
-"""Among which the development seeds choose."""
+"""Among which the development seeds choose, from the weakest to the strongest: the weakest are next
+to nothing, and the strongest next to not learning, so that a best one should lie between."""
+
+
+def at_an_end(name: str, chosen: Method) -> bool:
+    """Whether a method's choice is an end of its candidates, beyond which a better one may lie."""
+    candidates = CANDIDATES[name]
+    return len(candidates) > 1 and chosen in (candidates[0], candidates[-1])
 
 
 class Learning(NamedTuple):

@@ -27,7 +27,16 @@ from experiments.claims import (
 from experiments.claims.experiment import Config, settle
 from experiments.claims.pictures import draw_lines, draw_seeds, panels
 from experiments.claims.report import strongest
-from experiments.claims.training import cross_entropy, digits, error_rate, fit, steps_to, sweep
+from experiments.claims.training import (
+    WORST,
+    bounded,
+    cross_entropy,
+    digits,
+    error_rate,
+    fit,
+    steps_to,
+    sweep,
+)
 from experiments.claims.verdict import Arm, Comparison, effect_text, judge, verdict
 from experiments.errors import UsageError
 from jaxnets import models, optim
@@ -177,6 +186,11 @@ def test_errors_count_what_is_not_finite():
     np.testing.assert_allclose(cross_entropy(jnp.zeros((3, 10)), jnp.arange(3)), np.log(10))
 
 
+def test_losses_are_bounded_by_guessing():
+    losses = jnp.array([0.0, 1.0, 9.0, jnp.inf, jnp.nan])
+    np.testing.assert_allclose(bounded(losses), [1e-7, 1.0, WORST, WORST, WORST])
+
+
 def test_digits_can_be_loaded_inside_jit():
     n = jax.jit(lambda: jnp.sum(digits().train["x"]))()
     np.testing.assert_allclose(n, 0, atol=0.1)
@@ -217,6 +231,7 @@ class Fake:
                 claim.Tested(
                     "It depends.", [holds, holds._replace(expected="same", condition="never")]
                 ),
+                claim.Tested("It may.", [], "there is no case"),
             ],
             [claim.Seen(figure, "Numbers.")],
             "A note.",
@@ -232,8 +247,9 @@ def test_the_report_has_contents_verdicts_and_pictures(tmp_path, monkeypatch, ca
     page = (tmp_path / "run/report.html").read_text()
     for part in (
         '<a href="#a-claim">A &lt;claim&gt;</a>', '<h2 id="a-claim">', "A note.", "Nothing.",
-        "holds only always; not never", "3 sentences, each by 3 seeds: 1 hold,",
-        "“It does not.” This does not hold.", "error, always: -2 (-2 to -2)",
+        "holds only always; not never", "4 sentences, each by 3 seeds: 1 hold,",
+        "“It does not.” This does not hold.", "“It may.” This is untested: there is no case.",
+        "1 could not be tested.", "error, always: -2 (-2 to -2)",
         "Only the full one has: width 33 instead of 5.",
     ):  # fmt: skip
         assert part in page
@@ -241,7 +257,8 @@ def test_the_report_has_contents_verdicts_and_pictures(tmp_path, monkeypatch, ca
     records = [
         json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     ]
-    assert [r["verdict"] for r in records] == ["holds", "does not hold", "holds only", "holds only"]
+    words = ["holds", "does not hold", "holds only", "holds only", "untested"]
+    assert [r["verdict"] for r in records] == words
     assert "does not hold: It does not." in capsys.readouterr().out
 
 
@@ -259,7 +276,7 @@ def test_a_claim_with_too_narrow_a_grid_does_not_stop_the_others(tmp_path, monke
     page = (tmp_path / "run/report.html").read_text()
     told = "the least rate of the grid, 1, is its best one: widen the grid"
     assert f"Not tested, narrow: {told}." in page
-    assert "3 sentences, each by 3 seeds" in page
+    assert "4 sentences, each by 3 seeds" in page
     assert f"narrow: not tested: {told}" in capsys.readouterr().out
 
 
@@ -291,12 +308,17 @@ FEW = {
         "range_steps": 20,
     },
     "adaptive": {"sparse_steps": 20, "task_steps": 150, "net_steps": 20, "per_decade": 1},
-    "initialization": {"depths": (2, 10), "trained_depths": (2,), "rates": (0.1,), "steps": 10},
-    "vanishing": {"depth": 10, "rates": (0.1,), "steps": 10},
+    "initialization": {
+        "depths": (2, 10),
+        "trained_depths": (2,),
+        "rates": (0.05, 0.1, 0.2),
+        "steps": 10,
+    },
+    "vanishing": {"depth": 10, "rates": (0.05, 0.1, 0.2), "steps": 10},
     "dying_relu": {"rates": (0.001, 0.1), "steps": 10},
-    "exploding": {"steps": 20, "examples": 16},
+    "exploding": {"steps": 20, "examples": 16, "per_decade": 1},
     "bptt": {"steps": 10},
-    "batch_size": {"sizes": (64, 256), "per_decade": 1, "least_steps": 20, "most_steps": 20},
+    "batch_size": {"sizes": (64, 256), "octaves": 2, "least_steps": 20, "most_steps": 20},
     # at a rate at which stopping is not at the end
     "overfitting": {"steps": 200, "records": 8, "rate": 0.5, "l1": (0.001,), "l2": (0.01, 1.0)},
     "batch_norm": {"per_decade": 1, "steps": 20, "records": 4},
@@ -334,7 +356,7 @@ def test_a_claim_has_a_verdict_for_every_sentence(name, monkeypatch):
     assert outcome.tested
     assert outcome.seen
     for tested in outcome.tested:
-        assert verdict(tested.comparisons).word
+        assert tested.why or verdict(tested.comparisons).word
         for c in tested.comparisons:
             # none is compared with itself; what is constant, such as a cap, or counted in steps may
             # be the same by chance

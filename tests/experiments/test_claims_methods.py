@@ -8,7 +8,6 @@ import pytest
 from experiments.claims import (
     adaptive,
     bptt,
-    learning_rate,
     modes,
     momentum,
     plateaus,
@@ -18,7 +17,7 @@ from experiments.claims import (
     selection,
     sparse,
 )
-from experiments.claims.training import digits, error_rate, highest, rates_around
+from experiments.claims.training import digits, error_rate, rates_around
 from jaxnets import nn, optim
 
 
@@ -33,8 +32,8 @@ def test_a_best_rate_at_the_end_of_its_grid_is_an_error():
     falling = np.array([[8.0, 4.0, 2.0, 1.0]] * 2)
     with pytest.raises(ValueError, match=r"highest rate of the grid, 0\.3, is its best"):
         rates.best_of_others([0.0, 0.1, 0.2, 0.3], falling)
-    with pytest.raises(ValueError, match="the least rate"):
-        rates.best_of_others([0.0, 0.1, 0.2, 0.3], falling[:, ::-1])
+    with pytest.raises(ValueError, match="relu: the least rate"):
+        rates.best_of_others([0.0, 0.1, 0.2, 0.3], falling[:, ::-1], "relu")
     with pytest.raises(ValueError, match="needs neighbours on both sides, got 2"):
         rates.require_inside([1, 2], [1, 2])
     # where no rate gets there, none is at fault
@@ -78,6 +77,7 @@ def test_the_error_goes_back_as_far_as_the_horizon():
         of_digit, of_noise = jax.grad(total, (0, 1))(x, noise)
         return np.any(of_digit != 0), np.flatnonzero(np.any(of_noise != 0, (1, 2))).tolist()
 
+    assert slope(2, 0) == (False, [])
     assert slope(2, 2) == (False, [5, 6])
     assert slope(2, 3) == (True, [5, 6])
     # before the digit too, so that a longer horizon is another computation
@@ -86,26 +86,28 @@ def test_the_error_goes_back_as_far_as_the_horizon():
 
 
 def test_a_rate_so_much_higher_has_to_be_in_the_grid():
-    assert learning_rate.shifted(np.array([2, 3]), -2, 5).tolist() == [0, 1]
-    with pytest.raises(ValueError, match=r"rate \+2 from \[2, 3\] is outside of the 5"):
-        learning_rate.shifted(np.array([2, 3]), 2, 5)
+    assert rates.shifted(np.array([2, 3]), -2, 5).tolist() == [0, 1]
+    with pytest.raises(rates.GridEndError, match=r"rate \+2 from \[2, 3\] is outside of the 5"):
+        rates.shifted(np.array([2, 3]), 2, 5)
 
 
 def test_the_highest_rate_is_the_last_at_which_the_loss_is_low():
     losses = np.array([[0.5, 0.9, 2.0, 0.1, 3.0], [2.0, 2.0, 2.0, 2.0, 2.0]])
     grid = jnp.array([1.0, 2.0, 3.0, 4.0, 5.0])
-    found = highest(grid, losses, below=1.0)
-    assert found.tolist() == [4.0, 1.0]
-    rates.require_within(grid, found[:1])
-    # which the least rate may stand for, where none is low enough
-    with pytest.raises(ValueError, match=r"at an end of the grid from 1 to 5: 1; widen"):
-        rates.require_within(grid, found)
+    assert rates.highest(grid, losses[:1], below=1.0).tolist() == [4.0]
+    # where none is low enough, or the last one is
+    with pytest.raises(rates.GridEndError, match=r"net: found at an end .* from 1 to 5: 1; widen"):
+        rates.highest(grid, losses, below=1.0, of="net")
+    with pytest.raises(rates.GridEndError, match="from 1 to 5: 5, 5; widen"):
+        rates.highest(grid, losses, below=9.0)
 
 
 def test_a_net_stands_still_where_it_is_flattest_before_it_learns():
     losses = np.array([[2.3, 2.3, 2.2, 1.0, 2.1], [1.0, 1.0, 1.0, 1.0, 1.0]])
     slopes = np.array([[0.5, 0.1, 0.4, 2.0, 0.01], [0.5, 0.1, 0.1, 0.1, 0.1]])
     assert plateaus.still_at(losses, slopes, 2.0).tolist() == [1, 0]
+    # of all looks until then, not of the flattest
+    np.testing.assert_allclose(plateaus.median_slope(losses, slopes, 2.0), [0.4, 0.5])
     assert plateaus.halfway(np.array([[2.0, 1.1, 1.5], [2.0, 2.0, 2.0]])).tolist() == [1, 2]
 
 

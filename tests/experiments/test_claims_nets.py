@@ -8,14 +8,18 @@ import pytest
 from experiments.claims import (
     arms,
     batch_size,
+    claim,
     deep_nets,
     dying_relu,
     few_digits,
     overfitting,
+    rates,
     recurrent_cells,
+    report,
+    vanishing,
 )
 from experiments.claims.deep_nets import LEAST, MOST, Shape
-from experiments.claims.training import digits, highest, rates_around
+from experiments.claims.training import digits, rates_around
 from experiments.claims.verdict import Arm, judge
 from jaxnets import nn
 
@@ -38,14 +42,6 @@ def test_the_best_setting_is_the_least_that_is_finite():
     best = arms.least([[3.0, 1.0, np.nan], [np.inf, np.nan, 2.0]])
     np.testing.assert_array_equal(best, [1, 2])
     np.testing.assert_array_equal(arms.taken([[1, 2, 3], [4, 5, 6]], best), [2, 6])
-
-
-def test_best_rates_at_an_end_of_their_grid_are_named():
-    best = {"inner": np.array([1, 1]), "low": np.array([0, 1]), "both": np.array([0, 2])}
-    said = arms.at_the_edge(best, 3)
-    assert "low (1 of 2 seeds), both (2 of 2 seeds)" in said
-    assert "inner" not in said
-    assert arms.at_the_edge({"inner": best["inner"]}, 3) == arms.at_the_edge(best, 1) == ""
 
 
 def test_shifted_images_are_moved_by_a_pixel_at_most():
@@ -103,8 +99,18 @@ def test_the_noise_scale_is_of_the_way_to_the_target_only():
 
 def test_noise_that_cannot_be_measured_is_an_error():
     config = batch_size.Config(target=10.0)
-    with pytest.raises(ValueError, match="reached within 2 steps"):
+    with pytest.raises(rates.GridEndError, match="reached within 2 steps"):
         batch_size._noise_scales(config, jax.random.split(jax.random.key(0), 2), jnp.ones(2), 2)
+
+
+def test_where_no_net_fails_its_cures_are_untested():
+    tested = vanishing._learning({}, [])
+    assert [t.why for t in tested] == ["every plain net learns"] * 2
+    outcome = claim.Outcome("", tested, [])
+    examined = report.Examined("vanishing", "", None, None, outcome, 0.0, 0.0)
+    words = [str(found) for _, found in report.verdicts(examined)]
+    assert words == ["untested: every plain net learns"] * 2
+    assert [r["verdict"] for r in report.records(examined)] == ["untested"] * 2
 
 
 def test_what_is_left_of_a_signal():
@@ -152,12 +158,6 @@ def test_norms_are_over_units_or_examples_and_can_be_given():
         # by given moments, an example does not depend on the others
         alone, _ = deep_nets.deep(params, shape, x[:1], None, moments)
         np.testing.assert_allclose(alone, logits[:1], rtol=1e-4, atol=1e-5)
-
-
-def test_the_highest_rate_that_trains():
-    losses = np.array([[0.1, 0.9, 0.2, 0.9], [0.9, 0.9, np.nan, 0.9], [0.1, 0.1, 0.1, 0.1]])
-    found = highest(jnp.array([1.0, 2.0, 4.0, 8.0]), losses, below=0.5)
-    np.testing.assert_array_equal(found, [4, 1, 8])
 
 
 def test_rates_lie_at_equal_factors_from_end_to_end():

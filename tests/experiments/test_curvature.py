@@ -10,10 +10,11 @@ import pytest
 
 from experiments import cli
 from experiments.benchmarks import timing
-from experiments.curvature import autoencoder, stability
+from experiments.curvature import autoencoder, pictures, stability
 from experiments.curvature.autoencoder import Curve, first_below, lowest, steps_to
+from experiments.curvature.cost import Cost
 from experiments.curvature.experiment import Amounts, Config, settle
-from experiments.curvature.report import Results, race
+from experiments.curvature.report import Results, race, times_fewer
 from jaxnets import gradients, models
 
 
@@ -95,7 +96,17 @@ def test_steps_are_the_mean_of_the_fastest_settings_at_each_target():
     assert [c.settings["rate"] for c in lowest(found)] == [0.2, 0.2]
     assert autoencoder.hardest_target(found) == 17
     results = Results({"Adam": found, "K-FAC": found[2:4]}, {}, [], {})
-    assert race(results, 22).steps == {"Adam": 7.5, "K-FAC": 10}
+    to_22 = race(results, 22)
+    assert to_22.steps == {"Adam": 7.5, "K-FAC": 10}
+    assert autoencoder.steps_of_each(found, to_22.settings["Adam"], 22) == [5, 10]
+    # of 1/2 and 1, by Student's t of one degree of freedom
+    assert times_fewer(results, to_22) == "×0.707 (0.00865 to 57.8)"
+
+
+def test_losses_of_a_run_that_diverged_are_no_limit_of_the_picture():
+    curves = {"Adam": [curve(0, [30.0, 20.0, np.nan], rate=0.1)]}
+    figure = pictures.losses(curves, {"Adam": Cost(1.0, 1.0)})
+    assert figure.axes[0].get_ylim() == pytest.approx((19.6, 32))
 
 
 def test_the_loss_is_the_cross_entropy_of_the_pixels():

@@ -11,7 +11,7 @@ from experiments.data import load
 from experiments.errors import UsageError
 from experiments.forgetting import report
 from experiments.forgetting.experiment import Amounts, Config, settle
-from experiments.forgetting.methods import CANDIDATES, Method
+from experiments.forgetting.methods import CANDIDATES, Method, at_an_end
 from experiments.forgetting.tasks import hold_out, make_tasks, smaller
 
 
@@ -78,16 +78,35 @@ def test_large_images_are_halved():
 
 
 def test_the_verdict_says_what_halves_forgetting_and_at_what_price():
-    def matrices(last):
-        return np.array([[[0.9, 0.0], [last, 0.91]]], np.float32)
+    def matrices(*last):
+        return np.array([[[0.9, 0.0], [x, 0.91]] for x in last], np.float32)
 
-    by = {"naive": matrices(0.1), "EWC": matrices(0.45), "replay": matrices(0.55)}
-    found = report.Found("class", ("a", "b"), 0.0, [0], dict.fromkeys(by, Method()), by)
-    assert report.halving(found) == ["replay"]
-    assert "forgets 80.0 points, and is 50 % right" in report.verdict(found)
-    assert "replay (35.0, and 73 % right)" in report.verdict(found)
-    none = found._replace(matrices={"naive": matrices(0.1), "EWC": matrices(0.2)})
-    assert report.verdict(none).startswith("None halves the 80.0 points")
+    by = {
+        "naive": matrices(0.1, 0.12),
+        "lower rate": matrices(0.2, 0.21),
+        "EWC": matrices(0.45, 0.65),
+        "replay": matrices(0.55, 0.56),
+    }
+    chosen = dict.fromkeys(by, Method()) | {"EWC": CANDIDATES["EWC"][-1]}
+    found = report.Found("class", ("a", "b"), 0.0, [0, 1], chosen, by)
+    judged = {name: one.as_claimed for name, one in report.halving(found).items()}
+    # the mean of EWC is below half, but two seeds that far apart do not say so
+    assert judged == {"lower rate": False, "EWC": None, "replay": True}
+    said = report.verdict(found)
+    assert "forgets 79.0 points, and is 51 % right" in said
+    assert "less than half as much is forgotten with replay (34.5, and 73 % right)" in said
+    assert "2 seeds do not decide of EWC (35.0, and 73 % right)" in said
+    assert said.endswith("a better one may lie, was that of EWC.")
+    assert [row[1] for row in report.rows_of(found)] == ["–", "–", "λ = 1e+07*", "–"]
+    little = found._replace(matrices={name: matrices(0.88, 0.9) for name in by})
+    assert report.halving(little) == {}
+    assert "too little to ask what halves it" in report.verdict(little)
+
+
+def test_an_end_of_the_strengths_is_one_where_there_are_several():
+    rates = CANDIDATES["lower rate"]
+    assert [at_an_end("lower rate", m) for m in rates] == [True, *[False] * 6, True]
+    assert not at_an_end("naive", Method())
 
 
 def test_amounts_and_flags():
