@@ -37,21 +37,24 @@ def _quarters(values: _Numbers) -> tuple[float, float]:
 
 
 def _steps(history: Flow | None) -> tuple[float, float]:
-    """Median and maximum over time of the largest update ratio of a layer; NaN if not known.
+    """Of the layer with the largest: the median over time of update ratios, and the largest step
+    beside what a layer is that starts as usual, or beside what it is if that is more.
 
-    Not of layers that start at 0, as heads and adapters do: their first steps are all there is.
+    Not of layers that start at 0, as heads and adapters do; and those that start near 0 are all new
+    after their first steps, without harm. In a usual one each unit's weights have a norm near 1.
     """
-    if history is None:
-        return float("nan"), float("nan")
-    known = [
-        s.update_ratio.reshape(len(s.update_ratio), -1).max(1)
-        for s in layers_of(history.sites).values()
+    layers = [] if history is None else [
+        s for s in layers_of(history.sites).values()
         if np.isfinite(s.update_ratio).any() and np.all(s.weight_norm[0] > 0)
-    ]
-    if not known:
+    ]  # fmt: skip
+    if not layers:
         return float("nan"), float("nan")
-    largest = np.max(known, 0)
-    return float(np.nanmedian(largest)), float(np.nanmax(largest))
+    usual = [s.update_ratio * np.minimum(1, s.weight_norm / np.sqrt(s.units)) for s in layers]
+    largest, worst = (
+        np.max([x.reshape(len(x), -1).max(1) for x in ratios], 0)
+        for ratios in ([s.update_ratio for s in layers], usual)
+    )
+    return float(np.nanmedian(largest)), float(np.nanmax(worst))
 
 
 def _by_chance(scatter: float, size: int, single: bool) -> float:
@@ -87,8 +90,7 @@ def findings_of_run(
     judged = len(losses) >= FEWEST
     broken = np.flatnonzero(~np.isfinite(losses))
     fell = judged and not broken.size and _fell(losses)
-    # a layer that starts near 0 is all new after its first steps, and may be well
-    if step > LARGE_STEP or (worst > WHOLE_STEP and not fell):
+    if step > LARGE_STEP or worst > WHOLE_STEP:
         yield Finding(
             "learning rate too high", "the run",
             f"a step changes a layer by {step:.2g} of its norm, and once by {worst:.2g} "
