@@ -63,14 +63,18 @@ def _by_chance(scatter: float, size: int, single: bool) -> float:
     return SURE * float(np.sqrt(of_median + (scatter**2 if single else of_median)))
 
 
-def _fell(losses: _Numbers) -> bool:
-    """From the first quarter to the last, or, for what learns at once, from the first step."""
+def _falling(losses: _Numbers) -> bool:
+    """From the first quarter to the last."""
     start, end = _quarters(losses)
-    scatter, size = _scatter(losses), max(1, len(losses) // 4)
-    return bool(
-        start - end > max(FELL * abs(start), _by_chance(scatter, size, False))
-        or losses[0] - end > max(FELL * abs(losses[0]), _by_chance(scatter, size, True))
-    )
+    chance = _by_chance(_scatter(losses), max(1, len(losses) // 4), False)
+    return start - end > max(FELL * abs(start), chance)
+
+
+def _fell(losses: _Numbers) -> bool:
+    """Over a whole run; or, for what learns at once, from its first step."""
+    _, end = _quarters(losses)
+    chance = _by_chance(_scatter(losses), max(1, len(losses) // 4), True)
+    return bool(_falling(losses) or losses[0] - end > max(FELL * abs(losses[0]), chance))
 
 
 def _guess(last: Flow, losses: _Numbers) -> int | None:
@@ -79,7 +83,7 @@ def _guess(last: Flow, losses: _Numbers) -> int | None:
     outputs = int(np.max(trained[-1].units, initial=1)) if trained else 1
     at_guess = abs(_quarters(losses)[1] - np.log(outputs)) < FELL * np.log(outputs)
     later = losses[len(losses) // 2 :]
-    return outputs if len(later) >= FEWEST and at_guess and not _fell(later) else None
+    return outputs if len(later) >= FEWEST and at_guess and not _falling(later) else None
 
 
 def findings_of_run(

@@ -310,6 +310,8 @@ def test_what_the_losses_of_a_run_say(look):
     assert named(to_a_guess) == ["plateau"]
     assert "a guess among 6" in gradients.diagnose(seen, losses=to_a_guess)[0].evidence
     assert named(to_a_guess - 0.5) == []
+    # one batch in the middle says nothing of whether it stands
+    assert named(np.where(np.arange(40) == 20, to_a_guess + 0.4, to_a_guess)) == ["plateau"]
     # steps of the run, not of the flow
     assert named([1, 2, 4, 8, np.inf, np.nan]) == ["non-finite"]
     falling = np.linspace(1, 0.1, 20)
