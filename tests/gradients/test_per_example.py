@@ -205,7 +205,7 @@ def test_half_precision_norms_accumulate_in_float32():
         ((PARAMS, X[:0], Y[:0]), ValueError, "batch is empty"),
         ((PARAMS, X, jnp.int32(1)), ValueError, "leading batch axis, got a scalar"),
         ((PARAMS,), ValueError, "needs a batch after params"),
-        ((jnp.arange(3), X, Y), TypeError, r"params must be floating, got a leaf of int32\[3\]"),
+        ((jnp.arange(3), X, Y), TypeError, r"params must be floating, got int32\[3\] as a whole"),
     ],
 )
 def test_bad_input_is_named(args, error, message):
