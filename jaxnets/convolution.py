@@ -5,9 +5,14 @@ writes has its axes in an order that XLA's CPU backend runs natively only outsid
 `lax.scan` a training step is 10 to 30 times slower. The derivative below is the same sum with the
 operands transposed beforehand, so that reverse mode meets convolutions in the canonical order
 (images `[batch, *space, channels]`, kernels `[*window, in, out]`) wherever it stands.
+
+A depthwise convolution, of one channel each, has too few products in a window for that backend: it
+takes 10 to 100 times as long as the same sum over the window of shifted images.
 """
 
+import math
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import jax
@@ -40,9 +45,76 @@ def canonical(n: int) -> lax.ConvDimensionNumbers:
     return lax.ConvDimensionNumbers(image, kernel, image)
 
 
+def _depthwise(x: Array, kernel: Array, geometry: Geometry) -> Array:
+    """`y[p, c] = Σ_w x[p · stride + w · dilation, c] W[w, 0, c]`, summed in float32 at least."""
+    stride, padding, dilation, _ = geometry
+    window = kernel.shape[:-2]
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    filled = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)))
+    filled = lax.optimization_barrier(filled)
+    reach = [(k - 1) * d for k, d in zip(window, dilation, strict=True)]
+    total: Array | None = None
+    for place in product(*map(range, window)):
+        starts = [i * d for i, d in zip(place, dilation, strict=True)]
+        ends = [n - r + i for n, r, i in zip(filled.shape[1:-1], reach, starts, strict=True)]
+        seen = lax.slice(
+            filled, (0, *starts, 0), (len(x), *ends, x.shape[-1]), (1, *stride, 1)
+        )  # fmt: skip
+        weight = kernel[place].astype(wide).reshape((1,) * (x.ndim - 1) + (-1,))
+        term = seen.astype(wide) * weight
+        total = term if total is None else total + term
+    assert total is not None
+    return total.astype(x.dtype)
+
+
+def _depthwise_along_x(dx: Array, kernel: Array, geometry: Geometry) -> Array:
+    """The same, whose transpose is a depthwise convolution of the error signal.
+
+    `∂L/∂x[i] = Σ_w δ[(i + low - w · dilation) / stride] W[w]`, with zeros between δ's positions.
+    """
+    stride, padding, dilation, _ = geometry
+    space = range(len(stride))
+    y = jax.eval_shape(partial(_depthwise, geometry=geometry), dx, kernel)
+    flipped = jnp.flip(kernel, space)
+    around = []
+    for size, out, k, s, (low, _), d in zip(
+        dx.shape[1:-1], y.shape[1:-1], kernel.shape, stride, padding, dilation, strict=False
+    ):
+        around.append(((k - 1) * d - low, size - (out - 1) * s - 1 + low))
+    back = Geometry((1,) * len(stride), tuple(around), dilation, geometry.groups)
+
+    def by_x(error: Array) -> Array:
+        between = [(0, 0, 0), *((0, 0, s - 1) for s in stride), (0, 0, 0)]
+        return _depthwise(lax.pad(error, jnp.zeros((), error.dtype), between), flipped, back)
+
+    (dy,) = jax.linear_transpose(by_x, y)(dx)
+    return dy  # type: ignore[no-any-return]
+
+
+def _by_platform(on_cpu: Any, x: Array, kernel: Array, geometry: Geometry) -> Array:
+    y: Array = lax.platform_dependent(
+        x, kernel,
+        cpu=partial(on_cpu, geometry=geometry),
+        default=partial(_lax_conv, geometry=geometry, layout=canonical(x.ndim - 2)),
+    )  # fmt: skip
+    return y
+
+
+_MOST_PLACES = 64
+"""In a window, that are written out."""
+
+
+def _is_depthwise(x: Array, kernel: Array, geometry: Geometry) -> bool:
+    *window, n_in, n_out = kernel.shape
+    one_each = geometry.groups == n_out == x.shape[-1] > 1 and n_in == 1
+    return bool(one_each and 0 < math.prod(window) <= _MOST_PLACES)
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def convolve(x: Array, kernel: Array, geometry: Geometry) -> Array:
     """`x [batch, *space, in]` with `kernel [*window, in / groups, out]`: `[batch, *space, out]`."""
+    if _is_depthwise(x, kernel, geometry):
+        return _by_platform(_depthwise, x, kernel, geometry)
     return _lax_conv(x, kernel, geometry, canonical(x.ndim - 2))
 
 
@@ -52,6 +124,13 @@ def _convolve_jvp(
 ) -> tuple[Array, Array]:
     (x, kernel), (dx, dkernel) = primals, tangents
     y = convolve(x, kernel, geometry)
+    if _is_depthwise(x, kernel, geometry):
+        # so that x is kept for the way back, and not its shifted images
+        along_x, along_kernel = (
+            jax.checkpoint(partial(_by_platform, way, geometry=geometry), prevent_cse=False)
+            for way in (_depthwise_along_x, _depthwise)
+        )
+        return y, along_x(dx, kernel) + along_kernel(x, dkernel)
     if geometry.groups > 1:
         layout = canonical(x.ndim - 2)
         dy = _lax_conv(dx, kernel, geometry, layout)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxnets.convolution import convolve, geometry_of
+from jaxnets.convolution import Geometry, convolve, geometry_of
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -46,6 +46,73 @@ def test_the_same_with_the_same_derivatives(groups, options, x64):
         strict=True,
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+DEPTHWISE = [
+    Geometry((1, 1), ((1, 1), (0, 1)), (1, 1), 4),
+    Geometry((2, 3), ((1, 1), (0, 0)), (1, 1), 4),
+    Geometry((1, 2), ((3, 0), (0, 4)), (2, 3), 4),
+    Geometry((2, 2), ((-1, 2), (3, -2)), (1, 1), 4),
+]
+
+
+@pytest.fixture(params=DEPTHWISE, ids=str)
+def depthwise(request, x64):
+    """`(ours, what lax computes, x, kernel)`"""
+    geometry = request.param
+    x = jax.random.normal(jax.random.key(0), (2, 8, 9, 4))
+    kernel = jax.random.normal(jax.random.key(1), (3, 2, 1, 4))
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(
+            x, kernel, geometry.stride, geometry.padding, rhs_dilation=geometry.dilation,
+            dimension_numbers=NHWC, feature_group_count=geometry.groups,
+        )  # fmt: skip
+
+    return (lambda x, kernel: convolve(x, kernel, geometry)), plain, x, kernel
+
+
+def test_depthwise_ones_are_sums_over_the_window_on_cpus(depthwise):
+    ours, _, x, kernel = depthwise
+    compiled = jax.jit(ours).lower(x, kernel).compile().as_text()
+    assert ("convolution(" in compiled) == (jax.default_backend() != "cpu")
+
+
+def test_depthwise_ones_have_all_derivatives(depthwise):
+    ours, plain, x, kernel = depthwise
+    arguments = x, kernel
+    moved = tuple(jax.random.normal(jax.random.key(2), v.shape) for v in arguments)
+    error = jax.random.normal(jax.random.key(3), jax.eval_shape(plain, x, kernel).shape)
+
+    def derivatives(f):
+        by_both = jax.grad(lambda x, kernel: jnp.sum(jnp.tanh(f(x, kernel)) * error), (0, 1))
+        return (
+            f(x, kernel),
+            by_both(x, kernel),
+            jax.jvp(f, arguments, moved),
+            jax.jvp(by_both, arguments, moved)[1],
+            jax.vmap(f, (0, None))(x[:, None], kernel),
+            jax.vmap(by_both, (None, 0))(x, jnp.stack([kernel, moved[1]])),
+        )
+
+    both = [jax.tree.leaves(jax.jit(lambda f=f: derivatives(f))()) for f in (ours, plain)]
+    for got, expected in zip(*both, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-11)
+
+
+def test_the_way_back_keeps_images_and_kernels_alone(depthwise):
+    ours, _, x, kernel = depthwise
+    kept = jax.make_jaxpr(lambda x, kernel: jax.vjp(ours, x, kernel)[1])(x, kernel).jaxpr.outvars
+    assert sorted(v.aval.shape for v in kept) == sorted([x.shape, kernel.shape])
+
+
+def test_narrow_depthwise_sums_are_in_float32():
+    x = jnp.ones((1, 8, 8, 2), jnp.bfloat16)
+    kernel = jnp.full((8, 8, 1, 2), 1.0, jnp.bfloat16).at[0, 0].set(256.0)
+    y = convolve(x, kernel, Geometry((1, 1), ((0, 0), (0, 0)), (1, 1), 2))
+    # in bfloat16 256 + 1 is 256
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(y, np.float32), 320.0)
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,23 @@ def convolution_in_a_scan(batch: int) -> Pair:
     )
 
 
+def depthwise_convolution(side: int, channels: int, window: int, batch: int) -> Pair:
+    from flax import linen
+
+    layer = linen.Conv(channels, (window, window), feature_group_count=channels)
+    params = nn.init_conv(jax.random.key(0), (window, window), channels, channels, groups=channels)
+
+    def theirs(inputs: Any) -> Any:
+        params, x = inputs
+        return layer.apply({"params": params}, x)
+
+    def ours(inputs: Any) -> Any:
+        params, x = inputs
+        return nn.conv(params, x, groups=channels)
+
+    return "Flax", theirs, ours, (params, _normal(batch, side, side, channels))
+
+
 def layer_normalization(batch: int) -> Pair:
     from flax import linen
 
@@ -135,6 +152,8 @@ LAYERS: dict[str, Callable[[int], Pair]] = {
     "convolution 3×3, 32 to 32, of [batch, 14, 14, 32], four times in a scan": (
         convolution_in_a_scan
     ),
+    "depthwise convolution 3×3 of [batch, 28, 28, 32]": partial(depthwise_convolution, 28, 32, 3),
+    "depthwise convolution 5×5 of [batch, 7, 7, 672]": partial(depthwise_convolution, 7, 672, 5),
     "layer norm of [batch, 128, 512]": layer_normalization,
     "LSTM, 128 to 128, of [batch, 64, 128]": lstm_over_time,
     "softmax cross-entropy, 10 classes": partial(softmax_cross_entropy, 10),

@@ -4,7 +4,7 @@ A tag is the identity. It is JAX's own `checkpoint_name`, so that it passes thro
 `vmap` and `checkpoint`, and costs nothing where nobody looks.
 """
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from typing import Any
 
 import jax
@@ -48,10 +48,10 @@ def activations_in(jaxpr: Any) -> dict[int, str]:
     `silu`, and the `max` that keeps a variance from falling below 0.
     """
     used: dict[Any, list[Any]] = {}
+    made = {variable: equation for equation in jaxpr.eqns for variable in equation.outvars}
     for equation in jaxpr.eqns:
-        for variable in equation.invars:
-            if not isinstance(variable, Literal):
-                used.setdefault(variable, []).append(equation)
+        for variable in _variables(equation):
+            used.setdefault(variable, []).append(equation)
     summed = _statistics(jaxpr)
     found = {}
     for i, equation in enumerate(jaxpr.eqns):
@@ -59,7 +59,8 @@ def activations_in(jaxpr: Any) -> dict[int, str]:
         if kind is None:
             continue
         behind = used.get(equation.outvars[0], [])
-        if kind in ("tanh", "sigmoid") and behind and all(_weighs(e, equation) for e in behind):
+        only_gates = bool(behind) and all(_weighs(e, equation, made) for e in behind)
+        if kind in ("tanh", "sigmoid") and only_gates:
             continue
         if kind == "relu" and equation.outvars[0] in summed:
             continue
@@ -83,14 +84,25 @@ def _name_of(equation: Any) -> str | None:
     return None
 
 
-def _weighs(equation: Any, activation: Any) -> bool:
-    """Whether it makes a gate of what is gated: `1 + tanh(…)`, or `x · sigmoid(x)`."""
+def _weighs(equation: Any, activation: Any, made: Mapping[Any, Any]) -> bool:
+    """Whether it makes a gate of what is gated: `1 + tanh(…)`, or `x · sigmoid(1.7 x)`."""
     if activation.primitive.name == "tanh":
         return equation.primitive.name == "add" and any(
             isinstance(v, Literal) and bool(np.all(np.asarray(v.val) == 1)) for v in equation.invars
         )
-    own = [v for v in activation.invars if not isinstance(v, Literal)]
-    return equation.primitive.name == "mul" and any(v in equation.invars for v in own)
+    gated = _variables(activation)
+    for variable in list(gated):
+        while variable in made and made[variable].primitive.name in ("mul", "neg"):
+            arrays = [v for v in _variables(made[variable]) if v.aval.shape]
+            if len(arrays) != 1:
+                break
+            (variable,) = arrays
+            gated.add(variable)
+    return equation.primitive.name == "mul" and not gated.isdisjoint(_variables(equation))
+
+
+def _variables(equation: Any) -> set[Any]:
+    return {v for v in equation.invars if not isinstance(v, Literal)}
 
 
 def _statistics(jaxpr: Any, known: Set[Any] = frozenset(), numbers: Set[Any] = frozenset()) -> Any:

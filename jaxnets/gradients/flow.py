@@ -25,7 +25,7 @@ def flow(
     has_aux: bool = False,
     examples: int | None = None,
     rank_rows: int = 32,
-    rows: int | None = 64,
+    rows: int | None = 32,
 ) -> Callable[..., Flow]:
     """`f(params, *batch) -> Flow`; arguments and errors as for `value_and_grad_flow`.
 
@@ -51,7 +51,7 @@ def value_and_grad_flow(
     has_aux: bool = False,
     examples: int | None = None,
     rank_rows: int = 32,
-    rows: int | None = 64,
+    rows: int | None = 32,
 ) -> Callable[..., tuple[Any, Params, Flow]]:
     """The mean loss, its gradient, and what flowed, by one forward and one backward pass.
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from jaxnets.gradients.activations import NONLINEARITIES, TAG, tag_of
-from jaxnets.gradients.measures import SLOPES, Measures, each_turn, example_norms, measure
+from jaxnets.gradients.measures import SLOPES, Measures, each_turn, example_norms, measure, named
 from jaxnets.gradients.program import NO_PROBES, Traced, find, no_taps
 from jaxnets.gradients.site_flow import (
     AFTER,
@@ -186,14 +186,12 @@ def _group(looked: Sequence[_Looked], weights: Array, slopes: Array, rank_rows: 
         else:
             entering.append(results.get(one.use.site.after if kind in ("dot", "conv") else None))
     measured = measure(*zip(*asked.values(), strict=True))
+    measured = jnp.concatenate([measured, jnp.full_like(measured[:1], jnp.nan)])
     order = {key: n for n, key in enumerate(asked)}
 
     def of(keys: Sequence[tuple[int, str] | None]) -> Measures:
         """Of those; NaN for None."""
-        known = np.array([key is not None for key in keys])
-        numbers = np.array([0 if key is None else order[key] for key in keys])
-        taken: Measures = jax.tree.map(lambda x: x[..., numbers], measured)
-        return jax.tree.map(lambda x: jnp.where(each_turn(known, x), x, jnp.nan), taken)  # type: ignore
+        return named(measured[np.array([-1 if key is None else order[key] for key in keys])])
 
     activation, error = of(activations), of(errors)
     sizes, spreads = (

@@ -1,7 +1,7 @@
 """What is measured of activations and error signals, given as rows of units.
 
-Of many sites at once: what reads rows is done for one after the other, and what follows, for all
-side by side, on the last axis. On a number each, an operation costs more than what it does.
+Of many sites at once, those of the same shape side by side: on so few numbers, an operation costs
+more than what it does.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,39 +62,35 @@ def histogram_edges() -> np.ndarray:
     return 10 ** (LOWEST + STEP * np.arange(BINS + 1))
 
 
-def measure(seen: Sequence[UnitRows], kinds: Sequence[str], rank_rows: Sequence[int]) -> Measures:
+def measure(seen: Sequence[UnitRows], kinds: Sequence[str], rank_rows: Sequence[int]) -> Array:
     """Of the rows of sites; extremes, and which units are dead, of all that these made.
 
     Args:
       seen: of each site, all with the same axes of turns before those of rows and units.
       kinds: of nonlinearity, for whether units are saturated.
       rank_rows: how many rows the effective rank is of; 0 for NaN.
+
+    Returns:
+      `[S, turns …, numbers]`, which `named` takes apart.
     """
-    every = [one.rows for one in seen]
-    least = _side_by_side(jnp.min(one.low, -1) for one in seen)
-    most = _side_by_side(jnp.max(one.high, -1) for one in seen)
-    size = _size(least, most, every)
-    scaled = [rows / size[..., i, None, None] for i, rows in enumerate(every)]
-    mean = _means(scaled)
-    variance = _means(
-        [jnp.square(rows - mean[..., i, None, None]) for i, rows in enumerate(scaled)]
-    )
-    spread = Spread(size * mean, size * jnp.sqrt(variance), least, most, _histograms(every))
-    extremes = [
-        jnp.stack([one.low, one.high], -2) / size[..., i, None, None] for i, one in enumerate(seen)
+    alike: dict[Any, list[int]] = {}
+    for i, (one, kind, ranked) in enumerate(zip(seen, kinds, rank_rows, strict=True)):
+        own = kind if kind in SLOPES else ""
+        alike.setdefault((one.rows.shape, one.rows.dtype, own, ranked), []).append(i)
+    measured = [
+        _measure(jax.tree.map(lambda *x: jnp.stack(x, 0), *(seen[i] for i in numbers)), *how[2:])
+        for how, numbers in alike.items()
     ]
-    return Measures(
-        spread,
-        _side_by_side(_share((one.low == 0) & (one.high == 0)) for one in seen),
-        _side_by_side(map(_saturated, every, kinds)),
-        _differing(scaled, extremes),
-        _ranks(scaled, rank_rows),
-        each_turn([rows.shape[-1] for rows in every], least),
-    )
+    places = np.argsort([i for numbers in alike.values() for i in numbers])
+    return jnp.concatenate(measured, 0)[places]
 
 
-def _side_by_side(values: Any) -> Array:
-    return jnp.stack(list(values), -1)
+def named(numbers: Array) -> Measures:
+    """`[S, turns …, numbers]` of `measure`, of these or some of these sites."""
+    single = jnp.moveaxis(numbers, 0, -1)
+    mean, std, least, most, *others = (single[..., i, :] for i in range(single.shape[-2] - BINS))
+    spread = Spread(mean, std, least, most, single[..., -BINS:, :])
+    return Measures(spread, *others)
 
 
 def each_turn(values: Any, like: Array) -> Array:
@@ -102,84 +98,73 @@ def each_turn(values: Any, like: Array) -> Array:
     return jnp.broadcast_to(jnp.asarray(values), like.shape)
 
 
-def _means(every: Sequence[Array]) -> Array:
-    sums = _side_by_side(jnp.sum(rows, (-2, -1)) for rows in every)
-    counts = np.array([prod(rows.shape[-2:]) for rows in every], sums.dtype)
-    return sums / each_turn(counts, sums)
+def _measure(seen: UnitRows, kind: str, rank_rows: int) -> Array:
+    """Of sites that are alike, on the first axis."""
+    rows = seen.rows
+    least, most = jnp.min(seen.low, -1), jnp.max(seen.high, -1)
+    size = _size(least, most)
+    scaled = rows / size[..., None, None]
+    extremes = jnp.stack([seen.low, seen.high], -2) / size[..., None, None]
+    mean = jnp.mean(scaled, (-2, -1))
+    variance = jnp.mean(jnp.square(scaled - mean[..., None, None]), (-2, -1))
+    unknown = jnp.full_like(size, jnp.nan)
+    numbers = (
+        size * mean,
+        size * jnp.sqrt(variance),
+        least,
+        most,
+        _share((seen.low == 0) & (seen.high == 0)),
+        _share(jnp.mean(SLOPES[kind](rows), -2) < FLAT) if kind else unknown,
+        _differing(scaled, extremes),
+        _rank(some_of(scaled, rank_rows)) if rank_rows else unknown,
+        jnp.full_like(size, rows.shape[-1]),
+    )
+    return jnp.concatenate([jnp.stack(numbers, -1), _histogram(rows)], -1)
 
 
 def _share(of: Array) -> Array:
     return jnp.mean(of.astype(jnp.float32), -1)
 
 
-def _size(least: Array, most: Array, every: Sequence[Array]) -> Array:
+def _size(least: Array, most: Array) -> Array:
     """By which neither sums nor squares overflow or vanish, nor does 1 / size."""
+    limits = np.finfo(least.dtype)
     largest = jnp.maximum(most, -least)
-    limits = [np.finfo(rows.dtype) for rows in every]
-    lowest, highest = [8 * x.tiny for x in limits], [x.max / 16 for x in limits]
-    whole = jnp.where(jnp.isfinite(largest), largest, 1)
-    return jnp.clip(whole, each_turn(np.stack(lowest), whole), each_turn(np.stack(highest), whole))
+    return jnp.clip(jnp.where(jnp.isfinite(largest), largest, 1), 8 * limits.tiny, limits.max / 16)
 
 
-def _histograms(every: Sequence[Array]) -> Array:
-    values = [rows.reshape(*rows.shape[:-2], prod(rows.shape[-2:])) for rows in every]
-    counts = [min(x.shape[-1], SAMPLE) for x in values]
-    # -1 is in no bin
-    samples = _side_by_side(
-        _filled_up(jnp.abs(some_of(x[..., None], n)[..., 0]), max(counts))
-        for x, n in zip(values, counts, strict=True)
-    )
-    places = jnp.floor((jnp.log10(jnp.maximum(samples, 10**LOWEST)) - LOWEST) / STEP)
-    places = jnp.where(samples < 0, -1, jnp.clip(places, 0, BINS - 1)).astype(int)
-    numbers = jnp.sum(jax.nn.one_hot(places, BINS, dtype=samples.dtype, axis=-2), -3)
-    return numbers / each_turn(np.array(counts, samples.dtype), numbers)
+def _histogram(rows: Array) -> Array:
+    values = rows.reshape(*rows.shape[:-2], prod(rows.shape[-2:]), 1)
+    sample = jnp.abs(some_of(values, SAMPLE))
+    edges = np.r_[0, histogram_edges()[1:-1]].astype(sample.dtype)
+    reached = jnp.sum(sample >= edges.reshape(*(1 for _ in rows.shape[:-2]), 1, BINS), -2)
+    beyond = jnp.zeros_like(reached[..., :1])
+    return -jnp.diff(reached, append=beyond).astype(sample.dtype) / sample.shape[-2]
 
 
-def _filled_up(x: Array, count: int) -> Array:
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, count - x.shape[-1])], constant_values=-1)
-
-
-def _saturated(rows: Array, kind: str) -> Array:
-    if kind not in SLOPES:
-        return jnp.full(rows.shape[:-2], jnp.nan, rows.dtype)
-    return _share(jnp.mean(SLOPES[kind](rows), -2) < FLAT)
-
-
-def _differing(scaled: Sequence[Array], extremes: Sequence[Array]) -> Array:
+def _differing(scaled: Array, extremes: Array) -> Array:
+    if scaled.shape[-1] == 1:
+        return jnp.full(scaled.shape[:-2], jnp.nan, scaled.dtype)
     # rows alone could all be padding; beside others extremes count for little
-    few = [
-        jnp.concatenate([some_of(rows, 8), 1e-3 * both], -2)
-        for rows, both in zip(scaled, extremes, strict=True)
-    ]
-    apart = _means([jnp.square(rows - jnp.mean(rows, -1, keepdims=True)) for rows in few])
-    square = _means([jnp.square(rows) for rows in few])
-    single = np.array([rows.shape[-1] == 1 for rows in few])
-    return jnp.where(each_turn(single, apart), jnp.nan, _share_of_squares(apart, square))
+    few = jnp.concatenate([some_of(scaled, 8), 1e-3 * extremes], -2)
+    apart = jnp.square(few - jnp.mean(few, -1, keepdims=True))
+    return _share_of_squares(jnp.sum(apart, (-2, -1)), jnp.sum(jnp.square(few), (-2, -1)))
 
 
 def _share_of_squares(part: Array, whole: Array) -> Array:
     return jnp.where(whole == 0, 0, part / jnp.where(whole == 0, 1, whole))
 
 
-def _ranks(scaled: Sequence[Array], rank_rows: Sequence[int]) -> Array:
+def _rank(rows: Array) -> Array:
     """`(Σ σ²)² / Σ σ⁴` of singular values: about in how many directions rows lie; 0 for zeros.
 
     The exponential of Rényi's entropy of order 2 of the shares `σ² / Σ σ²`; that of Shannon's
     (Roy and Vetterli, 2007) would need the singular values themselves, which take longer than the
     rest of what is measured. Here both sums are of the Gram matrix: its trace, and its squares.
     """
-    totals: list[Array] = []
-    squares: list[Array] = []
-    for rows, count in zip(scaled, rank_rows, strict=True):
-        if not count:
-            unknown = jnp.full(rows.shape[:-2], jnp.nan, rows.dtype)
-            totals, squares = [*totals, unknown], [*squares, unknown]
-            continue
-        some = some_of(rows, count)
-        gram = jnp.einsum("...iu,...ju->...ij", some, some)
-        totals.append(jnp.sum(jnp.square(some), (-2, -1)))
-        squares.append(jnp.sum(jnp.square(gram), (-2, -1)))
-    return _share_of_squares(jnp.square(_side_by_side(totals)), _side_by_side(squares))
+    gram = jnp.einsum("...iu,...ju->...ij", rows, rows)
+    total = jnp.trace(gram, axis1=-2, axis2=-1)
+    return _share_of_squares(jnp.square(total), jnp.sum(jnp.square(gram), (-2, -1)))
 
 
 def example_norms(error: Array, depth: int = 0) -> Array:

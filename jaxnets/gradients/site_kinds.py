@@ -37,6 +37,17 @@ def _plain_conv(equation: Any) -> bool:
     return bool(equation.params["batch_group_count"] == 1)
 
 
+def _whole(program: Any) -> Any:
+    """The one equation that a program is, or None; of one for each platform, the default's."""
+    *choosing, last = program.eqns
+    results = list(program.outvars)
+    if [e.primitive.name for e in choosing[:1]] == ["platform_index"]:
+        default = last.params["branches"][-1].jaxpr if last.primitive.name == "cond" else None
+        return default and last.outvars == results and _whole(default)
+    ends = list(program.invars), results
+    return last if not choosing and (list(last.invars), list(last.outvars)) == ends else None
+
+
 def kind_of(equation: Any, operands: Sequence[Node | None]) -> tuple[str, Any, int]:
     """The site's kind, the equation that has its products, and the operand with the parameter."""
     trained = [i for i, node in enumerate(operands) if node is not None and node.trained]
@@ -50,11 +61,8 @@ def kind_of(equation: Any, operands: Sequence[Node | None]) -> tuple[str, Any, i
     if equation.primitive.name in CUSTOM:
         # a rule of its own around a single product, as that of `jaxnets.nn.conv`
         body = body_of(equation)
-        if body is None or len(body.jaxpr.eqns) != 1:
-            return other
-        (inner,) = body.jaxpr.eqns
-        ends = list(body.jaxpr.invars), list(body.jaxpr.outvars)
-        if (list(inner.invars), list(inner.outvars)) != ends:
+        inner = None if body is None else _whole(body.jaxpr)
+        if inner is None:
             return other
     name = inner.primitive.name
     if name == "dot_general" and len(given) == 1:
