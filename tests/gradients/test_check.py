@@ -17,7 +17,7 @@ Y = np.array([0, 1, 1, 0, 1])
 
 
 def _params():
-    params = models.init_mlp(jax.random.key(0), MLP)
+    params = jax.jit(models.init_mlp)(jax.random.key(0), MLP)
     return jax.tree.map(lambda leaf: leaf + 0.1, params)
 
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from jaxnets import gradients, losses, models
-from tests.numerics import assert_trees_close, relative_error
+from tests.numerics import assert_trees_close, normal, relative_error
 
 KEY = jax.random.key(0)
 CONFIG = models.MLPConfig(n_in=6, n_out=4, hidden=(8,))
-PARAMS = models.init_mlp(KEY, CONFIG)
+PARAMS = jax.jit(models.init_mlp)(KEY, CONFIG)
 BATCH = 5
-X = jax.random.normal(KEY, (BATCH, 6))
+X = normal(0, (BATCH, 6))
 Y = jnp.arange(BATCH) % 4
 
 
