@@ -294,7 +294,7 @@ def test_explain():
 
 
 @pytest.mark.parametrize("offset", [0, 10, 1000])
-def test_norms_by_products_are_not_too_small_where_these_cancel(offset):
+def test_norms_by_products_are_not_too_small_where_these_cancel(offset, optimized):
     """Inputs far from 0 and error signals that sum to nearly 0."""
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((4, 64, 100)) + offset).astype(np.float32)
@@ -326,7 +326,7 @@ LINEAR = [
 
 
 @pytest.mark.parametrize("name", thorough_beyond({"wide"}, {name: (name,) for name in LINEAR}))
-def test_sums_over_a_batch_in_bfloat16_are_not_rounded_on_the_way(name):
+def test_sums_over_a_batch_in_bfloat16_are_not_rounded_on_the_way(name, optimized):
     (case,) = (case for case in CASES if case.name == name)
     params, batch = drawn(case, B)
     many = jnp.concatenate([batch] * 200)

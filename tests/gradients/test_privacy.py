@@ -11,6 +11,7 @@ from jaxnets import losses, models, optim
 from jaxnets.gradients import clipped_grad, per_example_norms, privacy
 from tests.numerics import assert_trees_close, assert_trees_equal, normal, relative_error
 
+pytestmark = pytest.mark.usefixtures("optimized")
 KEY = jax.random.key(0)
 CONFIG = models.MLPConfig(n_in=6, n_out=4, hidden=(8,))
 PARAMS = jax.jit(models.init_mlp)(KEY, CONFIG)
