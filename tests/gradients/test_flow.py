@@ -187,7 +187,7 @@ def test_models_of_other_libraries():
             return self.outer(nnx.relu(self.inner(x)))
 
     model = linen.Sequential([linen.Dense(8), linen.relu, linen.Dense(3)])
-    params = model.init(KEY, X)
+    params = jax.jit(model.init)(KEY, X)
     graph, state = nnx.split(Net(nnx.Rngs(0)))
     net = eqx.nn.MLP(5, 3, 8, 1, key=KEY)
     arrays, static = eqx.partition(net, eqx.is_array)

@@ -61,7 +61,7 @@ def test_norms_of_equinox_have_no_relu(norm):
 
 @pytest.mark.parametrize("norm", [linen.LayerNorm(), linen.GroupNorm(2), linen.BatchNorm(False)])
 def test_norms_of_flax_have_no_relu(norm):
-    variables = norm.init(KEY, X[:, :4])
+    variables = jax.jit(norm.init)(KEY, X[:, :4])
     others = {k: v for k, v in variables.items() if k != "params"}
 
     def loss(params, x):
@@ -267,7 +267,7 @@ def test_units_stay_channels_behind_pooling():
 def test_every_parameter_has_a_site_and_its_own_norms():
     cell = linen.OptimizedLSTMCell(4)
     carry = cell.initialize_carry(KEY, (5,))
-    variables = cell.init(KEY, carry, X[0])
+    variables = jax.jit(cell.init)(KEY, carry, X[0])
     loss = lambda p, x: jnp.sum(cell.apply(p, carry, x)[1] ** 2)  # noqa: E731
     sites = flow_of(loss)(variables, X).sites
     leaves = tree.flatten_with_paths(variables)

@@ -83,7 +83,7 @@ def of_linen(model, example, batched=False):
             return cross_entropy(model.apply(params, x[None])[0])
         return cross_entropy(model.apply(params, x))
 
-    return loss, model.init(KEY, example[None] if batched else example), example
+    return loss, jax.jit(model.init)(KEY, example[None] if batched else example), example
 
 
 def of_nnx():

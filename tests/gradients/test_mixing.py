@@ -137,7 +137,7 @@ def test_separate_examples_pass(name):
 def test_keys_and_flax_pass():
     keys = jax.random.split(jax.random.key(0), 4)
     gradients.per_example_grad(noised, keep_batch_dim=True)(PARAMS, X, keys)
-    params = Net().init(jax.random.key(0), X)
+    params = jax.jit(Net().init)(jax.random.key(0), X)
     gradients.per_example_grad(flax_net, keep_batch_dim=True)(params, X, Y)
 
 
@@ -266,7 +266,7 @@ def test_what_mixes_is_named(name):
 
 
 def test_batch_norm_of_flax_is_named():
-    variables = BatchNormed().init(jax.random.key(0), X)
+    variables = jax.jit(BatchNormed().init)(jax.random.key(0), X)
 
     def loss(params, x, y):
         out, _ = BatchNormed().apply(

@@ -21,7 +21,8 @@ LENGTHS = np.array([5, 2, 0])
 
 
 def drawn(kind, dtype=jnp.float32, n_in=3, features=4):
-    params = random_biases(RECURRENT[kind].init(KEY, n_in, features, dtype=dtype))
+    init = RECURRENT[kind].init
+    params = random_biases(jax.jit(lambda: init(KEY, n_in, features, dtype=dtype))())
     carry = jax.tree.map(
         lambda z: z + jnp.cos(jnp.arange(z.size, dtype=z.dtype)).reshape(z.shape),
         nn.zero_carry(RECURRENT[kind].cell, params, (3,), dtype),
