@@ -20,9 +20,9 @@ mutations: $(INSTALLED)
 thorough: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal -m 'thorough and not exhaustive' $(ARGS)
 
-# each property of the models that compile for long; not in .ci/run
+# each property of the models that compile for long, optimized as users have them; not in .ci/run
 exhaustive: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal -m exhaustive $(ARGS)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal -m exhaustive $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ import pytest
 from jaxnets import losses, models, nn, tree
 from tests.losses import references
 from tests.models import linen_images, linen_seq2seq
+from tests.numerics import normal
 from tests.optim.cases import (
     adam,
     adaptive_rates,
@@ -146,13 +147,12 @@ def _batch_norm(train):
     )
 
 
-def random_biases(params, key=7):
+def random_biases(params, seed=7):
     """Biases away from their zeros, without which a misplaced one would not be seen."""
     leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(key), len(leaves))
     drawn = [
-        p + 0.3 * jax.random.normal(k, p.shape, p.dtype) if p.ndim == 1 else p
-        for k, p in zip(keys, leaves, strict=True)
+        p + normal((seed, i), p.shape, p.dtype, scale=0.3) if p.ndim == 1 else p
+        for i, p in enumerate(leaves)
     ]
     return jax.tree.unflatten(structure, drawn)
 

@@ -1,6 +1,7 @@
 """How the tests compare numbers."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -34,6 +35,15 @@ def assert_trees_equal(got, want):
     assert jax.tree.structure(got) == jax.tree.structure(want)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def normal(seed, shape, dtype=float, scale=1.0):
+    """Drawn by NumPy: `jax.random.normal` would compile for every shape."""
+    return jnp.asarray(scale * np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def integers(seed, below, shape):
+    return jnp.asarray(np.random.default_rng(seed).integers(0, below, shape, np.int32))
 
 
 def drawn(init, *arguments):

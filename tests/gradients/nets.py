@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from hypothesis import strategies as st
 from jax import lax
 
 from jaxnets import nn
+from tests.numerics import integers, normal
 
 ROWS = 6
 
@@ -46,18 +48,17 @@ class Net(NamedTuple):
 
     def drawn(self, examples, seed, dtype):
         """Parameters and a batch."""
-        key = jax.random.key(seed)
         params = [
             {
-                name: _scale(shape) * jax.random.normal(jax.random.fold_in(key, 9 * i + j), shape)
+                name: normal((seed, i, j), shape, scale=_scale(shape))
                 for j, (name, shape) in enumerate(layer.params.items())
             }
             for i, layer in enumerate(self.layers)
         ]
         shape = (examples, *self.shape)
         if self.ids:
-            return _cast(params, dtype), jax.random.randint(key, shape, 0, ROWS)
-        return _cast((params, jax.random.normal(key, shape)), dtype)
+            return _cast(params, dtype), integers(seed, ROWS, shape)
+        return _cast((params, normal(seed, shape)), dtype)
 
 
 def _scale(shape):
@@ -65,7 +66,7 @@ def _scale(shape):
 
 
 def _cast(values, dtype):
-    return jax.tree.map(lambda x: x.astype(jnp.float32).astype(dtype), values)
+    return jax.tree.map(lambda x: jnp.asarray(np.float32(x), dtype), values)
 
 
 SIZES = st.integers(1, 4)

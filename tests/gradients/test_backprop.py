@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxnets import gradients, losses, models, nn, optim
 from jaxnets.gradients import RULES, backprop, backward, descend, describe, record
 from tests.catalogue import LAYERS, MODELS, thorough_beyond
+from tests.numerics import integers, normal
 
 A = np.array([[0.5, -1.5, 2.0], [1.5, 0.25, -0.75]])
 B = np.array([[1.25, 0.5, -2.0], [0.75, 3.0, 1.0]])
@@ -214,9 +215,14 @@ def test_each_rule_is_the_derivative(name):
             given = dict(zip(floating, chosen, strict=True))
             return _weighted(function(*(given.get(i, x) for i, x in enumerate(args))))
 
+        def both(chosen):
+            wanted = jax.value_and_grad(loss, tuple(range(len(floating))))(*chosen)
+            return wanted, backprop(lambda params: loss(*params))(chosen)
+
         chosen = [args[i] for i in floating]
-        want_value, want = jax.value_and_grad(loss, tuple(range(len(floating))))(*chosen)
-        value, found = backprop(lambda params: loss(*params))(chosen)
+        # what is chosen by a number must be known, elsewhere one compilation stands for dozens
+        compiled = both if name in ("cond", "switch") else jax.jit(both)
+        (want_value, want), (value, found) = compiled(chosen)
         np.testing.assert_allclose(value, want_value, rtol=1e-14)
         for one, other in zip(found, want, strict=True):
             assert one.dtype == other.dtype
@@ -237,11 +243,8 @@ def test_every_rule_is_tested():
 
 def _initial(case, dtype):
     params = jax.jit(case.init)(jax.random.key(0))
-    key = jax.random.key(1)
-    if case.ids:
-        x = jax.random.randint(key, (2, *case.shape), 0, case.ids)
-    else:
-        x = jax.random.normal(key, (2, *case.shape), dtype)
+    shape = (2, *case.shape)
+    x = integers(1, case.ids, shape) if case.ids else normal(1, shape, dtype)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params), x
 
 
@@ -274,7 +277,7 @@ def test_error_signals_are_those_derived_by_hand():
     """Of `softmax cross-entropy(tanh(x W₁ + b₁) W₂ + b₂)`, at every operation of the layers."""
     with jax.enable_x64(True):
         config = models.MLPConfig(3, 4, (5,), activation=jnp.tanh, param_dtype=jnp.float64)
-        params = models.init_mlp(jax.random.key(0), config)
+        params = jax.jit(models.init_mlp)(jax.random.key(0), config)
         rng = np.random.default_rng(0)
         x, y = rng.normal(size=(6, 3)), rng.integers(0, 4, 6)
 
@@ -477,7 +480,7 @@ def test_bad_input_is_named():
 
 def test_training_by_the_three_steps_is_training_by_sgd():
     config = models.MLPConfig(2, 2, (8,))
-    mine = theirs = models.init_mlp(jax.random.key(0), config)
+    mine = theirs = jax.jit(models.init_mlp)(jax.random.key(0), config)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(32, 2)), jnp.float32)
     y = jnp.asarray(x[:, 0] * x[:, 1] > 0, jnp.int32)

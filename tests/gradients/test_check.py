@@ -17,7 +17,7 @@ Y = np.array([0, 1, 1, 0, 1])
 
 
 def _params():
-    params = models.init_mlp(jax.random.key(0), MLP)
+    params = jax.jit(models.init_mlp)(jax.random.key(0), MLP)
     return jax.tree.map(lambda leaf: leaf + 0.1, params)
 
 
@@ -107,7 +107,7 @@ def test_a_rule_of_the_users_own_is_checked():
 
 def test_a_net_of_flax_and_backpropagation_written_out():
     net = flax.linen.Sequential([flax.linen.Dense(4), jnp.tanh, flax.linen.Dense(1)])
-    params = net.init(jax.random.key(0), X)
+    params = jax.jit(net.init)(jax.random.key(0), X)
 
     def loss(params, x):
         return jnp.mean(net.apply(params, x) ** 2)
@@ -137,7 +137,7 @@ def _narrow_net(dtype):
     def loss(params, x):
         return jnp.mean(net.apply(params, x).astype(jnp.float32) ** 2)
 
-    return loss, net.init(jax.random.key(0), X)
+    return loss, jax.jit(net.init)(jax.random.key(0), X)
 
 
 @pytest.mark.parametrize("dtype", NARROW)

@@ -10,6 +10,7 @@ import pytest
 from jaxnets import gradients
 from jaxnets.gradients import privacy
 from tests.catalogue import thorough_beyond
+from tests.numerics import normal
 
 B = 7
 KEY = jax.random.key(0)
@@ -21,15 +22,14 @@ def loss(params, x):
 
 
 def drawn(dtype=jnp.float32):
-    keys = jax.random.split(KEY, 4)
     params = {
         "a": {
-            "kernel": jax.random.normal(keys[0], (4, 5), dtype),
-            "bias": jax.random.normal(keys[1], (5,), dtype),
+            "kernel": normal(0, (4, 5), dtype),
+            "bias": normal(1, (5,), dtype),
         },
-        "b": {"kernel": jax.random.normal(keys[2], (5, 3), dtype)},
+        "b": {"kernel": normal(2, (5, 3), dtype)},
     }
-    return params, 2 * jax.random.normal(keys[3], (B, 3, 4), dtype)
+    return params, 2 * normal(3, (B, 3, 4), dtype)
 
 
 LEAVES = {"a/bias": "a/bias", "a/kernel": "a/kernel", "b/kernel": "b/kernel"}
@@ -126,7 +126,7 @@ def test_microbatches_take_keys_and_return_aux_in_order():
     def noisy(w, x, key):
         return jnp.sum(w * x + jax.random.normal(key, x.shape)) ** 2, x[0]
 
-    x, keys = jax.random.normal(KEY, (B, 3)), jax.random.split(KEY, B)
+    x, keys = normal(0, (B, 3)), jax.random.split(KEY, B)
     results = [
         jax.jit(gradients.clipped_grad(noisy, 1.0, has_aux=True, microbatch_size=size))(
             jnp.ones(3), x, keys

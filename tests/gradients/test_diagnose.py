@@ -7,8 +7,9 @@ import pytest
 
 from jaxnets import gradients, optim
 from tests.gradients import broken_nets
+from tests.numerics import normal
 
-X = jax.random.normal(jax.random.key(0), (32, 6))
+X = normal(0, (32, 6))
 SEEDS = range(3000, 3020)
 
 
@@ -104,13 +105,14 @@ def test_faults_of_layers_in_a_loop_are_found_as_outside_of_it():
     params = layers(2**0.5, depth=6)
     params[3]["b"] = params[3]["b"] - 1e3
     stack = jax.tree.map(lambda *p: jnp.stack(p), *params)
+    in_a_loop = flow_of(scanned_relus)
     outside = gradients.diagnose(flow_of(relus)(params, X))
-    inside = gradients.diagnose(flow_of(scanned_relus)(stack, X))
+    inside = gradients.diagnose(in_a_loop(stack, X))
     assert [f.trouble for f in inside] == [f.trouble for f in outside]
     assert (outside[0].trouble, outside[0].where) == ("dead units", "3/b > relu")
     assert (inside[0].trouble, inside[0].where) == ("dead units", "b > relu[3]")
     healthy = jax.tree.map(lambda *p: jnp.stack(p), *layers(2**0.5, depth=6))
-    assert gradients.diagnose(flow_of(scanned_relus)(healthy, X)) == []
+    assert gradients.diagnose(in_a_loop(healthy, X)) == []
 
 
 def test_steps_at_which_nobody_looked_are_left_out(look):
@@ -190,7 +192,7 @@ def recurrent(params, x, reverse=False):
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_loops_are_followed_in_the_order_of_their_turns(reverse):
-    x = jax.random.normal(jax.random.key(2), (8, 20, 6))
+    x = normal(2, (8, 20, 6))
     params = {"w": jnp.eye(6), "u": 0.1 * jnp.eye(6)}
     flow = flow_of(lambda p, x: recurrent(p, x, reverse))(params, x)
     (found,) = gradients.diagnose(flow)

@@ -7,7 +7,8 @@ import pytest
 
 from jaxnets import gradients, nn
 from tests.catalogue import LAYERS, MODELS, initial, thorough_beyond
-from tests.gradients.zoo import CASES
+from tests.gradients.zoo import CASES, drawn
+from tests.numerics import integers, normal
 
 B = 5
 
@@ -67,17 +68,6 @@ def assert_as_defined(loss, params, batch, rtol):
         )
 
 
-def drawn(case, dtype):
-    keys = jax.random.split(jax.random.key(0), len(case.params) + 1)
-    params = {
-        name: 0.7 * jax.random.normal(key, shape, dtype)
-        for key, (name, shape) in zip(keys, case.params.items(), strict=False)
-    }
-    if case.ids:
-        return params, jax.random.randint(keys[-1], (B, *case.example), 0, case.ids)
-    return params, jax.random.normal(keys[-1], (B, *case.example), dtype)
-
-
 FEW = {
     "wide",
     "tied to the embedding",
@@ -90,7 +80,7 @@ zoo = pytest.mark.parametrize("case", thorough_beyond(FEW, {case.name: (case,) f
 
 @zoo
 def test_float64(case, x64):
-    params, batch = drawn(case, jnp.float64)
+    params, batch = drawn(case, B, jnp.float64)
     assert_as_defined(case.loss, params, batch, 1e-10)
 
 
@@ -100,13 +90,13 @@ def test_float64(case, x64):
     thorough_beyond(FEW, {case.name: (case,) for case in CASES}, pytest.mark.exhaustive),
 )
 def test_float32(case):
-    params, batch = drawn(case, jnp.float32)
+    params, batch = drawn(case, B)
     assert_as_defined(case.loss, params, batch, 1e-5)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.way], ids=lambda case: case.name)
 def test_ways(case):
-    params, batch = drawn(case, jnp.float32)
+    params, batch = drawn(case, B)
     first = next(iter(case.params))
     ways = {row.path: row.way for row in gradients.plan(case.loss, params, batch)}
     assert ways[first] == case.way
@@ -123,10 +113,8 @@ LAYERS_AND_MODELS = [case for case in (*LAYERS, *MODELS) if not case.mixes_examp
 
 
 def batch_of(case, dtype):
-    key = jax.random.key(1)
-    if case.ids:
-        return jax.random.randint(key, (B, *case.shape), 0, case.ids)
-    return jax.random.normal(key, (B, *case.shape), dtype)
+    shape = (B, *case.shape)
+    return integers(1, case.ids, shape) if case.ids else normal(1, shape, dtype)
 
 
 def each_layer_and_model(quick=()):
@@ -150,7 +138,7 @@ def test_layers_and_models(case, x64):
 
 @each_layer_and_model(quick={case.name for case in MODELS})
 def test_no_layer_falls_back(case):
-    params = initial(case)
+    params = jax.eval_shape(case.init, jax.random.key(0))
     if not jax.tree.leaves(params):
         pytest.skip("has no parameters")
     for row in gradients.plan(of_layer(case), params, batch_of(case, jnp.float32)):
@@ -158,7 +146,7 @@ def test_no_layer_falls_back(case):
 
 
 def test_factors_cross_jit_vmap_and_scan():
-    params, batch = drawn(CASES[2], jnp.float32)
+    params, batch = drawn(CASES[2], B)
     loss = CASES[2].loss
     want = gradients.sq_norms(gradients.per_example_grad(loss)(params, batch)[1])
     handed = jax.jit(lambda p, b: gradients.per_example_grad(loss)(p, b)[1])(params, batch)
@@ -209,7 +197,7 @@ def test_nothing_has_the_size_of_batch_times_parameters():
 )
 def test_a_bad_example_leaves_the_others_exact(name, bad):
     (case,) = (case for case in CASES if case.name == name)
-    params, batch = drawn(case, jnp.float32)
+    params, batch = drawn(case, B)
     loss = lambda p, x: case.loss(p, x) + jnp.sum(x) * sum(map(jnp.sum, p.values()))  # noqa: E731
     spoiled = batch.at[2].set(bad)
     got, metrics = jax.jit(gradients.clipped_grad(loss, 0.1))(params, spoiled)
@@ -235,7 +223,7 @@ def of_no_positions(params, x):
 @pytest.mark.parametrize("loss", [of_no_layers, of_no_positions])
 def test_scans_of_no_turns(loss):
     params = {"stack": jnp.ones((0, 3, 3)), "turn": jnp.ones((3, 3)), "last": jnp.eye(3)}
-    x = jax.random.normal(jax.random.key(0), (B, 3))
+    x = normal(0, (B, 3))
     _, factors = gradients.per_example_grad(loss)(params, x)
     own = jax.vmap(jax.grad(loss), (None, 0))(params, x)
     want = jax.vmap(lambda g: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(g)))(own)
@@ -278,7 +266,7 @@ def test_batch_norm_in_training_is_refused():
 def test_differentiating_through_factors():
     """Second derivatives: the gradient of a squared norm, by the parameters."""
     (case,) = (case for case in CASES if case.name == "vector")
-    params, batch = drawn(case, jnp.float32)
+    params, batch = drawn(case, B)
 
     def penalty(params):
         return jnp.sum(gradients.sq_norms(gradients.per_example_grad(case.loss)(params, batch)[1]))
@@ -306,7 +294,7 @@ def test_explain():
 
 
 @pytest.mark.parametrize("offset", [0, 10, 1000])
-def test_norms_by_products_are_not_too_small_where_these_cancel(offset):
+def test_norms_by_products_are_not_too_small_where_these_cancel(offset, optimized):
     """Inputs far from 0 and error signals that sum to nearly 0."""
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((4, 64, 100)) + offset).astype(np.float32)
@@ -338,9 +326,9 @@ LINEAR = [
 
 
 @pytest.mark.parametrize("name", thorough_beyond({"wide"}, {name: (name,) for name in LINEAR}))
-def test_sums_over_a_batch_in_bfloat16_are_not_rounded_on_the_way(name):
+def test_sums_over_a_batch_in_bfloat16_are_not_rounded_on_the_way(name, optimized):
     (case,) = (case for case in CASES if case.name == name)
-    params, batch = drawn(case, jnp.float32)
+    params, batch = drawn(case, B)
     many = jnp.concatenate([batch] * 200)
 
     def half(params, x):
@@ -407,9 +395,8 @@ def test_operands_of_integers(length):
 
 @pytest.mark.parametrize("length", LENGTHS)
 def test_real_parameters_among_complex_numbers(length):
-    key = jax.random.key(0)
-    x = jax.random.normal(key, (3, length, 20, 2)) @ jnp.array([1, 1j])
-    w = jax.random.normal(key, (20, 30))
+    x = normal(0, (3, length, 20, 2)) @ jnp.array([1, 1j])
+    w = normal(1, (20, 30))
 
     def loss(w, x):
         return jnp.sum(jnp.abs(x @ w.astype(jnp.complex64)) ** 2)

@@ -9,13 +9,14 @@ import pytest
 from flax import nnx
 
 from jaxnets import gradients, models, nn
+from tests.numerics import normal
 
 KEY = jax.random.key(0)
 B = 12
 
 
-def normal(i, *shape):
-    return jax.random.normal(jax.random.fold_in(KEY, i), shape)
+def flow_of(loss, **options):
+    return jax.jit(gradients.flow(loss, **options))
 
 
 def mlp_loss(params, x, y):
@@ -29,8 +30,8 @@ def mean_of(loss):
     )
 
 
-MLP = {"a": normal(0, 5, 7), "b": normal(1, 7), "c": normal(2, 7, 3)}
-X, Y = normal(3, B, 5), normal(4, B, 3)
+MLP = {"a": normal(0, (5, 7)), "b": normal(1, (7,)), "c": normal(2, (7, 3))}
+X, Y = normal(3, (B, 5)), normal(4, (B, 3))
 
 
 def spread_equals(spread, values, tolerance):
@@ -95,10 +96,10 @@ def rnn_loss(params, xs, y):
 @pytest.mark.parametrize("batched", [False, True])
 def test_a_recurrent_nets_signals_through_time(batched):
     turns = 9
-    params = {"h": 0.4 * normal(5, 6, 6), "x": normal(6, 3, 6), "b": normal(7, 6)}
-    xs, y = normal(8, B, turns, 3), normal(9, B, 6)
+    params = {"h": 0.4 * normal(5, (6, 6)), "x": normal(6, (3, 6)), "b": normal(7, (6,))}
+    xs, y = normal(8, (B, turns, 3)), normal(9, (B, 6))
     loss = mean_of(rnn_loss) if batched else rnn_loss
-    flow = jax.jit(gradients.flow(loss, batched=batched))(params, xs, y)
+    flow = flow_of(loss, batched=batched)(params, xs, y)
     w, u, b = (np.asarray(params[name], np.float64) for name in ("h", "x", "b"))
     hs = [np.zeros((B, 6))]
     for t in range(turns):
@@ -116,7 +117,7 @@ def test_a_recurrent_nets_signals_through_time(batched):
 
 
 def test_layers_in_a_scan_are_layers_one_after_the_other():
-    stack = 0.6 * normal(10, 3, 5, 5)
+    stack = 0.6 * normal(10, (3, 5, 5))
 
     def unrolled(layers, x):
         for w in layers:
@@ -127,8 +128,8 @@ def test_layers_in_a_scan_are_layers_one_after_the_other():
         block = jax.checkpoint(lambda x, w: (jax.nn.relu(x @ w), None))
         return jnp.sum(jnp.square(jax.lax.scan(block, x, stack["w"])[0]))
 
-    one = gradients.flow(unrolled)(list(stack), X).sites
-    other = gradients.flow(scanned)({"w": stack}, X).sites
+    one = flow_of(unrolled)(list(stack), X).sites
+    other = flow_of(scanned)({"w": stack}, X).sites
     assert list(other) == ["w", "w > relu"]
     for i in range(3):
         for mine, theirs in ((f"{i}", "w"), (f"{i} > relu", "w > relu")):
@@ -144,16 +145,17 @@ def test_dead_saturated_and_alike_units_are_counted():
         return jnp.sum(h * params["same"])
 
     params = {
-        "dead": normal(11, 5, 4), "bias": jnp.array([-1e3, -1e3, -1e3, 1.0]),
+        "dead": normal(11, (5, 4)), "bias": jnp.array([-1e3, -1e3, -1e3, 1.0]),
         "flat": jnp.array([50.0, 50.0, -1.0, -1.0]) * 1.0, "same": jnp.ones(4),
     }  # fmt: skip
-    sites = gradients.flow(loss)(params, 0.1 * X).sites
+    sites = flow_of(loss)(params, 0.1 * X).sites
     assert sites["bias > relu"].dead == 0.75
     assert sites["bias"].dead == 0.75
     assert sites["flat > tanh"].saturated >= 0.5
-    same = gradients.flow(mlp_loss)(jax.tree.map(lambda p: jnp.full_like(p, 0.1), MLP), X, Y)
+    look = flow_of(mlp_loss)
+    same = look(jax.tree.map(lambda p: jnp.full_like(p, 0.1), MLP), X, Y)
     assert same.sites["a"].differing < 1e-10
-    assert gradients.flow(mlp_loss)(MLP, X, Y).sites["a"].differing > 0.1
+    assert look(MLP, X, Y).sites["a"].differing > 0.1
 
 
 def test_batch_norm_in_training():
@@ -165,7 +167,7 @@ def test_batch_norm_in_training():
 
     with pytest.raises(ValueError, match="batch_norm"):
         gradients.flow(lambda p, x: batched(p, x[None]))(params, X)
-    flow = gradients.flow(batched, batched=True)(params, X)
+    flow = flow_of(batched, batched=True)(params, X)
     np.testing.assert_allclose(flow.sites["scale"].activation.std, 1, atol=1e-2)
 
 
@@ -185,7 +187,7 @@ def test_models_of_other_libraries():
             return self.outer(nnx.relu(self.inner(x)))
 
     model = linen.Sequential([linen.Dense(8), linen.relu, linen.Dense(3)])
-    params = model.init(KEY, X)
+    params = jax.jit(model.init)(KEY, X)
     graph, state = nnx.split(Net(nnx.Rngs(0)))
     net = eqx.nn.MLP(5, 3, 8, 1, key=KEY)
     arrays, static = eqx.partition(net, eqx.is_array)
@@ -225,20 +227,21 @@ def test_bad_input():
         gradients.flow(lambda p, x: jnp.sum(x @ p["a"]).astype(int), batched=True)(MLP, X)
     with pytest.raises(ValueError, match="rows must be at least 1, got 0"):
         gradients.flow(mlp_loss, rows=0)
+    seen = jax.eval_shape(gradients.flow(mlp_loss), MLP, X, Y)
     with pytest.raises(ValueError, match="its update is"):
-        gradients.with_updates(gradients.flow(mlp_loss)(MLP, X, Y), MLP, {"a": jnp.ones(3)})
+        gradients.with_updates(seen, MLP, {"a": jnp.ones(3)})
 
 
 @pytest.mark.thorough
 def test_models_here():
     ids = jnp.arange(24).reshape(3, 8) % 11
     config = models.TransformerConfig(vocabulary=11, depth=2, features=8, heads=2, max_length=8)
-    params = models.init_transformer(KEY, config)
+    params = jax.jit(models.init_transformer)(KEY, config)
 
     def loss(params, ids):
         return jnp.mean(jnp.square(models.transformer(params, config, ids)))
 
-    flow = gradients.flow(loss, batched=True)(params, ids)
+    flow = flow_of(loss, batched=True)(params, ids)
     # rows of positions have no axis of examples, and so no `error_norm`
     assert all(np.isfinite(site.error.std).all() for site in flow.sites.values())
     named = {name.split("#")[0].split(" > ")[0] for name in flow.sites}

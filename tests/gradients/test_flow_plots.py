@@ -7,6 +7,7 @@ import pytest
 
 from jaxnets import gradients
 from jaxnets.gradients import flow_plots
+from tests.numerics import normal
 
 
 def loss(params, x):
@@ -18,8 +19,8 @@ def loss(params, x):
 
 @pytest.fixture(scope="module")
 def one():
-    params = {"w": jax.random.normal(jax.random.key(0), (3, 4, 4))}
-    return gradients.flow(loss)(params, jax.random.normal(jax.random.key(1), (8, 4)))
+    params = {"w": normal(0, (3, 4, 4))}
+    return gradients.flow(loss)(params, normal(1, (8, 4)))
 
 
 def test_a_line_along_depth_has_each_turn(one, tmp_path):

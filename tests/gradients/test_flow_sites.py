@@ -10,10 +10,11 @@ from jax import lax
 
 from jaxnets import gradients, tree
 from jaxnets.gradients.unit_rows import spread_out
+from tests.numerics import normal
 
 KEY = jax.random.key(0)
-X = jax.random.normal(KEY, (6, 5))
-W = jax.random.normal(jax.random.fold_in(KEY, 1), (5, 4))
+X = normal(0, (6, 5))
+W = normal(1, (5, 4))
 
 
 def flow_of(loss, **options):
@@ -63,7 +64,7 @@ def test_norms_of_equinox_have_no_relu(norm):
 
 @pytest.mark.parametrize("norm", [linen.LayerNorm(), linen.GroupNorm(2), linen.BatchNorm(False)])
 def test_norms_of_flax_have_no_relu(norm):
-    variables = norm.init(KEY, X[:, :4])
+    variables = jax.jit(norm.init)(KEY, X[:, :4])
     others = {k: v for k, v in variables.items() if k != "params"}
 
     def loss(params, x):
@@ -82,8 +83,8 @@ def convolved(params, x):
 
 @pytest.mark.parametrize("batch", [64, 256])
 def test_a_sample_sees_all_positions(batch):
-    params = {"k": jax.random.normal(KEY, (3, 3, 1, 8))}
-    x = jax.random.normal(jax.random.fold_in(KEY, 2), (batch, 28, 28, 1))
+    params = {"k": normal(0, (3, 3, 1, 8))}
+    x = normal(2, (batch, 28, 28, 1))
     x = x * jnp.ones((28, 28)).at[:6].set(0).at[:, :6].set(0)[None, :, :, None]
     result = np.asarray(convolved(params, x))
 
@@ -127,7 +128,7 @@ def test_units_of_a_convolution_without_a_batch_are_its_channels():
     def loss(arrays, x):
         return jnp.sum(jax.nn.relu(eqx.combine(arrays, static)(x)) ** 2)
 
-    x = jax.random.normal(KEY, (9, 1, 6, 6))
+    x = normal(0, (9, 1, 6, 6))
     for sites in (
         flow_of(loss)(arrays, x).sites,
         flow_of(
@@ -139,13 +140,13 @@ def test_units_of_a_convolution_without_a_batch_are_its_channels():
 
 
 def test_a_recurrent_kernel_is_no_stack_though_as_long_as_the_sequence():
-    params = {"h": 0.1 * jax.random.normal(KEY, (6, 6))}
+    params = {"h": 0.1 * normal(0, (6, 6))}
 
     def loss(params, xs):
         turn = lambda h, x: (jnp.tanh(h @ (params["h"] * 2.0) + x), None)  # noqa: E731
         return jnp.sum(lax.scan(turn, jnp.zeros(6), xs)[0])
 
-    flow = flow_of(loss)(params, jax.random.normal(KEY, (4, 6, 6)))
+    flow = flow_of(loss)(params, normal(1, (4, 6, 6)))
     (site,) = [s for s in flow.sites.values() if s.about.path == "h"]
     norm = jnp.linalg.norm(params["h"])
     np.testing.assert_allclose(site.weight_norm, np.full(6, norm), rtol=1e-6)
@@ -163,12 +164,12 @@ def test_layers_outside_time_have_their_own_norms():
 
         return jnp.sum(lax.scan(layer, xs, stack["w"])[0])
 
-    flow = flow_of(loss)(stack, jax.random.normal(KEY, (5, 3, 4)))
+    flow = flow_of(loss)(stack, normal(0, (5, 3, 4)))
     site = flow.sites["w"]
     np.testing.assert_allclose(site.weight_norm, [[2.0] * 3, [20.0] * 3])
     gradient = jax.grad(
         lambda s, x: jnp.mean(jax.vmap(loss, (None, 0))(s, x))
-    )(stack, jax.random.normal(KEY, (5, 3, 4)))  # fmt: skip
+    )(stack, normal(0, (5, 3, 4)))  # fmt: skip
     want = np.linalg.norm(np.asarray(gradient["w"]).reshape(2, -1), axis=1)
     np.testing.assert_allclose(site.gradient_norm[:, 0], want, rtol=1e-5)
 
@@ -212,9 +213,9 @@ def test_a_loop_without_turns_shows_nothing():
 @pytest.mark.parametrize("bias_shape", [(4,), (1,), (5, 4)])
 def test_extremes_behind_a_sum_are_those_of_its_own_results(batched, dtype, bias_shape):
     """Those of a bias and of a relu follow from the product's, unless the bias has rows."""
-    kernel = jax.random.normal(KEY, (3, 4)).astype(dtype)
-    bias = jax.random.normal(jax.random.fold_in(KEY, 2), bias_shape).astype(dtype)
-    x = jax.random.normal(jax.random.fold_in(KEY, 3), (6, 5, 3)).astype(dtype)
+    kernel = normal(0, (3, 4), dtype)
+    bias = normal(2, bias_shape, dtype)
+    x = normal(3, (6, 5, 3), dtype)
 
     def result(params, x):
         y = x @ params["kernel"]
@@ -260,7 +261,7 @@ def test_units_stay_channels_behind_pooling():
     params, static = eqx.partition(
         eqx.tree_at(lambda net: net[0].bias, net, bias), eqx.is_inexact_array
     )
-    images = jax.random.normal(KEY, (4, 1, 11, 11))
+    images = normal(0, (4, 1, 11, 11))
     loss = lambda params, x: jnp.sum(eqx.combine(params, static)(x) ** 2)  # noqa: E731
     relu = flow_of(loss)(params, images).sites["layers/0/bias > relu"]
     assert (relu.units, round(float(relu.dead), 6)) == (3, 0.666667)
@@ -269,7 +270,7 @@ def test_units_stay_channels_behind_pooling():
 def test_every_parameter_has_a_site_and_its_own_norms():
     cell = linen.OptimizedLSTMCell(4)
     carry = cell.initialize_carry(KEY, (5,))
-    variables = cell.init(KEY, carry, X[0])
+    variables = jax.jit(cell.init)(KEY, carry, X[0])
     loss = lambda p, x: jnp.sum(cell.apply(p, carry, x)[1] ** 2)  # noqa: E731
     sites = flow_of(loss)(variables, X).sites
     leaves = tree.flatten_with_paths(variables)

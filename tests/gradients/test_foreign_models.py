@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from tests.gradients.test_engine import B, assert_as_defined
+from tests.numerics import integers, normal
 
 KEY = jax.random.key(0)
 KEYS = jax.random.split(KEY, 4)
@@ -82,7 +83,7 @@ def of_linen(model, example, batched=False):
             return cross_entropy(model.apply(params, x[None])[0])
         return cross_entropy(model.apply(params, x))
 
-    return loss, model.init(KEY, example[None] if batched else example), example
+    return loss, jax.jit(model.init)(KEY, example[None] if batched else example), example
 
 
 def of_nnx():
@@ -161,7 +162,7 @@ def test_float64(name, x64):
         loss, params, example = MODELS[name]()
         params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
         if jnp.issubdtype(example.dtype, jnp.integer):
-            batch = jax.random.randint(KEY, (B, *example.shape), 0, 7)
+            batch = integers(0, 7, (B, *example.shape))
         else:
-            batch = jax.random.normal(KEY, (B, *example.shape), jnp.float64)
+            batch = normal(0, (B, *example.shape), jnp.float64)
         assert_as_defined(loss, params, batch, 1e-10)

@@ -19,8 +19,8 @@ from jaxnets.gradients.plans import uses_by_parameter
 from jaxnets.gradients.pulls import forward
 from jaxnets.tree import flatten_with_paths
 from tests.catalogue import initial, thorough_beyond
-from tests.gradients.test_engine import LAYERS_AND_MODELS, batch_of, drawn, of_layer
-from tests.gradients.zoo import CASES
+from tests.gradients.test_engine import LAYERS_AND_MODELS, B, batch_of, of_layer
+from tests.gradients.zoo import CASES, drawn
 from tests.numerics import assert_trees_close, relative_error
 
 VALUES = json.loads(Path(__file__).with_name("kfac.json").read_text())
@@ -148,7 +148,7 @@ def shapes_of(loss, params, *batch, **options):
 def test_one_example_at_one_position_is_exact(key, x64):
     """Of one example `T A ⊗ G` is the outer product of its gradient: no expectation is split."""
     model, x, y = Images(), jax.random.normal(key, (1, 4, 4, 2)), jnp.array([1])
-    params = jax.tree.map(lambda p: p.astype(float), model.init(key, x[0]))
+    params = jax.tree.map(lambda p: p.astype(float), jax.jit(model.init)(key, x[0]))
     loss = classified(model)
     blocks = factors_of(loss, params, x, y)
     paths = ["params/last/kernel", "params/last/bias"]
@@ -162,7 +162,7 @@ def test_one_example_at_one_position_is_exact(key, x64):
 def test_layers_of_flax_are_recognized(key):
     images = Images()
     x, y = jnp.zeros((2, 4, 4, 2)), jnp.zeros(2, int)
-    params = images.init(key, x[0])
+    params = jax.jit(images.init)(key, x[0])
     assert described(shapes_of(classified(images), params, x, y)) == {
         "params/first/kernel": "params/first/bias",
         "params/last/kernel": "params/last/bias",
@@ -171,7 +171,7 @@ def test_layers_of_flax_are_recognized(key):
     }
     tokens = Tokens()
     x = jnp.zeros((2, 5), int)
-    params = tokens.init(key, x[0])
+    params = jax.jit(tokens.init)(key, x[0])
     found = shapes_of(classified(tokens), params, x, y)
     attention = [f"params/attention/{name}" for name in ("query", "key", "value", "out")]
     assert described(found) == {
@@ -406,7 +406,7 @@ FEW = {"in stacked layers", "in a recurrence", "conv, grouped", "conv, channels 
 @pytest.mark.parametrize("case", thorough_beyond(FEW, {case.name: (case,) for case in CASES}))
 def test_gradients_are_the_products_of_what_factors_are_made_of(case, x64):
     """In whatever way a kernel and a bias meet the example; rows and columns in their places."""
-    pairs = layers_and_their_gradients(case.loss, *drawn(case, jnp.float64))
+    pairs = layers_and_their_gradients(case.loss, *drawn(case, B, jnp.float64))
     assert bool(pairs) == (case.name not in NO_LAYER)
     for product, gradient in pairs:
         assert relative_error(product, gradient) < 1e-12

@@ -120,9 +120,14 @@ def test_separate_examples_pass(name):
     assert isinstance(
         state, Unknown if name in ("permuted", "views", "chosen by rows") else Summed
     ), state
-    _, factors = gradients.per_example_grad(loss, keep_batch_dim=True)(PARAMS, X, Y)
-    mean = jax.tree.map(lambda g: jnp.mean(g, 0), gradients.materialize(factors))
-    want = jax.grad(loss)(PARAMS, X, Y)
+
+    @jax.jit
+    def mean_and_whole(params, x, y):
+        _, factors = gradients.per_example_grad(loss, keep_batch_dim=True)(params, x, y)
+        mean = jax.tree.map(lambda g: jnp.mean(g, 0), gradients.materialize(factors))
+        return mean, jax.grad(loss)(params, x, y)
+
+    mean, want = mean_and_whole(PARAMS, X, Y)
     # of a recurrence a part is a sum over examples, and a mask is drawn for the batch or for each
     if name not in ("recurrence", "dropout and penalty"):
         for g, h in zip(jax.tree.leaves(mean), jax.tree.leaves(want), strict=True):
@@ -132,7 +137,7 @@ def test_separate_examples_pass(name):
 def test_keys_and_flax_pass():
     keys = jax.random.split(jax.random.key(0), 4)
     gradients.per_example_grad(noised, keep_batch_dim=True)(PARAMS, X, keys)
-    params = Net().init(jax.random.key(0), X)
+    params = jax.jit(Net().init)(jax.random.key(0), X)
     gradients.per_example_grad(flax_net, keep_batch_dim=True)(params, X, Y)
 
 
@@ -261,7 +266,7 @@ def test_what_mixes_is_named(name):
 
 
 def test_batch_norm_of_flax_is_named():
-    variables = BatchNormed().init(jax.random.key(0), X)
+    variables = jax.jit(BatchNormed().init)(jax.random.key(0), X)
 
     def loss(params, x, y):
         out, _ = BatchNormed().apply(

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from jaxnets import gradients, losses, models
-from tests.numerics import assert_trees_close, relative_error
+from tests.numerics import assert_trees_close, normal, relative_error
 
 KEY = jax.random.key(0)
 CONFIG = models.MLPConfig(n_in=6, n_out=4, hidden=(8,))
-PARAMS = models.init_mlp(KEY, CONFIG)
+PARAMS = jax.jit(models.init_mlp)(KEY, CONFIG)
 BATCH = 5
-X = jax.random.normal(KEY, (BATCH, 6))
+X = normal(0, (BATCH, 6))
 Y = jnp.arange(BATCH) % 4
 
 
@@ -21,9 +21,9 @@ def loss(params, x, y):
 
 def one_by_one():
     """Each example's gradient by a Python loop: `[B, parameters]` in float64."""
-    rows = []
+    rows, gradient = [], jax.jit(jax.grad(loss))
     for x, y in zip(X, Y, strict=True):
-        leaves = jax.tree.leaves(jax.grad(loss)(PARAMS, x, y))
+        leaves = jax.tree.leaves(gradient(PARAMS, x, y))
         rows.append(np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in leaves]))
     return np.stack(rows)
 

@@ -9,11 +9,12 @@ import scipy.stats
 
 from jaxnets import losses, models, optim
 from jaxnets.gradients import clipped_grad, per_example_norms, privacy
-from tests.numerics import assert_trees_close, assert_trees_equal, relative_error
+from tests.numerics import assert_trees_close, assert_trees_equal, normal, relative_error
 
+pytestmark = pytest.mark.usefixtures("optimized")
 KEY = jax.random.key(0)
 CONFIG = models.MLPConfig(n_in=6, n_out=4, hidden=(8,))
-PARAMS = models.init_mlp(KEY, CONFIG)
+PARAMS = jax.jit(models.init_mlp)(KEY, CONFIG)
 BATCH = 12
 X = jax.random.normal(KEY, (BATCH, 6)) * jnp.linspace(0.1, 5, BATCH)[:, None]
 Y = jnp.arange(BATCH) % 4
@@ -143,7 +144,7 @@ def test_an_empty_draw_is_noise_alone():
 
 @pytest.mark.parametrize("size", [1e-20, 1.0, 1e3, 1e25])
 def test_no_example_moves_the_sum_by_more_than_the_bound(size):
-    x = (size * jax.random.normal(KEY, (64, 5)), size * jax.random.normal(KEY, (64, 3, 2)))
+    x = (size * normal(0, (64, 5)), size * normal(1, (64, 3, 2)))
     params = (jnp.ones(5), jnp.ones((3, 2)))
     sum_of = jax.jit(privacy.clipped_sum(linear, CLIP))
     whole, _ = sum_of(params, x)
@@ -167,7 +168,7 @@ def moved_by_one(loss, params, batch, clip):
 
 
 def test_the_bound_holds_where_the_loss_computes_in_bfloat16():
-    x = jax.random.normal(KEY, (512, 64)) + 0.5
+    x = normal(0, (512, 64)) + 0.5
     readout = jnp.ones(32, jnp.bfloat16) / 4
 
     def half(params, x):
@@ -179,8 +180,8 @@ def test_the_bound_holds_where_the_loss_computes_in_bfloat16():
 
 def test_norms_are_not_too_small_where_the_products_of_an_example_nearly_cancel():
     """Else the example is not clipped; nor NaN, else it is left out."""
-    u, v = jax.random.normal(KEY, (2, 1, 1, 512))
-    x = u + 1e-4 * jax.random.normal(KEY, (4, 32, 512))
+    u, v = normal(0, (2, 1, 1, 512))
+    x = u + 1e-4 * normal(1, (4, 32, 512))
     signs = jnp.where(jnp.arange(32) % 2 == 0, 1.0, -1.0)
     error = jnp.broadcast_to(signs[None, :, None] * v, (4, 32, 512))
     norms = np.linalg.norm(jnp.einsum("btd,btk->bdk", x, error).reshape(4, -1), axis=1)
@@ -247,8 +248,10 @@ def test_noise_and_bound_may_be_traced():
         f = privacy.dp_grad(loss, clip, sigma, expected_batch_size=expected)
         return f(PARAMS, X, Y, key=KEY)[0]
 
-    got = jax.vmap(at)(jnp.array([0.3, 0.7]), jnp.array([2.0, 1.3]), jnp.array([4.0, 9.5]))
-    assert_trees_close(jax.tree.map(lambda g: g[1], got), at(CLIP, SIGMA, EXPECTED), 1e-5)
+    traced = jnp.array([0.3, 0.7]), jnp.array([2.0, 1.3]), jnp.array([4.0, 9.5])
+    got = jax.jit(jax.vmap(at))(*traced)
+    want = jax.jit(lambda: at(CLIP, SIGMA, EXPECTED))()
+    assert_trees_close(jax.tree.map(lambda g: g[1], got), want, 1e-5)
 
 
 def test_aux_and_losses_written_for_batches():
@@ -275,7 +278,7 @@ def test_aux_and_losses_written_for_batches():
 )
 def test_any_optimizer_learns_from_poisson_batches(optimizer):
     n, rate = 400, 0.2
-    x = jax.random.normal(KEY, (n, 6))
+    x = normal(0, (n, 6))
     y = jnp.argmax(x[:, :4], 1)
     size = privacy.padded_size(n, rate, 1e-9)
     f = privacy.dp_grad(loss, 1.0, 0.6, expected_batch_size=rate * n)
@@ -370,9 +373,10 @@ def test_rates_at_the_ends_and_room_to_spare(rate, drawn, traced):
 
 
 def test_a_traced_rate_draws_the_same():
-    concrete = privacy.poisson_batch(KEY, 1000, 0.25, 400)
-    traced = jax.jit(lambda rate: privacy.poisson_batch(KEY, 1000, rate, 400))(0.25)
-    assert_trees_equal(concrete, traced)
+    def draw(rate):
+        return privacy.poisson_batch(KEY, 1000, rate, 400)
+
+    assert_trees_equal(jax.jit(lambda: draw(0.25))(), jax.jit(draw)(0.25))
 
 
 @pytest.mark.parametrize(
@@ -444,9 +448,8 @@ def test_bad_input_is_named(call, error, message):
 
 
 def test_metrics_are_those_of_the_examples():
-    _, metrics = privacy.dp_grad(loss, CLIP, SIGMA)(PARAMS, X, Y, key=KEY)
-    norms = per_example_norms(loss)(PARAMS, X, Y)
+    _, metrics = jax.jit(privacy.dp_grad(loss, CLIP, SIGMA))(PARAMS, X, Y, key=KEY)
+    norms = jax.jit(per_example_norms(loss))(PARAMS, X, Y)
     assert relative_error(metrics.norms, norms) <= 1e-6
-    np.testing.assert_allclose(
-        metrics.losses, jax.vmap(loss, (None, 0, 0))(PARAMS, X, Y), rtol=1e-6
-    )
+    want = jax.jit(jax.vmap(loss, (None, 0, 0)))(PARAMS, X, Y)
+    np.testing.assert_allclose(metrics.losses, want, rtol=1e-6)

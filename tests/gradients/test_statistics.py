@@ -8,8 +8,8 @@ from jax import lax
 
 from jaxnets import gradients, models
 from tests.catalogue import thorough_beyond
-from tests.gradients.zoo import CASES
-from tests.numerics import assert_trees_close, relative_error
+from tests.gradients.zoo import CASES, drawn
+from tests.numerics import assert_trees_close, integers, normal, relative_error
 
 B = 6
 
@@ -26,38 +26,32 @@ def tied_language_model(params, tokens):
 
 
 def language_model(dtype):
-    keys = jax.random.split(jax.random.key(0), 3)
     params = {
-        "embedding": jax.random.normal(keys[0], (7, 4), dtype),
+        "embedding": normal(0, (7, 4), dtype),
         "layers": {
-            "kernel": 0.5 * jax.random.normal(keys[1], (3, 4, 4), dtype),
+            "kernel": 0.5 * normal(1, (3, 4, 4), dtype),
             "bias": jnp.zeros((3, 4), dtype),
         },
     }
-    return tied_language_model, params, jax.random.randint(keys[2], (B, 5), 0, 7)
+    return tied_language_model, params, integers(2, 7, (B, 5))
 
 
 def convolutional(dtype):
     config = models.CNNConfig((6, 6, 1), 3, channels=(2,), hidden=(4,), batch_norm=False,
                               param_dtype=dtype)  # fmt: skip
-    params, state = models.init_cnn(jax.random.key(0), config)
+    params, state = jax.jit(models.init_cnn)(jax.random.key(0), config)
 
     def loss(params, x):
         return jax.nn.logsumexp(models.cnn(params, config, x, state=state)[0])
 
-    return loss, params, jax.random.normal(jax.random.key(1), (B, 6, 6, 1), dtype)
+    return loss, params, normal(1, (B, 6, 6, 1), dtype)
 
 
 def of_zoo(name):
     (case,) = (case for case in CASES if case.name == name)
 
     def make(dtype):
-        keys = jax.random.split(jax.random.key(0), len(case.params) + 1)
-        shapes = zip(keys, case.params.items(), strict=False)
-        params = {name: jax.random.normal(key, shape, dtype) for key, (name, shape) in shapes}
-        if case.ids:
-            return case.loss, params, jax.random.randint(keys[-1], (B, *case.example), 0, case.ids)
-        return case.loss, params, jax.random.normal(keys[-1], (B, *case.example), dtype)
+        return case.loss, *drawn(case, B, dtype, scale=1)
 
     return make
 
@@ -202,7 +196,7 @@ def test_estimates_are_unbiased(x64):
 
 
 def test_factors_and_moments_serve_alike_and_the_mean_is_the_gradient():
-    x = jax.random.normal(jax.random.key(0), (B, 5))
+    x = normal(0, (B, 5))
     factors = factors_of(x)
     seen = gradients.moments(factors)
     for statistic in (gradients.noise_scale, gradients.signal_to_noise, gradients.diversity):
@@ -248,7 +242,7 @@ def test_one_example_has_no_noise_to_be_seen():
         assert all(np.isnan(leaf) for leaf in found)
     assert gradients.diversity(one) == (1, 1)
     # whichever way the square and the norm are rounded
-    matrix, x = jnp.ones((3, 3)), jax.random.normal(jax.random.key(0), (20, 1, 3))
+    matrix, x = jnp.ones((3, 3)), normal(0, (20, 1, 3))
     each = jax.vmap(
         lambda x: gradients.moments(
             gradients.per_example_grad(lambda w, x: jnp.sum(jnp.tanh(w @ x)))(matrix, x)[1]
@@ -305,7 +299,7 @@ def test_influence_is_what_a_step_takes_off_the_loss(x64):
     def loss(params, x):
         return jnp.sum(jnp.tanh(params @ x) ** 2)
 
-    params, x = (0.3 * jax.random.normal(jax.random.key(i), (4, 3)) for i in range(2))
+    params, x = (0.3 * normal(i, (4, 3)) for i in range(2))
     rate = 1e-5
 
     @jax.jit

@@ -12,10 +12,9 @@ from jaxnets import gradients, nn
 from jaxnets.gradients import two_passes
 from jaxnets.gradients.per_example import tracer
 from tests.catalogue import thorough_beyond
-from tests.gradients.zoo import Case
+from tests.gradients.zoo import Case, drawn
 
 B = 5
-KEY = jax.random.key(0)
 
 
 def square(y):
@@ -144,17 +143,6 @@ CASES = {
 }
 
 
-def drawn(case, dtype=jnp.float32):
-    keys = jax.random.split(KEY, len(case.params) + 1)
-    params = {
-        name: 0.7 * jax.random.normal(key, shape, dtype)
-        for key, (name, shape) in zip(keys, case.params.items(), strict=False)
-    }
-    if case.ids:
-        return params, jax.random.randint(keys[-1], (B, *case.example), 0, case.ids)
-    return params, jax.random.normal(keys[-1], (B, *case.example), dtype)
-
-
 def run_of(loss, params, batch):
     traced = tracer(loss, has_aux=False, keep_batch_dim=False)(params, (batch,))
     return two_passes._two_passes(traced)
@@ -178,7 +166,7 @@ FEW = {"shared by all turns"}
 
 @pytest.mark.parametrize("case", thorough_beyond(FEW, CASES))
 def test_as_defined(case, x64):
-    params, batch = drawn(case, jnp.float64)
+    params, batch = drawn(case, B, jnp.float64)
     assert jax.eval_shape(lambda: run_of(case.loss, params, batch).losses).shape == (B,)
     want, losses, norms = jax.jit(functools.partial(definition, case.loss, 0.5))(params, batch)
     assert np.any(norms > 0.5)
@@ -189,7 +177,7 @@ def test_as_defined(case, x64):
 
 
 def test_without_checkpoint_one_pass_does():
-    params, batch = drawn(CASES["layers in a loop"][0])
+    params, batch = drawn(CASES["layers in a loop"][0], B)
     loss = lambda p, x: square(lax.scan(lambda x, p: (layer(p, x), None), x, p)[0])  # noqa: E731
     assert run_of(loss, params, batch) is None
 
@@ -218,7 +206,7 @@ def test_the_memory_is_that_of_checkpoint():
 @pytest.mark.parametrize("bad", [np.nan, pytest.param(np.inf, marks=pytest.mark.thorough)])
 def test_a_bad_example_leaves_the_others_exact(bad):
     (case,) = CASES["layers in a loop"]
-    params, batch = drawn(case)
+    params, batch = drawn(case, B)
     spoiled = batch.at[2].set(bad)
 
     def loss(p, x):  # tanh of infinity is finite
@@ -248,7 +236,7 @@ def test_squares_that_are_no_numbers(size):
 @pytest.mark.thorough
 def test_masks_microbatches_and_groups():
     (case,) = CASES["layers in a loop"]
-    params, batch = drawn(case)
+    params, batch = drawn(case, B)
     mask = jnp.array([True, False, True, True, True])
     kept = batch[mask]
     want, _ = gradients.clipped_sum(case.loss, 0.5)(params, kept)

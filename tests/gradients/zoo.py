@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnets import nn
+from tests.numerics import integers, normal
 
 
 class Case(NamedTuple):
@@ -20,6 +21,16 @@ class Case(NamedTuple):
     """If not 0, the example is integers below it."""
     way: str = ""
     """How the norms of the first parameter should be computed."""
+
+
+def drawn(case, examples, dtype=jnp.float32, scale=0.7):
+    """Parameters and a batch."""
+    params = {
+        name: normal((0, i), shape, dtype, scale)
+        for i, (name, shape) in enumerate(case.params.items())
+    }
+    shape = (examples, *case.example)
+    return params, integers(1, case.ids, shape) if case.ids else normal(1, shape, dtype)
 
 
 def _square(y):

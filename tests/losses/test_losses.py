@@ -50,8 +50,13 @@ def extreme_inputs(case, dtype):
     return cast((rng.choice(EXTREMES, first.shape), *rest), dtype)
 
 
-def total_gradient(case):
-    return jax.jit(jax.grad(lambda *inputs: jnp.sum(case.loss(*inputs))))
+def total_gradient(loss):
+    return jax.grad(lambda *inputs: jnp.sum(loss(*inputs)))
+
+
+def loss_and_gradient(loss):
+    """Compiled as one program."""
+    return jax.jit(lambda *inputs: (loss(*inputs), total_gradient(loss)(*inputs)))
 
 
 def test_the_catalogue_has_every_loss():
@@ -80,10 +85,9 @@ def test_extreme_logits(case, dtype):
     with jax.enable_x64(dtype == jnp.float64):
         given = extreme_inputs(case, dtype)
         want = reference(case, given)
+        got, gradient = loss_and_gradient(case.loss)(*given)
         # below float32's normal range there are no 1e-6 left
-        got = jax.jit(case.loss)(*given)
         np.testing.assert_allclose(got, want, rtol=1e-6, atol=np.finfo(np.float32).tiny)
-        gradient = total_gradient(case)(*given)
         assert gradient.dtype == dtype
         assert np.isfinite(np.asarray(gradient, np.float64)).all()
 
@@ -91,10 +95,9 @@ def test_extreme_logits(case, dtype):
 @each([case for case in LOSSES if case.optax])
 def test_agrees_with_optax(case):
     given = inputs(case)
-    ours, theirs = jax.jit(case.loss)(*given), jax.jit(case.optax)(*given)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
-    theirs = jax.jit(jax.grad(lambda *inputs: jnp.sum(case.optax(*inputs))))(*given)
-    np.testing.assert_allclose(total_gradient(case)(*given), theirs, rtol=1e-5, atol=1e-6)
+    ours, theirs = (loss_and_gradient(loss)(*given) for loss in (case.loss, case.optax))
+    for got, want in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -137,18 +140,22 @@ def test_gradient_is_the_finite_difference(case, x64):
     """Along one direction, the first and second derivative."""
     x, *rest = inputs(case, jnp.float64)
     rng = np.random.default_rng(2)
-    direction, weights = (
-        rng.standard_normal(shape) for shape in (x.shape, case.loss(x, *rest).shape)
-    )
+    losses_of = jax.eval_shape(case.loss, x, *rest)
+    direction, weights = (rng.standard_normal(of.shape) for of in (x, losses_of))
 
     def along(step):
         return jnp.sum(weights * case.loss(x + step * direction, *rest))
 
-    value, slope = (jax.jit(f) for f in (along, jax.grad(along)))
+    @jax.jit
+    def derivatives(step):
+        return along(step), jax.grad(along)(step), jax.grad(jax.grad(along))(step)
+
     h = 1e-5
-    np.testing.assert_allclose(slope(0.0), (value(h) - value(-h)) / (2 * h), rtol=1e-7, atol=1e-8)
-    curvature = jax.jit(jax.grad(jax.grad(along)))(0.0)
-    np.testing.assert_allclose(curvature, (slope(h) - slope(-h)) / (2 * h), rtol=1e-6, atol=1e-6)
+    after, before = derivatives(h), derivatives(-h)
+    quotients = [(a - b) / (2 * h) for a, b in zip(after, before, strict=True)]
+    _, slope, curvature = derivatives(0.0)
+    np.testing.assert_allclose(slope, quotients[0], rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(curvature, quotients[1], rtol=1e-6, atol=1e-6)
 
 
 @each(LOSSES)
@@ -189,4 +196,4 @@ def test_no_nan_is_computed_on_the_way(case):
     given = extreme_inputs(case, jnp.float32) if case.logits else inputs(case)
     with jax.debug_nans(True):
         jax.block_until_ready(case.loss(*given))
-        jax.block_until_ready(total_gradient(case)(*given))
+        jax.block_until_ready(jax.jit(total_gradient(case.loss))(*given))

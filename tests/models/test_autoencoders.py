@@ -8,6 +8,7 @@ from scipy import stats
 
 from jaxnets import models, nn, optim, train
 from tests.catalogue import AUTOENCODER, VAE
+from tests.numerics import normal
 
 KEY = jax.random.key(0)
 GAUSSIAN = models.VAEConfig(
@@ -25,7 +26,7 @@ def test_without_convolutions_it_is_an_mlp_and_its_mirror():
     assert sizes == [(6, 7), (7, 5), (5, 4)]
     sizes = [layer["kernel"].shape for layer in params["decoder"]["dense"]["layers"]]
     assert sizes == [(4, 5), (5, 7), (7, 6)]
-    x = jax.random.normal(KEY, (2, 3, 1))
+    x = normal(0, (2, 3, 1))
     code = models.encode_image(params, config, x)
     assert code.shape == (4,)
     want = models.decode_image(params, config, code)
@@ -35,7 +36,7 @@ def test_without_convolutions_it_is_an_mlp_and_its_mirror():
 @pytest.mark.thorough
 def test_the_denoising_loss_compares_with_what_was_not_corrupted():
     params = jax.jit(models.init_autoencoder)(KEY, AUTOENCODER)
-    x = jax.random.normal(KEY, (3, *AUTOENCODER.image))
+    x = normal(0, (3, *AUTOENCODER.image))
     corrupt = models.masking_noise(0.5)
     got = models.denoising_loss(params, AUTOENCODER, x, KEY, corrupt)
     y = models.autoencoder(params, AUTOENCODER, corrupt(KEY, x))
@@ -132,7 +133,7 @@ def test_the_best_deviation_is_what_the_decoder_misses(x64):
     """Where the derivative by its logarithm is 0, and the second 2 for each pixel."""
     config = dataclasses.replace(GAUSSIAN, learned_stddev=True)
     params = jax.jit(models.init_vae)(KEY, config)
-    x = jax.random.normal(KEY, (5, 1, 3, 1), jnp.float64)
+    x = normal(0, (5, 1, 3, 1), jnp.float64)
     same, _ = models.negative_elbo(params, GAUSSIAN, x, KEY)
     np.testing.assert_allclose(models.negative_elbo(params, config, x, KEY)[0], same, rtol=1e-6)
     missed = models.vae(params, config, x, key=KEY)[0] - x

@@ -9,7 +9,7 @@ from jaxnets import models
 from jaxnets.models import decode
 
 CONFIG = models.TransformerConfig(5, depth=1, features=8, heads=2, positions="rotary", tied=False)
-PARAMS = jax.tree.map(lambda p: 2 * p, models.init_transformer(jax.random.key(1), CONFIG))
+PARAMS = jax.tree.map(lambda p: 2 * p, jax.jit(models.init_transformer)(jax.random.key(1), CONFIG))
 PROMPT = np.array([3, 0, 4, 1])
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from jaxnets import gradients, models
 from tests.catalogue import SMALL_UNET
+from tests.numerics import normal
 
 KEY = jax.random.key(0)
 MEAN, STD = 0.7, 0.4
@@ -98,7 +99,7 @@ def test_the_posterior_keeps_its_precision_between_close_steps():
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
 def test_predictions_give_back_what_they_were_made_of(prediction):
     noise = SCHEDULES["linear"]
-    x_0, epsilon = jax.random.normal(KEY, (2, 6))
+    x_0, epsilon = normal(0, (2, 6))
     for t in (1, 20, 50):
         signal, sigma = models.signal_and_noise(noise, t)
         output = epsilon if prediction == "epsilon" else signal * epsilon - sigma * x_0
@@ -310,7 +311,7 @@ def test_losses_of_a_unet_have_per_example_gradients():
         return models.diffusion_loss(predict, noise, x, key, prediction="v")
 
     batch = (
-        jax.random.normal(KEY, (3, *SMALL_UNET.image)),
+        normal(0, (3, *SMALL_UNET.image)),
         jnp.array([0, 3, 1]),
         jax.random.split(KEY, 3),
     )

@@ -6,12 +6,13 @@ import pytest
 
 from jaxnets import models
 from tests.catalogue import EFFICIENTNET
+from tests.numerics import normal
 
 
 @pytest.mark.thorough
 def test_the_part_above_goes_on_where_the_part_below_ends():
-    params, state = models.init_efficientnet(jax.random.key(0), EFFICIENTNET)
-    x = jax.random.normal(jax.random.key(1), (2, 8, 8, EFFICIENTNET.n_in))
+    params, state = jax.jit(models.init_efficientnet)(jax.random.key(0), EFFICIENTNET)
+    x = normal(1, (2, 8, 8, EFFICIENTNET.n_in))
 
     @jax.jit
     def both(x):

@@ -8,7 +8,7 @@ import pytest
 
 from jaxnets import models, nn, tree
 from tests.catalogue import CNN, CNN_STATE, MLP, _linen_cnn
-from tests.numerics import assert_trees_close, relative_error
+from tests.numerics import assert_trees_close, normal, relative_error
 
 KEY = jax.random.key(0)
 
@@ -34,7 +34,7 @@ def test_paths_are_those_of_the_design():
 
 def test_the_cnns_moments_move_as_linens():
     params, _ = jax.jit(models.init_cnn)(KEY, CNN)
-    x = jax.random.normal(KEY, (5, *CNN.image))
+    x = normal(0, (5, *CNN.image))
     _, got = models.cnn(params, CNN, x, state=CNN_STATE, train=True)
     _, want = _linen_cnn(params, CNN_STATE, x, train=True)
     assert_trees_close(got, jax.tree.map(lambda leaf: leaf, want), 1e-6)
@@ -45,7 +45,7 @@ def test_configs_cross_jit_and_equal_ones_do_not_recompile():
     init = jax.jit(chex.assert_max_traces(models.init_mlp, n=1))
     for _ in range(2):
         config = models.MLPConfig(6, 4, (8, 5), kernel_init=nn.initializers.he_normal())
-        params = init(KEY, config)
+        params = jax.jit(init)(KEY, config)
     forward = jax.jit(chex.assert_max_traces(models.mlp, n=1))
     forward(params, config, jnp.ones(6))
     forward(params, models.MLPConfig(6, 4, (8, 5)), jnp.ones(6))
@@ -55,7 +55,7 @@ def test_configs_cross_jit_and_equal_ones_do_not_recompile():
 def test_compute_dtype_is_chosen_at_entry_and_parameters_keep_theirs(dtype):
     config = models.CNNConfig(CNN.image, 4, channels=(3, 5), hidden=(7,), dtype=dtype)
     params, state = jax.jit(models.init_cnn)(KEY, config)
-    x = jax.random.normal(KEY, (5, *CNN.image))
+    x = normal(0, (5, *CNN.image))
     logits, after = models.cnn(params, config, x, state=state, train=True)
     assert logits.dtype == dtype
     assert {leaf.dtype for leaf in jax.tree.leaves((params, after))} == {np.dtype("float32")}
@@ -80,7 +80,7 @@ def test_dropout_acts_with_a_key_only():
 
 
 def test_kernels_are_independent_draws():
-    params = models.init_mlp(KEY, models.MLPConfig(8, 8, (8, 8)))
+    params = jax.jit(models.init_mlp)(KEY, models.MLPConfig(8, 8, (8, 8)))
     kernels = [layer["kernel"] for layer in params["layers"]]
     assert not np.array_equal(kernels[0], kernels[1])
     assert not np.array_equal(kernels[1], kernels[2])

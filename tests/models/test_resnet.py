@@ -6,7 +6,7 @@ import pytest
 from jaxnets import models, tree
 from tests.catalogue import BATCH_RESNET, BOTTLENECKS, thorough_beyond
 from tests.models import linen_images
-from tests.numerics import assert_trees_close
+from tests.numerics import assert_trees_close, normal
 
 KEY = jax.random.key(0)
 
@@ -44,7 +44,7 @@ def test_depth_is_the_number_of_layers_with_weights_along_the_longest_way():
 )
 def test_moments_move_as_linens(config, x64):
     params, state = jax.jit(models.init_resnet)(KEY, config)
-    x = jax.random.normal(KEY, (3, 9, 8, 2))
+    x = normal(0, (3, 9, 8, 2))
     _, got = jax.jit(lambda *a: models.resnet(a[0], config, a[1], state=a[2], train=True))(
         params, x, state
     )
@@ -80,7 +80,7 @@ def test_blocks_start_as_their_shortcuts(norm):
     """Where a block has no projection it is then the identity of what has passed an activation."""
     config = models.ResNetConfig(3, 4, (3,), (6,), norm=norm, groups=2)
     params, state = jax.jit(models.init_resnet)(KEY, config)
-    x = jax.random.normal(KEY, (2, 5, 6, 3))
+    x = normal(0, (2, 5, 6, 3))
     shallow = {**params, "stages": [[]]}
     got, _ = models.resnet(params, config, x, state=state)
     want, _ = models.resnet(shallow, config, x, state=state)
@@ -94,7 +94,7 @@ def test_group_norm_needs_no_state_and_has_none():
     config = models.ResNetConfig(1, 2, (1,), (4,), norm="group", groups=4)
     params, state = jax.jit(models.init_resnet)(KEY, config)
     assert not jax.tree.leaves(state)
-    x = jax.random.normal(KEY, (4, 4, 1))
+    x = normal(0, (4, 4, 1))
     logits, after = models.resnet(params, config, x)
     assert logits.shape == (2,)
     assert not jax.tree.leaves(after)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from jaxnets import gradients, models
-from tests.numerics import assert_trees_close, relative_error
+from tests.numerics import assert_trees_close, normal, relative_error
 
 SIGNAL_CNN = models.SignalCNNConfig(3, 2, (4, 5), (4, 3))
 PARAMS = jax.jit(models.init_signal_cnn)(jax.random.key(0), SIGNAL_CNN)
-X = jax.random.normal(jax.random.key(1), (4, 9, 3))
+X = normal(1, (4, 9, 3))
 LENGTHS = jnp.array([9, 5, 5, 0])
 
 net = jax.jit(models.signal_cnn, static_argnames="config")

@@ -5,10 +5,10 @@ import pytest
 
 from jaxnets import gradients, losses, models, nn, tree
 from tests.catalogue import BERT, GPT, LLAMA, thorough_beyond
-from tests.numerics import assert_trees_close, relative_error
+from tests.numerics import assert_trees_close, integers, relative_error
 
 KEY = jax.random.key(0)
-IDS = jax.random.randint(KEY, (2, 5), 0, 11)
+IDS = integers(0, 11, (2, 5))
 
 
 def small(**changes):
@@ -113,7 +113,7 @@ def test_the_engine_needs_no_fallback_for_next_tokens(scan):
         logits = models.transformer(params, config, ids[:-1])
         return losses.softmax_cross_entropy_with_integer_labels(logits, ids[1:]).mean()
 
-    ids = jax.random.randint(KEY, (3, 9), 0, 300)
+    ids = integers(0, 300, (3, 9))
     ways = {row.path: (row.way, row.fallback) for row in gradients.plan(loss, params, ids)}
     assert {way for way, _ in ways.values()} <= {"tied", "gram", "folded", "direct", "sum"}
     assert ways["embedding/embedding"] == ("tied", "")
@@ -123,7 +123,7 @@ def test_the_engine_needs_no_fallback_for_next_tokens(scan):
 def test_long_sequences_take_the_tiles_and_keep_the_engine():
     config = models.TransformerConfig(5, 1, 4, 1, positions="rotary", activation=nn.relu, hidden=4)
     params = jax.jit(models.init_transformer)(KEY, config)
-    ids = jax.random.randint(KEY, (2, 513), 0, 5)
+    ids = integers(0, 5, (2, 513))
 
     def loss(params, ids):
         logits = models.transformer(params, config, ids[:-1])

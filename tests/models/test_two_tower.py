@@ -9,7 +9,7 @@ import pytest
 
 from jaxnets import gradients, losses, models, optim, tree
 from tests.catalogue import thorough_beyond
-from tests.numerics import relative_error
+from tests.numerics import normal, relative_error
 
 KEY = jax.random.key(0)
 MLP = models.MLPConfig(5, 4, ())
@@ -35,7 +35,7 @@ def test_every_image_tower_gives_unit_vectors_and_its_state(name):
     image, shape = IMAGES[name]
     config = models.TwoTowerConfig(image, BAG)
     params, state = jax.jit(models.init_two_tower)(KEY, config)
-    x = jax.random.normal(KEY, (3, *shape))
+    x = normal(0, (3, *shape))
     u, v, after = jax.jit(models.two_tower, static_argnames="train")(
         params, config, x, IDS, MASK, state=state, train=True
     )
@@ -129,7 +129,7 @@ def test_a_compute_dtype_is_the_embeddings():
 def test_pairs_are_learned_and_every_parameter_has_part(loss):
     config = models.TwoTowerConfig(models.MLPConfig(5, 4, (8,)), BAG, loss)
     start, _ = jax.jit(models.init_two_tower)(KEY, config)
-    x = jax.random.normal(KEY, (3, 5))
+    x = normal(0, (3, 5))
     optimizer = optim.adam(0.02)
 
     def mean_loss(params):
@@ -187,6 +187,6 @@ def test_bad_configs_and_inputs_are_named():
 def test_the_losses_are_those_of_the_equations():
     config = models.TwoTowerConfig(MLP, BAG, "siglip")
     params, _ = jax.jit(models.init_two_tower)(KEY, config)
-    u, v = jax.random.normal(KEY, (2, 3, 4))
+    u, v = normal(0, (2, 3, 4))
     got = models.two_tower_losses(params, config, u, v)
     np.testing.assert_allclose(got, losses.siglip_loss(u, v, math.log(10.0), -10.0), rtol=1e-6)

@@ -5,6 +5,7 @@ import pytest
 
 from jaxnets import models
 from tests.catalogue import SMALL_UNET
+from tests.numerics import normal
 
 KEY = jax.random.key(0)
 CONFIG = models.UNetConfig((8, 4, 1), 2, (4, 6), blocks=2, groups=2, features=4, classes=2)
@@ -22,7 +23,7 @@ def test_it_starts_at_0_and_goes_down_and_up():
     shape = jax.eval_shape(lambda x: models.unet(params, CONFIG, x, 5), jnp.ones((3, 8, 4, 1)))
     assert shape.shape == (3, 8, 4, 2)
     small = jax.jit(models.init_unet)(KEY, SMALL_UNET)
-    y = models.unet(small, SMALL_UNET, jax.random.normal(KEY, SMALL_UNET.image), 5)
+    y = models.unet(small, SMALL_UNET, normal(0, SMALL_UNET.image), 5)
     np.testing.assert_array_equal(y, 0)
 
 
@@ -44,7 +45,7 @@ def test_attention_is_where_it_is_asked_for():
 def test_each_image_has_a_time_and_a_label_of_its_own():
     params = jax.jit(models.init_unet)(KEY, SMALL_UNET)
     params = jax.tree.map(lambda p: p + 0.1 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
-    x = jax.random.normal(KEY, (4, *SMALL_UNET.image))
+    x = normal(0, (4, *SMALL_UNET.image))
     t, labels = jnp.array([1, 2, 1, 2]), jnp.array([0, 0, 3, 3])
     apply = jax.jit(lambda x, t, label: models.unet(params, SMALL_UNET, x, t, label))
     got = apply(x, t, labels)

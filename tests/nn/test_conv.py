@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxnets import nn
-from tests.numerics import assert_trees_close, relative_error
+from tests.numerics import assert_trees_close, normal, relative_error
 
 KEY = jax.random.key(0)
 
@@ -29,7 +29,7 @@ def reference_conv(x, kernel, bias, stride, dilation):
 def test_conv_is_the_sum_it_says():
     params = nn.init_conv(KEY, (3, 2), 2, 4)
     params["bias"] = jnp.arange(4.0)
-    x = jax.random.normal(KEY, (9, 8, 2))
+    x = normal(0, (9, 8, 2))
     want = reference_conv(x, params["kernel"], params["bias"], stride=2, dilation=2)
     got = nn.conv(params, x, stride=2, dilation=2, padding="VALID")
     assert relative_error(got, want) <= 1e-6
@@ -37,7 +37,7 @@ def test_conv_is_the_sum_it_says():
 
 def test_causal_convolution_does_not_see_the_future():
     params = nn.init_conv(KEY, (3,), 1, 1)
-    x = jax.random.normal(KEY, (8, 1))
+    x = normal(0, (8, 1))
     jacobian = jax.jacobian(lambda x: nn.conv(params, x, padding="CAUSAL", dilation=2))(x)
     dependence = jnp.abs(jacobian[:, 0, :, 0])
     assert not jnp.any(jnp.triu(dependence, 1))
@@ -46,7 +46,7 @@ def test_causal_convolution_does_not_see_the_future():
 
 def test_gradients_inside_scan_are_those_outside():
     params = nn.init_conv(KEY, (3, 3), 4, 4)
-    x = jax.random.normal(KEY, (2, 8, 8, 4))
+    x = normal(0, (2, 8, 8, 4))
 
     def loss(params, x):
         return jnp.sum(jnp.square(nn.conv(params, x)))
@@ -86,7 +86,7 @@ def test_the_backward_pass_is_made_of_canonical_convolutions():
 def test_depthwise_is_one_filter_per_channel():
     params = nn.init_conv(KEY, (3, 3), 3, 3, groups=3)
     assert params["kernel"].shape == (3, 3, 1, 3)
-    x = jax.random.normal(KEY, (6, 6, 3))
+    x = normal(0, (6, 6, 3))
     jacobian = jax.jacobian(lambda x: nn.conv(params, x, groups=3))(x)
     across = jnp.abs(jacobian).sum((0, 1, 3, 4))
     assert jnp.all((across > 0) == jnp.eye(3, dtype=bool))
@@ -94,7 +94,7 @@ def test_depthwise_is_one_filter_per_channel():
 
 def test_max_pool_gradient_at_ties_goes_to_the_first_as_in_linen():
     x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (2, 8, 8, 3)), jnp.float32)
-    weights = jax.random.normal(KEY, (2, 4, 4, 3))
+    weights = normal(0, (2, 4, 4, 3))
     ours = jax.grad(lambda x: jnp.sum(weights * nn.max_pool(x, 2, 2)))(x)
     theirs = jax.grad(lambda x: jnp.sum(weights * linen.max_pool(x, (2, 2), (2, 2))))(x)
     np.testing.assert_array_equal(ours, theirs)

@@ -8,7 +8,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnets import nn
-from tests.numerics import assert_trees_close
+from tests.numerics import assert_trees_close, normal
 
 KEY = jax.random.key(0)
 
@@ -129,7 +129,7 @@ def test_activations_are_finite_with_finite_gradients_at_extremes(name):
 def test_positions_may_be_split_over_devices():
     mesh = jax.make_mesh((1,), ("devices",), axis_types=(AxisType.Explicit,))
     params = nn.init_dense(KEY, 3, 4)
-    x = jax.random.normal(KEY, (2, 5, 3))
+    x = normal(0, (2, 5, 3))
     want = jax.grad(lambda p: jnp.sum(nn.dense(p, x) ** 2))(params)
     with jax.set_mesh(mesh):
         split = jax.device_put(x, NamedSharding(mesh, P(None, "devices")))

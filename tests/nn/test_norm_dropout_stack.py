@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxnets import nn
-from tests.numerics import assert_trees_close, relative_error
+from tests.numerics import assert_trees_close, normal, relative_error
 
 KEY = jax.random.key(0)
 
@@ -15,7 +15,7 @@ def test_batch_norm_moves_its_moments_as_linen_does():
     module = linen.BatchNorm(use_running_average=False)
     theirs = state
     for step in range(5):
-        x = 3 + 2 * jax.random.normal(jax.random.fold_in(KEY, step), (8, 4, 5))
+        x = 3 + 2 * normal(step, (8, 4, 5))
         y, state = nn.batch_norm(params, state, x, train=True)
         want, updated = module.apply(
             {"params": params, "batch_stats": theirs}, x, mutable=["batch_stats"]
@@ -33,7 +33,7 @@ def test_batch_norm_in_evaluation_leaves_its_moments_alone():
 
 def test_batch_norm_over_a_mapped_axis_is_batch_norm_over_the_whole_batch():
     params, state = nn.init_batch_norm(5)
-    x = jax.random.normal(KEY, (8, 4, 5))
+    x = normal(0, (8, 4, 5))
 
     def loss(params, x, **keywords):
         y, after = nn.batch_norm(params, state, x, train=True, **keywords)
@@ -60,7 +60,7 @@ def test_norms_do_not_cancel_at_an_offset(offset):
 
 
 def test_norms_without_scale_or_bias():
-    x = jax.random.normal(KEY, (3, 6))
+    x = normal(0, (3, 6))
     np.testing.assert_allclose(nn.layer_norm({}, x).mean(1), 0, atol=1e-6)
     params = nn.init_norm(6, bias=False)
     assert set(params) == {"scale"}
@@ -117,7 +117,7 @@ def test_dropout_keeps_the_mean_and_drops_at_its_rate():
 
 
 def test_dropout_without_a_key_or_a_rate_is_the_identity():
-    x = jax.random.normal(KEY, (3, 4))
+    x = normal(0, (3, 4))
     assert nn.dropout(x, 0.5) is x
     assert nn.dropout(x, 0.0, key=KEY) is x
 

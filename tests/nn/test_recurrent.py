@@ -11,7 +11,7 @@ from jax import lax
 from jaxnets import gradients, models, nn
 from jaxnets.nn.unroll import within_lengths
 from tests.catalogue import RECURRENT, linen_unroll, random_biases, thorough_beyond
-from tests.numerics import assert_trees_close, relative_error
+from tests.numerics import assert_trees_close, integers, normal, relative_error
 
 KEY = jax.random.key(0)
 KINDS = pytest.mark.parametrize(
@@ -21,12 +21,13 @@ LENGTHS = np.array([5, 2, 0])
 
 
 def drawn(kind, dtype=jnp.float32, n_in=3, features=4):
-    params = random_biases(RECURRENT[kind].init(KEY, n_in, features, dtype=dtype))
+    init = RECURRENT[kind].init
+    params = random_biases(jax.jit(lambda: init(KEY, n_in, features, dtype=dtype))())
     carry = jax.tree.map(
         lambda z: z + jnp.cos(jnp.arange(z.size, dtype=z.dtype)).reshape(z.shape),
         nn.zero_carry(RECURRENT[kind].cell, params, (3,), dtype),
     )
-    return params, carry, jax.random.normal(KEY, (3, 5, n_in), dtype)
+    return params, carry, normal(0, (3, 5, n_in), dtype)
 
 
 def paired(run):
@@ -255,7 +256,7 @@ def test_bad_input_is_named():
 def test_a_stream_in_parts_is_the_whole():
     config = models.RNNConfig(3, 7, "gru", (4, 5), readout="each", vocabulary=7)
     params = jax.jit(models.init_rnn)(KEY, config)
-    ids = jax.random.randint(KEY, (2, 6), 0, 7)
+    ids = integers(0, 7, (2, 6))
     carry, parts = models.zero_rnn_carry(params, config, (2,)), []
     for part in (ids[:, :4], ids[:, 4:]):
         logits, carry = models.rnn_with_carry(params, config, part, carry)
@@ -269,7 +270,7 @@ def test_a_stream_in_parts_is_the_whole():
 )
 def test_a_padded_sequence_reads_as_the_short_one(readout):
     config = models.RNNConfig(3, 2, "lstm", (4, 3), bidirectional=True, readout=readout)
-    params, x = jax.jit(models.init_rnn)(KEY, config), jax.random.normal(KEY, (2, 5, 3))
+    params, x = jax.jit(models.init_rnn)(KEY, config), normal(0, (2, 5, 3))
     got = models.rnn(params, config, x, lengths=jnp.asarray([5, 3]))[1]
     want = models.rnn(params, config, x[1, :3])
     assert relative_error(got[:3] if readout == "each" else got, want) <= 1e-6
@@ -277,7 +278,7 @@ def test_a_padded_sequence_reads_as_the_short_one(readout):
 
 def test_a_mean_is_that_of_the_steps_logits():
     configs = [models.RNNConfig(3, 2, "gru", (4,), readout=name) for name in ("each", "mean")]
-    params, x = models.init_rnn(KEY, configs[0]), jax.random.normal(KEY, (2, 5, 3))
+    params, x = models.init_rnn(KEY, configs[0]), normal(0, (2, 5, 3))
     each, mean = (models.rnn(params, config, x) for config in configs)
     assert relative_error(mean, each.mean(1)) <= 1e-6
 

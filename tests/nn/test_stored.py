@@ -7,6 +7,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnets import nn
 from jaxnets.nn.stored import stored_gradient
+from tests.numerics import normal
 
 
 def twice(x):
@@ -23,7 +24,7 @@ def without(x):
     ids=["grad", "jacfwd", "hessian", "vmap of grad", "vmap", "checkpoint"],
 )
 def test_it_is_the_identity_under_every_transform(transform):
-    x = jax.random.normal(jax.random.key(0), (3, 4))
+    x = normal(0, (3, 4))
     got, want = jax.jit(transform(twice))(x), jax.jit(transform(without))(x)
     np.testing.assert_array_equal(got, want)
     np.testing.assert_array_equal(transform(twice)(x), transform(without)(x))

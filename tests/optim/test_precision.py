@@ -18,6 +18,7 @@ from tests.numerics import assert_trees_close
 from tests.optim.cases import core
 from tests.optim.trajectories import gradients, make_params, run
 
+pytestmark = pytest.mark.usefixtures("optimized")
 CORE = {case.name for case in core.CASES}
 
 

@@ -55,20 +55,25 @@ def all_gradients(params, steps):
     return jax.vmap(lambda t: gradients(params, t))(jnp.arange(steps))
 
 
-def scanned(optimizer, extra=None):
-    """`((params, state), gradients) -> ((params, state), updates)`, one scan, compiled.
-
-    The gradients are the same bits whatever the optimizer does, so that two runs compare the
-    optimizers, and neither how chaotic a loss is nor how a compiler rounds its gradient.
-    """
-
+@partial(jax.jit, static_argnums=(0, 1))
+def _scanned(optimizer, extra, carry, grads):
     def step(carry, grads):
         moved, state = carry
         keywords = {} if extra is None else extra(moved, grads)
         updates, state = optimizer.update(grads, state, moved, **keywords)
         return (optax.apply_updates(moved, updates), state), updates
 
-    return jax.jit(lambda carry, grads: jax.lax.scan(step, carry, grads))
+    return jax.lax.scan(step, carry, grads)
+
+
+def scanned(optimizer, extra=None):
+    """`((params, state), gradients) -> ((params, state), updates)`, one scan, compiled.
+
+    Once for equal optimizers. The gradients are the same bits whatever the optimizer does, so that
+    two runs compare the optimizers, and neither how chaotic a loss is nor how a compiler rounds
+    its gradient.
+    """
+    return partial(_scanned, optimizer, extra)
 
 
 def run(optimizer, params, steps=STEPS, grad_dtype=None, extra=None):

@@ -269,7 +269,7 @@ LINEN = {
 )
 def test_linens_variables_give_linens_outputs_and_come_back(name):
     module, rules, init, apply, x = LINEN[name]
-    ours = random_biases(init(KEY))
+    ours = random_biases(jax.jit(init)(KEY))
     like = jax.eval_shape(module.init, KEY, x)
     variables = pretrained.to_flax(ours, like, rules)
     want = jax.jit(module.apply)(variables, x)
@@ -283,7 +283,7 @@ def test_linens_cells_have_their_gates_apart(kind):
     cell = "vanilla" if kind == "rnn" else kind
     config = models.RNNConfig(3, 7, cell, (4, 4), readout="each", vocabulary=7)
     init = partial(models.init_rnn, config=config)
-    ours = random_biases(init(KEY))
+    ours = random_biases(jax.jit(init)(KEY))
     theirs = pretrained.split_gates(ours)
     for layer, same in zip(ours["layers"], theirs["layers"], strict=True):
         assert_trees_equal(same["forward"], linen_cell(kind, layer["forward"]))
@@ -333,7 +333,7 @@ def test_nnxs_state_gives_nnxs_outputs_and_comes_back():
         "0/head/layers/(.*)": r"head/\1",
     }
     _, _, init, apply, x = LINEN["cnn"]
-    ours = random_biases(init(KEY))
+    ours = random_biases(jax.jit(init)(KEY))
     module = NnxCNN(nnx.Rngs(0))
     state = nnx.state(module)
     pure = pretrained.to_flax(ours, nnx.to_pure_dict(state), rules)
@@ -379,7 +379,7 @@ def test_nnxs_transformer_has_our_outputs_and_gradients():
 
 def test_what_differs_from_flax_is_named():
     params = jax.jit(models.init_mlp)(KEY, MLP)
-    like = LinenMLP().init(KEY, np.ones(6))
+    like = jax.jit(LinenMLP().init)(KEY, np.ones(6))
     with pytest.raises(ValueError, match="no rule renames leaf 'layers/0/bias'"):
         pretrained.to_flax(params, like, {})
     with pytest.raises(ValueError, match="to_flax: two leaves get the name 'x'"):

@@ -10,7 +10,7 @@ CONFIG = models.MLPConfig(n_in=3, n_out=2, hidden=(4,))
 
 
 def make_state(seed=0):
-    params = models.init_mlp(jax.random.key(seed), CONFIG)
+    params = jax.jit(models.init_mlp)(jax.random.key(seed), CONFIG)
     params["half"] = jnp.linspace(0, 1, 5, dtype=jnp.bfloat16)
     return train.init_state(params, optim.adam(1e-3), jax.random.key(seed))
 

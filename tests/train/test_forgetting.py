@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnets import gradients, nn, train
-from tests.numerics import relative_error
+from tests.numerics import normal, relative_error
 
 MATRIX = np.array([[0.9, 0.1, 0.2], [0.6, 0.8, 0.3], [0.4, 0.85, 0.7]])
 
@@ -49,7 +49,7 @@ def test_penalties_broadcast_nothing():
 def test_the_fisher_of_a_linear_classifier():
     """`∇_W log p(y|x) = x ⊗ (e_y - p)`; the true Fisher is its square's mean over y ~ p."""
     params = nn.init_dense(jax.random.key(0), 4, 3)
-    x = jax.random.normal(jax.random.key(1), (12, 4))
+    x = normal(1, (12, 4))
     p = np.asarray(jax.nn.softmax(nn.dense(params, x)), np.float64)
     true = np.mean(np.asarray(x)[:, :, None] ** 2 * (p * (1 - p))[:, None, :], 0)
     fisher_of = gradients.fisher_diagonal(nn.dense, gradients.likelihoods.categorical)

@@ -6,10 +6,10 @@ import pytest
 
 from jaxnets import gradients, losses, models, optim, train
 from tests.catalogue import GAN
-from tests.numerics import assert_trees_close, assert_trees_equal
+from tests.numerics import assert_trees_close, assert_trees_equal, normal
 
 KEY = jax.random.key(0)
-IMAGES = jax.random.normal(KEY, (6, *GAN.image))
+IMAGES = normal(0, (6, *GAN.image))
 
 
 def start(optimizers, config=GAN):
@@ -134,7 +134,7 @@ def test_steps_scan_and_continue_from_a_copy():
     optimizers = optim.adam(1e-2), optim.adam(1e-2)
     step = train.gan_step(*scalar_game(), *optimizers)
     state = train.init_gan_state(jnp.float32(0.2), jnp.float32(0.0), *optimizers, KEY)
-    batches = jax.random.normal(KEY, (4, 3))
+    batches = normal(0, (4, 3))
     whole, _ = jax.jit(lambda s, b: jax.lax.scan(step, s, b))(state, batches)
     scan = jax.jit(lambda s, b: jax.lax.scan(step, s, b))
     half, _ = scan(state, batches[:2])

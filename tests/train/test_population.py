@@ -29,7 +29,7 @@ def state_and_step(member):
     optimizer = optim.adam(member.hyper["learning_rate"])
     key = jax.random.key(member.seed)
     dtype = jnp.result_type(float)
-    params = jax.tree.map(lambda x: x.astype(dtype), models.init_mlp(key, NET))
+    params = jax.tree.map(lambda x: x.astype(dtype), jax.jit(models.init_mlp)(key, NET))
     return train.init_state(params, optimizer, key), train.step(loss, optimizer, has_key=True)
 
 

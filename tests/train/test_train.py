@@ -35,7 +35,7 @@ def measure(params, model_state, batch):
 
 
 def fresh(optimizer, seed=0):
-    params = models.init_mlp(jax.random.key(7), CONFIG)
+    params = jax.jit(models.init_mlp)(jax.random.key(7), CONFIG)
     return train.init_state(params, optimizer, jax.random.key(seed))
 
 
@@ -89,7 +89,7 @@ def test_batched_turns_an_examples_loss_into_a_batchs():
         x, y = example["x"], example["y"]
         return losses.squared_error(predict(params, x), y), {"x": x[0]}
 
-    params = models.init_mlp(KEY, CONFIG)
+    params = jax.jit(models.init_mlp)(KEY, CONFIG)
     value, aux = train.batched(example_loss)(params, DATA)
     assert relative_error(value, batch_loss(params, DATA, None)) <= 1e-6
     assert relative_error(aux["x"], DATA["x"][:, 0].mean()) <= 1e-6
@@ -301,7 +301,7 @@ def test_optaxs_optimizer_in_our_run():
 
 def test_batch_norm_state_goes_through_a_run():
     config = models.CNNConfig((4, 4, 1), 2, channels=(3,), hidden=())
-    params, moments = models.init_cnn(KEY, config)
+    params, moments = jax.jit(models.init_cnn)(KEY, config)
     optimizer = optim.sgd(0.1)
 
     def loss(params, state, batch):
