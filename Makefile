@@ -18,7 +18,7 @@ mutations: $(INSTALLED)
 
 # the rest of the cross product of optimizers and properties, and what takes longest
 thorough: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal -m 'thorough and not exhaustive' $(ARGS)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal -m 'thorough and not exhaustive' $(ARGS)
 
 # each property of the models that compile for long, optimized as users have them; not in .ci/run
 exhaustive: $(INSTALLED)
