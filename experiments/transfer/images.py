@@ -115,8 +115,7 @@ def load_images(
         test_y=data.test_y,
         params=params,
         features=above,
-        # gradients of depthwise kernels take as long as all the others on a CPU; norms are few
-        # parameters that move all of a channel, by moments that stay ImageNet's
+        # norms are few parameters that move all of a channel, by moments that stay ImageNet's
         tuned={rf"^blocks/({upper})/(expand|project)/conv/|^head/conv/": True, ".*": False},
         depths={"^classifier/": 3, "^head/|^blocks/1[45]/": 0, ".*": 1},
         adapted={rf"^blocks/({upper})/(expand|project)/conv/kernel$": -1,
@@ -128,12 +127,14 @@ def load_images(
         about=(
             f"The base is EfficientNet-Lite0, trained on ImageNet; it sees the images at {side} × "
             f"{side}. Fine-tuned are the pointwise convolutions of its upper {16 - blocks} of 16 "
-            "blocks and before its head, the lower ones at half the rate; adapters are at the same "
-            "convolutions. Batch norm stays ImageNet's, its moments as well as its scale and bias. "
-            f"What the lower {blocks} blocks make of the images is computed once. Where all layers "
-            "are fine-tuned, every kernel, scale and bias is, batch norm's moments become the "
-            "task's, and images are mirrored and shifted. From scratch: a "
-            "net of two convolutions and a hidden layer, with batch norm and dropout"
+            "blocks and before its head, the lower ones at half the rate, the classifier at an "
+            "eighth; adapters are at the same convolutions. There batch norm stays ImageNet's, its "
+            "moments as well as its scale and bias, and what the lower "
+            f"{blocks} blocks make of the images is computed once. Where all layers are "
+            "fine-tuned, every kernel, scale and bias is, all at one rate; batch norm takes the "
+            "task's moments, images are mirrored and shifted, and the classifier sees the last "
+            "level alone. From scratch: a net of two convolutions and a hidden layer, with batch "
+            "norm and dropout"
             + (", on mirrored and shifted images." if _augment(data) != "none" else
                "; mirrored or shifted images made it worse on other subsets.")
         ),
