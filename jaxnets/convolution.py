@@ -11,12 +11,14 @@ takes 10 to 100 times as long as the same sum over the window of shifted images.
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxnets.types import Array
@@ -45,26 +47,42 @@ def canonical(n: int) -> lax.ConvDimensionNumbers:
     return lax.ConvDimensionNumbers(image, kernel, image)
 
 
+def _filled(x: Array, padding: tuple[tuple[int, int], ...]) -> Array:
+    around = ((0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0))
+    # once, and not anew for each place in the window
+    filled: Array = lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), around))
+    return filled
+
+
+def _shifted(x: Array, start: Any, span: Any, step: tuple[int, ...]) -> Array:
+    """From `start` on, so many positions of each image, of which every `step`th."""
+    part = lax.dynamic_slice(x, (0, *start, 0), (len(x), *span, x.shape[-1]))
+    return lax.slice(part, (0,) * x.ndim, part.shape, (1, *step, 1))
+
+
+def _span(filled: Array, window: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """How many positions of an image each place in the window meets, with those between."""
+    reach = [(k - 1) * d for k, d in zip(window, dilation, strict=True)]
+    return [n - r for n, r in zip(filled.shape[1:-1], reach, strict=True)]
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def _depthwise(x: Array, kernel: Array, geometry: Geometry) -> Array:
     """`y[p, c] = Σ_w x[p · stride + w · dilation, c] W[w, 0, c]`, summed in float32 at least."""
     stride, padding, dilation, _ = geometry
-    window = kernel.shape[:-2]
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    filled = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)))
-    filled = lax.optimization_barrier(filled)
-    reach = [(k - 1) * d for k, d in zip(window, dilation, strict=True)]
-    total: Array | None = None
+    *window, _, channels = kernel.shape
+    filled = _filled(x, padding)
+    span = _span(filled, window, dilation)
+    total: Any = 0
     for place in product(*map(range, window)):
-        starts = [i * d for i, d in zip(place, dilation, strict=True)]
-        ends = [n - r + i for n, r, i in zip(filled.shape[1:-1], reach, starts, strict=True)]
-        seen = lax.slice(
-            filled, (0, *starts, 0), (len(x), *ends, x.shape[-1]), (1, *stride, 1)
-        )  # fmt: skip
-        weight = kernel[place].astype(wide).reshape((1,) * (x.ndim - 1) + (-1,))
-        term = seen.astype(wide) * weight
-        total = term if total is None else total + term
-    assert total is not None
-    return total.astype(x.dtype)
+        start = [i * d for i, d in zip(place, dilation, strict=True)]
+        weight = kernel[place].reshape((1,) * (x.ndim - 1) + (channels,))
+        total = total + _wide(_shifted(filled, start, span, stride)) * _wide(weight)
+    y: Array = total.astype(x.dtype)
+    return y
 
 
 def _depthwise_along_x(dx: Array, kernel: Array, geometry: Geometry) -> Array:
@@ -91,6 +109,27 @@ def _depthwise_along_x(dx: Array, kernel: Array, geometry: Geometry) -> Array:
     return dy  # type: ignore[no-any-return]
 
 
+def _depthwise_along_kernel(x: Array, dkernel: Array, geometry: Geometry) -> Array:
+    """The same, whose transpose is `∂L/∂W[w] = Σ_p x[p · stride + w · dilation] δ[p]`."""
+    stride, padding, dilation, _ = geometry
+    window = dkernel.shape[:-2]
+    y = jax.eval_shape(partial(_depthwise, geometry=geometry), x, dkernel)
+    filled = _filled(x, padding)
+    places = np.array(list(product(*map(range, window)))) * np.array([dilation])
+
+    def by_kernel(error: Array) -> Array:
+        def of(start: Array) -> Array:
+            seen = _shifted(filled, start, _span(filled, window, dilation), stride)
+            return jnp.sum(_wide(seen) * _wide(error), tuple(range(x.ndim - 1)))
+
+        # one shifted image at a time, and none kept: written out, all would be in memory at once
+        found: Array = lax.map(jax.checkpoint(of, prevent_cse=False), jnp.asarray(places))
+        return found.reshape(dkernel.shape).astype(dkernel.dtype)
+
+    (dy,) = jax.linear_transpose(by_kernel, y)(dkernel)
+    return dy  # type: ignore[no-any-return]
+
+
 def _by_platform(on_cpu: Any, x: Array, kernel: Array, geometry: Geometry) -> Array:
     y: Array = lax.platform_dependent(
         x, kernel,
@@ -107,7 +146,13 @@ _MOST_PLACES = 64
 def _is_depthwise(x: Array, kernel: Array, geometry: Geometry) -> bool:
     *window, n_in, n_out = kernel.shape
     one_each = geometry.groups == n_out == x.shape[-1] > 1 and n_in == 1
-    return bool(one_each and 0 < math.prod(window) <= _MOST_PLACES)
+    fits = all(
+        size + sum(p) > (k - 1) * d
+        for size, p, k, d in zip(
+            x.shape[1:-1], geometry.padding, window, geometry.dilation, strict=True
+        )
+    )
+    return bool(one_each and fits and 0 < math.prod(window) <= _MOST_PLACES)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -128,7 +173,7 @@ def _convolve_jvp(
         # so that x is kept for the way back, and not its shifted images
         along_x, along_kernel = (
             jax.checkpoint(partial(_by_platform, way, geometry=geometry), prevent_cse=False)
-            for way in (_depthwise_along_x, _depthwise)
+            for way in (_depthwise_along_x, _depthwise_along_kernel)
         )
         return y, along_x(dx, kernel) + along_kernel(x, dkernel)
     if geometry.groups > 1:

@@ -54,3 +54,5 @@ class Base(NamedTuple):
     """A net that knows nothing before."""
     about: str
     """Of the base and the nets, for the report."""
+    whole: Callable[[int], Learner] | None = None
+    """All of it fine-tuned from the inputs themselves, by so many steps at most."""

@@ -9,7 +9,7 @@ from experiments.errors import UsageError
 from experiments.flags import filled, require_not_negative, require_positive, require_seed
 from experiments.run import Run, append_metrics, open_run
 from experiments.transfer import tuning
-from experiments.transfer.base import Base
+from experiments.transfer.base import LAST, Base
 from experiments.transfer.heads import best_kind, solve_all, tested
 from experiments.transfer.held_out import Learned, learned, make_learn
 from experiments.transfer.images import load_images
@@ -18,6 +18,8 @@ from experiments.transfer.learner import HeadChoice, Learner
 from experiments.transfer.report import print_results, write_report
 from experiments.transfer.results import FROZEN, SCRATCH, TO_THE_END, Found
 from experiments.transfer.texts import load_texts
+
+WHOLE = "fine-tuned, all layers"
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ def _by_steps(base: Base, most: int) -> dict[str, Learner]:
     learners = {"fine-tuned": tuning.fine_tuning(base, most)}
     if base.stages:
         learners["gradually unfrozen"] = tuning.gradual(base, most)
+    if base.whole is not None:
+        learners[WHOLE] = base.whole(most)
     return {SCRATCH: base.scratch, **learners, "LoRA": tuning.lora(base, most)}
 
 
@@ -164,13 +168,15 @@ def _results(folder: Run, config: Config, amounts: Amounts, base: Base) -> Found
             }  # fmt: skip
             kind = best_kind(solved)
             of_head = HeadChoice(kind, solved[kind].strength)
+            of_last = HeadChoice(LAST, solved[LAST].strength)
             if len(each) > 1:
                 for part, result in each.items():
                     keep(f"{FROZEN}, {part}", n, seed, result)
             keep(FROZEN, n, seed, each[kind])
             for name, learn in learns.items():
                 if name == SCRATCH or i < amounts.tuned_seeds:
-                    best, end = learn(chosen, seed, of_head)
+                    begin = of_last if name == WHOLE else of_head
+                    best, end = learn(chosen, seed, begin)
                     keep(name, n, seed, best)
                     if name != SCRATCH:
                         keep(f"{name}, {TO_THE_END}", n, seed, end)

@@ -16,6 +16,7 @@ from experiments.transfer.base import ALL, LAST, Base, Features
 from experiments.transfer.cached import cached, key_of
 from experiments.transfer.learner import Indices, Learner
 from experiments.transfer.scratch import from_scratch
+from experiments.transfer.whole import all_layers
 from jaxnets import models, pretrained, train
 from jaxnets.types import Array, Params, PyTree
 
@@ -63,10 +64,13 @@ def load_images(
     del params["classifier"]
     print_of = fingerprint(data)
 
-    def apply(params: Params, images: Array) -> PyTree:
+    def as_pixels(images: Array) -> Array:
         large = jax.image.resize(images, (len(images), side, side, images.shape[-1]), "linear")
         large = jnp.broadcast_to(large, (*large.shape[:3], 3))
-        pixels = jnp.asarray(pretrained.efficientnet_pixels(255 * large))
+        return jnp.asarray(pretrained.efficientnet_pixels(255 * large))
+
+    def apply(params: Params, images: Array) -> PyTree:
+        pixels = as_pixels(images)
         below = models.efficientnet_below(params, config, pixels, state=state, blocks=blocks)
         levels = models.efficientnet_levels(params, config, pixels, state=state)
         return {"levels": jnp.concatenate(levels, -1), "below": below.astype(jnp.float16)}
@@ -87,18 +91,31 @@ def load_images(
         seen = {LAST: levels[:, -config.head :], ALL: levels}
         return Features(seen, {"x": x, "levels": levels[:, :frozen]})
 
+    def seen_by(
+        params: Params, moments: PyTree, images: Array, learns: bool
+    ) -> tuple[Array, PyTree]:
+        return models.efficientnet_features(
+            params, config, as_pixels(images), state=moments, train=learns
+        )
+
+    def inputs(chosen: Indices | None) -> PyTree:
+        return data.test_x if chosen is None else data.train_x[chosen]
+
     upper = "|".join(map(str, range(blocks, 16)))
+    seen = features(data.train_x)
+    whole = partial(
+        all_layers, params, state, seen_by, inputs, seen, data.train_y, len(data.classes), "both"
+    )
     base = Base(
         name=data.name,
         classes=data.classes,
-        train=features(data.train_x),
+        train=seen,
         train_y=data.train_y,
         test=features(data.test_x),
         test_y=data.test_y,
         params=params,
         features=above,
-        # gradients of depthwise kernels take as long as all the others on a CPU; norms are few
-        # parameters that move all of a channel, by moments that stay ImageNet's
+        # norms are few parameters that move all of a channel, by moments that stay ImageNet's
         tuned={rf"^blocks/({upper})/(expand|project)/conv/|^head/conv/": True, ".*": False},
         depths={"^classifier/": 3, "^head/|^blocks/1[45]/": 0, ".*": 1},
         adapted={rf"^blocks/({upper})/(expand|project)/conv/kernel$": -1,
@@ -106,13 +123,18 @@ def load_images(
         stages={},
         rates=RATES,
         scratch=_scratch(data),
+        whole=whole,
         about=(
             f"The base is EfficientNet-Lite0, trained on ImageNet; it sees the images at {side} × "
             f"{side}. Fine-tuned are the pointwise convolutions of its upper {16 - blocks} of 16 "
-            "blocks and before its head, the lower ones at half the rate; adapters are at the same "
-            "convolutions. Batch norm stays ImageNet's, its moments as well as its scale and bias. "
-            f"What the lower {blocks} blocks make of the images is computed once. From scratch: a "
-            "net of two convolutions and a hidden layer, with batch norm and dropout"
+            "blocks and before its head, the lower ones at half the rate, the classifier at an "
+            "eighth; adapters are at the same convolutions. There batch norm stays ImageNet's, its "
+            "moments as well as its scale and bias, and what the lower "
+            f"{blocks} blocks make of the images is computed once. Where all layers are "
+            "fine-tuned, every kernel, scale and bias is, all at one rate; batch norm takes the "
+            "task's moments, images are mirrored and shifted, and the classifier sees the last "
+            "level alone. From scratch: a net of two convolutions and a hidden layer, with batch "
+            "norm and dropout"
             + (", on mirrored and shifted images." if _augment(data) != "none" else
                "; mirrored or shifted images made it worse on other subsets.")
         ),

@@ -40,10 +40,15 @@ def beside(found: Found, method: str, other: str) -> dict[int, Judged]:
 
 
 def said(judged: Judged) -> str:
-    """In points, with its interval and what the seeds decide: `+1.2 (+0.3 to +2.1): more`."""
+    """In points, with its interval and what the seeds decide: `+1.2 (+0.3 to +2.1): more`.
+
+    Where no seed was tuned there is nothing to decide: `the same`.
+    """
     effect, low, high = (100 * x for x in (judged.effect, judged.low, judged.high))
     if not np.isfinite(low):
         return f"{effect:+.1f} (one seed)"
+    if effect == low == high == 0:
+        return "the same"
     word = {True: "more", False: "not more", None: "undecided"}[judged.as_claimed]
     return f"{effect:+.1f} ({low:+.1f} to {high:+.1f}): {word}"
 

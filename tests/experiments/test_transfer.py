@@ -19,11 +19,14 @@ from experiments.transfer import heads, labels, report, results, tuning
 from experiments.transfer.base import ALL, LAST, Base, Features
 from experiments.transfer.cached import cached, key_of
 from experiments.transfer.experiment import Amounts, Config, _results, settle
+from experiments.transfer.heads import head_logits, solve
 from experiments.transfer.held_out import Learned, learned, make_learn
 from experiments.transfer.learner import HeadChoice, Learner, Start, batches
+from experiments.transfer.results import FROZEN, beside, said
 from experiments.transfer.scratch import from_scratch
 from experiments.transfer.texts import shortened
-from jaxnets import nn, optim, train
+from experiments.transfer.whole import all_layers
+from jaxnets import models, nn, optim, train
 from tests.downloads import or_skip
 
 
@@ -162,6 +165,45 @@ def test_tuning_starts_from_the_frozen_base_with_its_head_at_rest(base, method, 
     at_rest = grads.pop(tuning.HEAD)
     assert all(np.abs(g).max() < 3e-3 for g in jax.tree.leaves(at_rest))
     assert any(np.abs(g).max() > 3e-3 for g in jax.tree.leaves(grads))
+
+
+def test_tuning_all_layers_starts_from_the_base_and_moves_everything():
+    config = models.EfficientNetConfig(
+        stem=4, head=8, stages=(models.Stage(1, 3, 1, 1, 4), models.Stage(1, 3, 2, 2, 6))
+    )  # fmt: skip
+    params, moments = models.init_efficientnet(jax.random.key(0), config)
+    del params["classifier"]
+    rng = np.random.default_rng(0)
+    images, y = rng.normal(size=(40, 8, 8, 3)).astype(np.float32), np.arange(40, dtype=np.int32) % 2
+
+    def seen_by(params, moments, x, learns):
+        return models.efficientnet_features(params, config, x, state=moments, train=learns)
+
+    seen = np.asarray(seen_by(params, moments, images, False)[0])
+    learner = all_layers(
+        params, moments, seen_by, lambda known: images[known], Features({LAST: seen}, ()), y, 2,
+        "both", 1000,
+    )  # fmt: skip
+    known = np.arange(40)
+    start = learner.start(known, 0, HeadChoice(LAST, 0.1))
+    frozen = head_logits(solve(seen, y, 2, 0, 0.1).head, seen)
+    at_first = learner.logits(start.trained, start.fixed, start.moments, images)
+    np.testing.assert_allclose(at_first, frozen, atol=1e-5)
+
+    def loss(trained):
+        batch = {"inputs": images, "y": y}
+        return learner.loss(trained, start.fixed, start.moments, batch, jax.random.key(1))
+
+    gradient, moved = jax.jit(jax.grad(loss, has_aux=True))(start.trained)
+    assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(gradient))
+    for now, then in zip(jax.tree.leaves(moved), jax.tree.leaves(moments), strict=True):
+        assert jnp.all(now != then)
+
+
+def test_where_no_seed_is_tuned_methods_are_the_same():
+    frozen = [Learned(accuracy, 0.5, 1.0, {}) for accuracy in (0.8, 0.82, 0.79)]
+    compared = beside({"LoRA": {10: frozen}, FROZEN: {10: frozen}}, "LoRA", FROZEN)
+    assert said(compared[10]) == "the same"
 
 
 def test_steps_grow_with_labels_and_epochs_show_each_example_once():
