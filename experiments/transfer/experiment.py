@@ -50,9 +50,9 @@ class Config:
     side: int = 96
     """at which EfficientNet sees images"""
     frozen_blocks: int = 12
-    """of EfficientNet's sixteen, which no method tunes (1 to 13)"""
+    """of EfficientNet's sixteen, which only all-layers tunes (1 to 13)"""
     most_steps: int | None = None
-    """of fine-tuning and of adapters, 16 examples each, where ten epochs are more (1000)"""
+    """of fine-tuning and of adapters, where its epochs would be more (1000)"""
     seed: int = 0
     """of the first run's labelled examples, weights and batches"""
     seeds: int | None = None

@@ -316,7 +316,7 @@ def test_amounts_and_flags():
     labels = (10, 50, 100, 500, 1000, 5000)
     assert settle(Config()) == Amounts(labels, 6000, 2000, 1000, 3, 3, every)
     assert settle(Config(quick=True)).methods == ("fine-tuned", "gradually-unfrozen", "lora")
-    with pytest.raises(UsageError, match="--methods must be among fine-tuned .* got half"):
+    with pytest.raises(UsageError, match=r"--methods must be among fine-tuned .* got half"):
         settle(Config(methods=("lora", "half")))
     assert settle(Config(quick=True, task="sentiment")).tests == 500
     assert settle(Config(tuned_seeds=0)).tuned_seeds == 0
