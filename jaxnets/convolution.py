@@ -152,7 +152,8 @@ def _is_depthwise(x: Array, kernel: Array, geometry: Geometry) -> bool:
             x.shape[1:-1], geometry.padding, window, geometry.dilation, strict=True
         )
     )
-    return bool(one_each and fits and 0 < math.prod(window) <= _MOST_PLACES)
+    floats = jnp.issubdtype(x.dtype, jnp.floating)
+    return bool(floats and one_each and fits and 0 < math.prod(window) <= _MOST_PLACES)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -122,3 +122,11 @@ def what_mixes_examples(jaxpr: Any) -> str | None:
             if found:
                 return found
     return None
+
+
+def on_any_platform(equation: Any) -> Any:
+    """Of a choice by platform, the program for those that are not named; else None."""
+    chosen_by = equation.params.get("branches_platforms")
+    if equation.primitive.name != "cond" or chosen_by is None or chosen_by[-1] is not None:
+        return None
+    return equation.params["branches"][-1]

@@ -112,6 +112,12 @@ def test_a_depthwise_window_longer_than_the_image_has_no_result():
     assert y.shape == (1, 0, 4)
 
 
+def test_depthwise_integers_stay_integers():
+    x = jnp.full((1, 3, 2), 2**24 + 1)
+    y = convolve(x, jnp.ones((1, 1, 2), x.dtype), Geometry((1,), ((0, 0),), (1,), 2))
+    np.testing.assert_array_equal(y, x)
+
+
 def test_narrow_depthwise_sums_are_in_float32():
     x = jnp.ones((1, 8, 8, 2), jnp.bfloat16)
     kernel = jnp.full((8, 8, 1, 2), 1.0, jnp.bfloat16).at[0, 0].set(256.0)

@@ -20,6 +20,13 @@ from experiments.transfer.results import FROZEN, SCRATCH, TO_THE_END, Found
 from experiments.transfer.texts import load_texts
 
 WHOLE = "fine-tuned, all layers"
+METHODS = {
+    "fine-tuned": "fine-tuned",
+    "gradually-unfrozen": "gradually unfrozen",
+    "all-layers": WHOLE,
+    "lora": "LoRA",
+}
+"""By what they are called on the command line."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +50,18 @@ class Config:
     side: int = 96
     """at which EfficientNet sees images"""
     frozen_blocks: int = 12
-    """of EfficientNet's sixteen, which no method tunes (1 to 13)"""
+    """of EfficientNet's sixteen, which only all-layers tunes (1 to 13)"""
     most_steps: int | None = None
-    """of fine-tuning and of adapters, 16 examples each, where ten epochs are more (1000)"""
+    """of fine-tuning and of adapters, where its epochs would be more (1000)"""
     seed: int = 0
     """of the first run's labelled examples, weights and batches"""
     seeds: int | None = None
     """how many runs, with seeds one after the other (3)"""
     tuned_seeds: int | None = None
     """how many of them are tuned too, which takes longest (3; 0: none)"""
+    methods: tuple[str, ...] | None = None
+    """of those that are tuned, which: fine-tuned, gradually-unfrozen (of reviews), all-layers (of
+    images), lora (all; --quick without all-layers)"""
     quick: bool = False
     """less of all, unless other flags say how much"""
     runs: Path = Path("runs")
@@ -69,6 +79,7 @@ class Amounts(NamedTuple):
     most_steps: int
     seeds: int
     tuned_seeds: int
+    methods: tuple[str, ...]
 
 
 def settle(config: Config) -> Amounts:
@@ -77,13 +88,14 @@ def settle(config: Config) -> Amounts:
     Raises:
       UsageError: naming the flag that is out of range.
     """
-    defaults = Amounts((10, 50, 100, 500, 1000, 5000), 6000, 2000, 1000, 3, 3)
+    defaults = Amounts((10, 50, 100, 500, 1000, 5000), 6000, 2000, 1000, 3, 3, tuple(METHODS))
     if config.quick:
         tests = 500 if config.task == "sentiment" else 2000
-        defaults = Amounts((10, 100), 2000, tests, 1000, 3, 3)
+        few = tuple(name for name in METHODS if name != "all-layers")
+        defaults = Amounts((10, 100), 2000, tests, 1000, 3, 3, few)
     amounts = filled(config, defaults)
     amounts_of = amounts._asdict()
-    labels = amounts_of.pop("labels")
+    labels, methods = amounts_of.pop("labels"), amounts_of.pop("methods")
     require_not_negative({"tuned_seeds": amounts_of.pop("tuned_seeds")})
     require_positive(amounts_of)
     if not labels or min(labels) < 2 or max(labels) > amounts.examples:
@@ -94,6 +106,10 @@ def settle(config: Config) -> Amounts:
     if amounts.tuned_seeds > amounts.seeds:
         raise UsageError(
             f"--tuned-seeds must be at most the {amounts.seeds} seeds, got {amounts.tuned_seeds}"
+        )
+    if unknown := set(methods) - set(METHODS):
+        raise UsageError(
+            f"--methods must be among {' '.join(METHODS)}, got {' '.join(sorted(unknown))}"
         )
     if amounts.most_steps < 10:
         raise UsageError(f"--most-steps must be at least 10, got {amounts.most_steps}")
@@ -128,13 +144,15 @@ def main(config: Config) -> int:
     return 0
 
 
-def _by_steps(base: Base, most: int) -> dict[str, Learner]:
-    learners = {"fine-tuned": tuning.fine_tuning(base, most)}
-    if base.stages:
-        learners["gradually unfrozen"] = tuning.gradual(base, most)
-    if base.whole is not None:
-        learners[WHOLE] = base.whole(most)
-    return {SCRATCH: base.scratch, **learners, "LoRA": tuning.lora(base, most)}
+def _by_steps(base: Base, most: int, methods: tuple[str, ...]) -> dict[str, Learner]:
+    tuned = {
+        "fine-tuned": tuning.fine_tuning(base, most),
+        "gradually-unfrozen": tuning.gradual(base, most) if base.stages else None,
+        "all-layers": None if base.whole is None else base.whole(most),
+        "lora": tuning.lora(base, most),
+    }
+    asked = {METHODS[name]: learner for name, learner in tuned.items() if name in methods}
+    return {SCRATCH: base.scratch, **{name: way for name, way in asked.items() if way is not None}}
 
 
 def _results(folder: Run, config: Config, amounts: Amounts, base: Base) -> Found:
@@ -149,7 +167,7 @@ def _results(folder: Run, config: Config, amounts: Amounts, base: Base) -> Found
 
     learns = {
         name: make_learn(learner, base.test_y)
-        for name, learner in _by_steps(base, amounts.most_steps).items()
+        for name, learner in _by_steps(base, amounts.most_steps, amounts.methods).items()
     }
     # some may be fewer than were asked for: a pool has as many as the data set
     for n in sorted({min(n, len(base.train_y)) for n in amounts.labels}):

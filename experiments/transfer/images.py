@@ -22,6 +22,8 @@ from jaxnets.types import Array, Params, PyTree
 
 NAME = "efficientnet-lite0"
 RATES = (1e-4, 3e-5)
+HAVE_SIDES = ("digits", "mnist")
+"""Mirrored, these are something else."""
 LARGE = 64
 """From this side on, the net from scratch sees images at half of it."""
 
@@ -57,7 +59,8 @@ def load_images(
     """
     data = load_elpv(data_folder) if name == "elpv" else load(name, data_folder)
     data = pool_of(data, train_images, test_images)
-    config = models.EfficientNetConfig()
+    # where all layers are tuned, tens of steps must do to take the task's moments
+    config = models.EfficientNetConfig(momentum=0.9)
     (path,) = fetch_weights(NAME, weights_folder)
     params, state = pretrained.load_efficientnet(path, config)
     # a new one takes its place
@@ -104,8 +107,9 @@ def load_images(
     upper = "|".join(map(str, range(blocks, 16)))
     seen = features(data.train_x)
     whole = partial(
-        all_layers, params, state, seen_by, inputs, seen, data.train_y, len(data.classes), "both"
-    )
+        all_layers, params, state, seen_by, inputs, seen, data.train_y, len(data.classes),
+        "shift" if data.name in HAVE_SIDES else "both",
+    )  # fmt: skip
     base = Base(
         name=data.name,
         classes=data.classes,

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from jaxnets import convolution
-from jaxnets.equations import bind, is_enterable
+from jaxnets.equations import bind, is_enterable, on_any_platform
 from jaxnets.gradients.graph import body_of
 from jaxnets.gradients.local_rules import OF_SEVERAL, RULES
 from jaxnets.gradients.rule import Rule
@@ -269,6 +269,8 @@ def _equation(tape: Tape, equation: Any, operands: list[int], inside: tuple[str,
         return _scan(tape, equation, operands, inside)
     if kind == "while":
         return _while(tape, equation, operands, inside)
+    if (default := on_any_platform(equation)) is not None:
+        return _run(tape, default, operands[1:], inside)
     if kind == "cond":
         branches = equation.params["branches"]
         index = min(max(int(_known(tape, operands[0], "cond")), 0), len(branches) - 1)

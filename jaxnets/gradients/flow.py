@@ -65,7 +65,7 @@ def value_and_grad_flow(
       examples: with `batched`, of how many examples the loss is the mean; if not given, the leading
         size of the first array of the batch. The arguments may then be anything that the loss
         takes, as graphs and PRNG keys.
-      rank_rows: of how many examples and positions the effective ranks are; 0 for none.
+      rank_rows: of how many of these rows the effective ranks are, `rows` at most; 0 for none.
       rows: of how many examples and positions means, spreads, histograms and saturated units are,
         at most; each is drawn from an equal part of the batch, always the same. Extremes, dead
         units and norms are of all. None takes all, and longer.

@@ -27,7 +27,8 @@ from jaxnets.gradients.unit_rows import Axes, UnitRows, extremes_behind, unit_ax
 from jaxnets.gradients.uses import PRODUCTS, Use, parameters, sliced, uses
 from jaxnets.types import Array, Params, PyTree
 
-_EXAMPLES = "examples"
+_EXAMPLES = "jaxnets.gradients.flow"
+"""A name that no loss has for an axis of its own."""
 _NAMED = (TAG, *NONLINEARITIES)
 """Kinds of sites without parameters."""
 

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from jaxnets.equations import leading_axes_are_kept, programs_inside
+from jaxnets.equations import leading_axes_are_kept, on_any_platform, programs_inside
 from jaxnets.gradients.graph import body_of
 from jaxnets.types import PyTree
 
@@ -129,6 +129,8 @@ def _results(equation: Any, states: Sequence[State], line: str) -> list[State]:
         if inside is not None and len(inside.invars) == len(states):
             # a program may have been traced at an earlier call
             return _follow(inside, states, line)
+    if (default := on_any_platform(equation)) is not None:
+        return _follow(default.jaxpr, states[1:], line)
     if name == "scan":
         return _scan(equation, states)
     place = f"{name} (in {line})" if line else name

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from jaxnets.equations import on_any_platform
 from jaxnets.gradients.graph import Node, body_of
 
 REMAT = {"remat", "remat2", "checkpoint"}
@@ -39,13 +40,15 @@ def _plain_conv(equation: Any) -> bool:
 
 def _whole(program: Any) -> Any:
     """The one equation that a program is, or None; of one for each platform, the default's."""
-    *choosing, last = program.eqns
-    results = list(program.outvars)
-    if [e.primitive.name for e in choosing[:1]] == ["platform_index"]:
-        default = last.params["branches"][-1].jaxpr if last.primitive.name == "cond" else None
-        return default and last.outvars == results and _whole(default)
-    ends = list(program.invars), results
-    return last if not choosing and (list(last.invars), list(last.outvars)) == ends else None
+    if not program.eqns or program.eqns[-1].outvars != list(program.outvars):
+        return None
+    *before, last = program.eqns
+    default = on_any_platform(last)
+    if default is not None:
+        chosen = [e.primitive.name for e in before] == ["platform_index"]
+        own = list(last.invars[1:]) == list(program.invars)
+        return _whole(default.jaxpr) if chosen and own else None
+    return last if not before and list(last.invars) == list(program.invars) else None
 
 
 def kind_of(equation: Any, operands: Sequence[Node | None]) -> tuple[str, Any, int]:

@@ -312,7 +312,12 @@ def test_methods_are_compared_by_seed():
 
 
 def test_amounts_and_flags():
-    assert settle(Config()) == Amounts((10, 50, 100, 500, 1000, 5000), 6000, 2000, 1000, 3, 3)
+    every = ("fine-tuned", "gradually-unfrozen", "all-layers", "lora")
+    labels = (10, 50, 100, 500, 1000, 5000)
+    assert settle(Config()) == Amounts(labels, 6000, 2000, 1000, 3, 3, every)
+    assert settle(Config(quick=True)).methods == ("fine-tuned", "gradually-unfrozen", "lora")
+    with pytest.raises(UsageError, match=r"--methods must be among fine-tuned .* got half"):
+        settle(Config(methods=("lora", "half")))
     assert settle(Config(quick=True, task="sentiment")).tests == 500
     assert settle(Config(tuned_seeds=0)).tuned_seeds == 0
     with pytest.raises(UsageError, match="--labels must be from 2 to the 2000 of --examples"):

@@ -517,3 +517,17 @@ def test_the_tape_can_be_read():
     assert "float32[4, 3]" in text
     assert text.splitlines()[2].endswith("hidden")
     assert gradients.Tape is type(tape)
+
+
+def test_a_choice_by_platform_is_known_inside_jit():
+    params = nn.init_conv(jax.random.key(0), (3, 3), 4, 4, groups=4)
+    x = jnp.linspace(-1, 1, 300).reshape(3, 5, 5, 4)
+
+    def loss(params, x):
+        return jnp.sum(jnp.tanh(nn.conv(params, x, groups=4)))
+
+    value, found = jax.jit(backprop(loss))(params, x)
+    want_value, want = jax.jit(jax.value_and_grad(loss))(params, x)
+    np.testing.assert_allclose(value, want_value, rtol=1e-5)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)

@@ -432,3 +432,42 @@ def test_compiled_functions_of_factors_tell_losses_of_one_text_apart(make):
         _, factors = gradients.per_example_grad(make(k))(w, x)
         want = jnp.linalg.norm(each.reshape(2, -1), axis=1)
         np.testing.assert_allclose(norms(factors), want, rtol=1e-5)
+
+
+def test_a_rule_of_its_own_around_nothing_is_no_product():
+    @jax.custom_vjp
+    def scaled(x, scale):
+        return x
+
+    scaled.defvjp(lambda x, scale: (x, (x, scale)), lambda kept, e: (e * kept[1], jnp.sum(e)))
+
+    def loss(w, x):
+        return jnp.sum(scaled(x, w["scale"]) * w["a"])
+
+    w, x = {"a": normal(0, (3,)), "scale": jnp.asarray(2.0)}, normal(1, (B, 3))
+    want = jax.vmap(jax.grad(loss), (None, 0))(w, x)
+    norms = gradients.per_example_norms(loss)(w, x)
+    np.testing.assert_allclose(norms, jnp.linalg.norm(flat(want), axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_product_by_platform_is_that_of_its_own_operands(swapped):
+    @jax.custom_jvp
+    def product(x, kernel):
+        a, b = (kernel, x) if swapped else (x, kernel)
+        return jax.lax.platform_dependent(a, b, cpu=jnp.matmul, default=jnp.matmul)
+
+    product.defjvp(
+        lambda primals, tangents: (
+            product(*primals),
+            product(tangents[0], primals[1]) + product(primals[0], tangents[1]),
+        )
+    )
+
+    def loss(w, x):
+        return jnp.sum(jnp.tanh(product(x, w)))
+
+    w, x = normal(0, (3, 3)), normal(1, (B, 3, 3))
+    want = jax.vmap(jax.grad(loss), (None, 0))(w, x)
+    found = gradients.materialize(gradients.per_example_grad(loss)(w, x)[1])
+    np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)

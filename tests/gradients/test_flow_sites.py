@@ -310,3 +310,14 @@ def test_errors_say_who_was_called_and_which_leaf():
         gradients.flow(lambda p, x: x @ p["a"])({"a": W}, X)
     with pytest.raises(ValueError, match="examples must be at least 1, and goes with batched"):
         gradients.flow(loss, examples=3)
+
+
+def test_an_axis_of_the_loss_keeps_its_own_meaning():
+    def loss(w, x):
+        return jnp.sum(jnp.tanh(x @ w)) * lax.pmean(x[0], "examples")
+
+    def of_each(function):
+        return jax.vmap(lambda x: function(W, x[None]), axis_name="examples")(X)
+
+    value = of_each(lambda w, x: gradients.value_and_grad_flow(loss)(w, x)[0])
+    np.testing.assert_allclose(value, of_each(lambda w, x: loss(w, x[0])), rtol=1e-6)

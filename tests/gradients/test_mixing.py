@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from jaxnets import gradients, losses, nn
-from jaxnets.gradients.mixing import Summed, Unknown, state_of
+from jaxnets.gradients.mixing import Mixed, Summed, Unknown, state_of
 from tests.catalogue import thorough_beyond
 
 X = jnp.linspace(-1, 1, 24).reshape(4, 6)
@@ -283,3 +283,19 @@ def test_what_only_aux_holds_is_no_matter():
         return cross_entropy(p, x, y), jnp.max(x)
 
     gradients.per_example_grad(loss, has_aux=True, keep_batch_dim=True)(PARAMS, X, Y)
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_grouped_and_depthwise_convolutions_hide_no_mixing(groups):
+    params = nn.init_conv(jax.random.key(0), (3, 3), 4, 4, groups=groups)
+    x = jnp.linspace(-1, 1, 300).reshape(3, 5, 5, 4)
+
+    def alone(params, x):
+        return jnp.sum(jnp.tanh(nn.conv(params, x, groups=groups))), None
+
+    def centred(params, x):
+        y = nn.conv(params, x, groups=groups)
+        return jnp.sum(jnp.tanh(y - jnp.mean(y, 0, keepdims=True))), None
+
+    assert isinstance(state_of(alone, params, (x,)), Summed)
+    assert isinstance(state_of(centred, params, (x,)), Mixed)
