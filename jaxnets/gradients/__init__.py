@@ -33,6 +33,7 @@ from jaxnets.gradients.factors import (
     sq_norms_by_leaf,
     weighted_sum,
 )
+from jaxnets.gradients.finding import Finding
 from jaxnets.gradients.flow import flow, value_and_grad_flow
 from jaxnets.gradients.hutchinson import Estimate, hutchinson_diagonal, hutchinson_trace
 from jaxnets.gradients.kronecker import DiagonalBlock, KroneckerBlock, kfac_factors
@@ -67,7 +68,6 @@ from jaxnets.gradients.statistics import (
     signal_to_noise,
     tracin,
 )
-from jaxnets.gradients.step_findings import Finding
 
 __all__ = [
     "RULES",

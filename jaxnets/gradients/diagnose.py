@@ -8,9 +8,10 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxnets.gradients.run_findings import findings_of_run
+from jaxnets.gradients.finding import Finding
+from jaxnets.gradients.run_findings import findings_of_run, learned
 from jaxnets.gradients.site_flow import Flow
-from jaxnets.gradients.step_findings import Finding, findings_of_step
+from jaxnets.gradients.step_findings import findings_of_step, first_broken
 
 _STANDSTILL = {"symmetric", "dead units", "saturation", "vanishing", "no gradient"}
 """Troubles that explain a loss that stands still."""
@@ -22,21 +23,28 @@ def diagnose(
     """What is wrong, causes before what follows from them; empty if nothing was found.
 
     Args:
-      flow: of one step; or a history, stacked along a first axis of steps, whose last step is
-        looked at, and its first for what was so from the start. Steps that are all 0, where
-        `lax.cond` did not look, are left out.
+      flow: of one step; or a history, stacked along a first axis of steps, of which the first is
+        looked at, and the last, or that in which something is not finite for the first time. What
+        was so at the first step and is no longer is left out if the run has learned since. Steps
+        that are all 0, where `lax.cond` did not look, are left out.
       losses: of the steps of a run, `[n]`; a history's own if not given.
       held_out: losses on data that is not trained on, `[m]`, at equal distances over the run.
         Fewer than 5 of either are not judged.
 
     Raises:
-      ValueError: for a history that looked at no step; for `held_out` of one step without `losses`.
+      ValueError: for a history that looked at no step, or that is stacked along more axes than one;
+        for `held_out` of one step without `losses`.
 
     Example:
       >>> print(*gradients.diagnose(flow), sep="\\n")
       vanishing at 0/kernel: ...
     """
     flow = jax.tree.map(np.asarray, flow)
+    if flow.loss.ndim > 1:
+        raise ValueError(
+            "diagnose: a history has one axis of steps in front, got losses of shape "
+            f"{flow.loss.shape}; diagnose each run by itself"
+        )
     if flow.loss.ndim == 0:
         if held_out is not None and losses is None:
             raise ValueError("diagnose: held_out of one step's flow needs the run's losses beside")
@@ -44,10 +52,15 @@ def diagnose(
         history, last = None, flow
     else:
         flow = _looked_at(flow)
-        first, last = (jax.tree.map(lambda x, i=i: x[i], flow) for i in (0, -1))
-        history = flow
-        found, at_first = _of_both(first, last)
         losses = flow.loss if losses is None else losses
+        broken = first_broken(flow)
+        # what follows from it is not judged
+        history = None if broken == 0 else jax.tree.map(lambda x: x[:broken], flow)
+        last = _step(flow, -1 if broken is None else broken)
+        found, at_first = _of_both(_step(flow, 0), last, learned(np.asarray(losses)))
+        if broken:
+            where = f"at step {broken + 1} of the {len(flow.loss)} that were looked at "
+            found[-1] = found[-1]._replace(evidence=where + found[-1].evidence)
     run = np.asarray([] if losses is None else losses, np.float64)
     held = np.asarray([] if held_out is None else held_out, np.float64)
     of_run = list(findings_of_run(history, last, run, held))
@@ -61,18 +74,25 @@ def diagnose(
     return [*found, *(f for f in of_run if f.trouble not in explained)]
 
 
-def _of_both(first: Flow, last: Flow) -> tuple[list[Finding], set[str]]:
-    """What is wrong at the last step, and at the first: what was so from the start is a cause of
-    what came later, and is told though training has got over it.
+def _of_both(first: Flow, last: Flow, learned: bool) -> tuple[list[Finding], set[str]]:
+    """What is wrong at the first step, and at the last: what was so from the start is a cause of
+    what came later, and is told even if it is over, unless the net has learned since.
     """
     before, now = list(findings_of_step(first)), list(findings_of_step(last))
     at_first, still = ({f.trouble for f in found} for found in (before, now))
-    over = [
-        f._replace(evidence=f"at the first step {f.evidence}") for f in before
-        if f.trouble not in still
-    ]  # fmt: skip
-    causes = [f for f in now if f.trouble in at_first]
-    return [*causes, *over, *(f for f in now if f.trouble not in at_first)], at_first
+    lasting = {True: ", and so it is at the last", False: ""}
+    causes = [
+        f._replace(evidence=f"at the first step {f.evidence}{lasting[f.trouble in still]}")
+        for f in before
+        # a loss in the thousands, of signals that explode, halves without that anything is learned
+        if f.trouble in still or f.trouble == "exploding" or not learned
+    ]
+    return [*causes, *(f for f in now if f.trouble not in at_first)], at_first
+
+
+def _step(history: Flow, i: int) -> Flow:
+    step: Flow = jax.tree.map(lambda x: x[i], history)
+    return step
 
 
 def _looked_at(history: Flow) -> Flow:

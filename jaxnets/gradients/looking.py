@@ -1,6 +1,6 @@
 """A loss run with taps at all its sites, and what is measured there."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,8 +10,10 @@ import numpy as np
 from jax import lax
 
 from jaxnets.gradients.activations import NONLINEARITIES, TAG, tag_of
-from jaxnets.gradients.measures import SLOPES, Measures, each_turn, example_norms, measure, named
-from jaxnets.gradients.program import NO_PROBES, Traced, find, no_taps
+from jaxnets.gradients.dataflow import Origin, find_with_origins
+from jaxnets.gradients.measures import SLOPES, Measures, each_turn, measure, named
+from jaxnets.gradients.norms import example_norms, site_norms
+from jaxnets.gradients.program import NO_PROBES, Traced, no_taps
 from jaxnets.gradients.site_flow import (
     AFTER,
     SEVERAL,
@@ -19,7 +21,6 @@ from jaxnets.gradients.site_flow import (
     Flow,
     SiteFlow,
     SiteFlows,
-    norm,
     ratio,
 )
 from jaxnets.gradients.sites import Place, Record, Site, Watch
@@ -42,7 +43,7 @@ def look(
     rows: int | None,
 ) -> tuple[Array, PyTree, Params, Flow]:
     """The loss, its aux, its gradient and the flow, from one forward and one backward pass."""
-    record = find(traced, watch=lambda record, site, results, given: ())
+    record, origins = find_with_origins(traced)
     axes = unit_axes(record, batched)
     watch = _watch(axes, batched, rows)
     taps = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), record.shapes)
@@ -88,7 +89,7 @@ def look(
             for leaf in _leaves(use, met)
         ]
         met.update(sliced(use) if use.site.kind not in _NAMED else ())
-    sites = _side_by_side(traced, looked, gradient, rank_rows)
+    sites = _side_by_side(traced, looked, origins, gradient, rank_rows)
     flow = Flow(value, loss_std, sites)
     return value, aux, jax.tree.unflatten(traced.structure, gradient), flow
 
@@ -141,25 +142,27 @@ def _watch(axes: Axes, batched: bool, rows: int | None) -> Watch:
 
 
 def _side_by_side(
-    traced: Traced, looked: Sequence[_Looked], gradient: Sequence[Array], rank_rows: int
+    traced: Traced,
+    looked: Sequence[_Looked],
+    origins: Mapping[Place, Origin],
+    gradient: Sequence[Array],
+    rank_rows: int,
 ) -> SiteFlows:
     together: dict[tuple[int, ...], list[int]] = {}
     for i, one in enumerate(looked):
         together.setdefault(one.turns, []).append(i)
-    found = _found(traced, looked, list(together))
+    found = _found(traced, looked, origins, list(together))
     groups = []
     for numbers in together.values():
         members, abouts = [looked[i] for i in numbers], [found[i][1] for i in numbers]
         weights, slopes = (
-            [
-                jnp.full(one.turns, jnp.nan)
-                if about.path is None
-                else norm(x[one.leaf], about.sliced, one.turns)
-                for one, about in zip(members, abouts, strict=True)
-            ]
+            site_norms(
+                [None if one.leaf is None else x[one.leaf] for one in members],
+                [about.sliced for about in abouts], members[0].turns,
+            )
             for x in (traced.leaves, gradient)
-        )
-        groups.append(_group(members, jnp.stack(weights, -1), jnp.stack(slopes, -1), rank_rows))
+        )  # fmt: skip
+        groups.append(_group(members, weights, slopes, rank_rows))
     return SiteFlows(tuple(groups), found)
 
 
@@ -220,28 +223,34 @@ def _group(looked: Sequence[_Looked], weights: Array, slopes: Array, rank_rows: 
 
 
 def _found(
-    traced: Traced, looked: Sequence[_Looked], turns: Sequence[tuple[int, ...]]
+    traced: Traced,
+    looked: Sequence[_Looked],
+    origins: Mapping[Place, Origin],
+    turns: Sequence[tuple[int, ...]],
 ) -> tuple[tuple[str, About, int, int], ...]:
     """Each site's name, what it is, which group of these turns it is in, and where there."""
     found: list[tuple[str, About, int, int]] = []
     sizes = [0] * len(turns)
     taken: set[str] = set()
-    before: str | None = None
+    last_path: dict[Place, str] = {}
     layers: dict[Place, tuple[bool, ...]] = {}
+    products = {one.use.site.place for one in looked if one.use.site.kind in PRODUCTS}
     for use, leaf, norms, *_ in looked:
-        kind, loop = use.site.kind, use.site.place[:-1]
-        path = None
+        kind, place = use.site.kind, use.site.place
+        origin, path, loop = origins[place], None, place[:-1]
         if kind == TAG:
             name = tag_of(use.site.equation)
         elif kind in NONLINEARITIES:
-            name = before + AFTER + kind if before is not None else kind
+            behind = [last_path[of] for of in origin.places if of in last_path]
+            name = behind[-1] + AFTER + kind if behind else kind
         else:
-            name = before = path = traced.paths[leaf]
+            name = path = traced.paths[leaf]
+            last_path[place] = path
             layers[loop] = sliced(use)[leaf]
         about = About(
-            kind, path, use.site.place, layers.get(loop, (False,) * len(use.loops)),
-            tuple(x.reverse for x in use.loops), tuple(x.carries for x in use.loops),
-            use.site.beside or use.site.place,
+            kind, path, place, layers.get(loop, (False,) * len(use.loops)),
+            tuple(x.reverse for x in use.loops), origin.carried,
+            tuple(of for of in origin.places if of in products),
         )  # fmt: skip
         group = turns.index(norms.shape[:-1])
         name = _unused(name, taken)

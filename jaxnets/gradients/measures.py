@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxnets.gradients.unit_rows import UnitRows, some_of
 from jaxnets.types import Array
@@ -165,26 +164,3 @@ def _rank(rows: Array) -> Array:
     gram = jnp.einsum("...iu,...ju->...ij", rows, rows)
     total = jnp.trace(gram, axis1=-2, axis2=-1)
     return _share_of_squares(jnp.square(total), jnp.sum(jnp.square(gram), (-2, -1)))
-
-
-def example_norms(error: Array, depth: int = 0) -> Array:
-    """`‖δᵢ‖ [turns …, B]` of `[turns …, B, …]`, with so many axes of turns.
-
-    Squares that vanish or overflow are computed again, scaled.
-    """
-    flat = error.reshape(*error.shape[: depth + 1], prod(error.shape[depth + 1 :]))
-    flat = jnp.abs(flat) if jnp.iscomplexobj(flat) else flat
-    flat = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
-    if not flat.size:
-        return jnp.zeros(flat.shape[:-1], flat.dtype)
-    limits = np.finfo(flat.dtype)
-    squares = jnp.sum(jnp.square(flat), -1)
-    sound = jnp.all((squares > limits.tiny / limits.eps**2) & jnp.isfinite(squares))
-
-    def scaled() -> Array:
-        largest = jnp.max(jnp.abs(flat), -1, keepdims=True)
-        size = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-        return size[..., 0] * jnp.sqrt(jnp.sum(jnp.square(flat / size), -1))
-
-    norms: Array = lax.cond(sound, lambda: jnp.sqrt(squares), scaled)
-    return norms

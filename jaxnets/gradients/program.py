@@ -119,7 +119,7 @@ def trace(
         value: Array = flat(leaves, example)[0]
         return value
 
-    closed, shapes = jax.make_jaxpr(flat, return_shape=True)(leaves, _shapes_of_one(batch))
+    closed, shapes = jax.make_jaxpr(flat, return_shape=True)(leaves, shapes_of_one(batch))
     mixer = what_mixes_examples(closed.jaxpr)
     if mixer and not may_mix:
         raise ValueError(
@@ -157,7 +157,8 @@ def values_of(leaves: Sequence[Any], constants: Sequence[Any]) -> dict[Key, Any]
     return values
 
 
-def _shapes_of_one(batch: tuple[PyTree, ...]) -> Any:
+def shapes_of_one(batch: tuple[PyTree, ...]) -> Any:
+    """Of an example's arguments, without the batch's axis."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
 
 
@@ -170,7 +171,7 @@ def find(
     def trial(example: tuple[PyTree, ...]) -> None:
         found.append(traced.one(traced.leaves, None, example, probes, watch)[2])
 
-    jax.eval_shape(trial, _shapes_of_one(traced.batch))
+    jax.eval_shape(trial, shapes_of_one(traced.batch))
     return found[0]
 
 

@@ -5,12 +5,15 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxnets.gradients.finding import Finding, layers_of
 from jaxnets.gradients.site_flow import Flow
-from jaxnets.gradients.step_findings import Finding, layers_of
 
 WHOLE_STEP, LARGE_STEP, SMALL_STEP = 1.0, 0.1, 1e-5
 """Of a parameter's norm: one step replaces it; ten do, if all are so; a hundred thousand do. Usual
 is 1e-3."""
+MOVED = 0.05
+"""Of a parameter's norm: so far all steps must come, at most, for a loss to have had a chance to
+fall."""
 FELL = 0.05
 """By which share of itself a loss must fall over a run not to be said to stand still."""
 ROSE = 0.2
@@ -36,9 +39,9 @@ def _quarters(values: _Numbers) -> tuple[float, float]:
     return float(np.median(values[:size])), float(np.median(values[-size:]))
 
 
-def _steps(history: Flow | None) -> tuple[float, float]:
-    """Of the layer with the largest: the median over time of update ratios, and the largest step
-    beside what a layer is that starts as usual, or beside what it is if that is more.
+def _steps(history: Flow | None) -> tuple[float, float, float]:
+    """Of the layer with the largest: the median over time of update ratios; and the median and the
+    largest of steps beside what a layer is that starts as usual, or what it is if that is more.
 
     Not of layers that start at 0, as heads and adapters do; and those that start near 0 are all new
     after their first steps, without harm. In a usual one each unit's weights have a norm near 1.
@@ -48,13 +51,13 @@ def _steps(history: Flow | None) -> tuple[float, float]:
         if np.isfinite(s.update_ratio).any() and np.all(s.weight_norm[0] > 0)
     ]  # fmt: skip
     if not layers:
-        return float("nan"), float("nan")
+        return float("nan"), float("nan"), float("nan")
     usual = [s.update_ratio * np.minimum(1, s.weight_norm / np.sqrt(s.units)) for s in layers]
     largest, worst = (
         np.max([x.reshape(len(x), -1).max(1) for x in ratios], 0)
         for ratios in ([s.update_ratio for s in layers], usual)
     )
-    return float(np.nanmedian(largest)), float(np.nanmax(worst))
+    return float(np.nanmedian(largest)), float(np.nanmedian(worst)), float(np.nanmax(worst))
 
 
 def _by_chance(scatter: float, size: int, single: bool) -> float:
@@ -77,10 +80,22 @@ def _fell(losses: _Numbers) -> bool:
     return bool(_falling(losses) or losses[0] - end > max(FELL * abs(losses[0]), chance))
 
 
+def learned(losses: _Numbers) -> bool:
+    """Whether a loss has come down to less than half, or was still falling in the second half."""
+    if len(losses) < FEWEST or not np.isfinite(losses).all():
+        return False
+    start, end = _quarters(losses)
+    return max(start, losses[0]) > 2 * end > 0 or _falling(losses[len(losses) // 2 :])
+
+
 def _guess(last: Flow, losses: _Numbers) -> int | None:
-    """Among how many classes, if the loss has come to stand at that of a guess, `ln(classes)`."""
+    """Among how many classes, if the loss is a cross-entropy that has come to stand at that of a
+    guess, `ln(classes)`."""
     trained = [s for s in last.sites.values() if s.about.path is not None]
     outputs = int(np.max(trained[-1].units, initial=1)) if trained else 1
+    # error signals are probabilities less labels, which both sum to 1
+    if outputs < 2 or not np.all(abs(trained[-1].error.mean) < 0.01 * trained[-1].error.std):
+        return None
     at_guess = abs(_quarters(losses)[1] - np.log(outputs)) < FELL * np.log(outputs)
     later = losses[len(losses) // 2 :]
     return outputs if len(later) >= FEWEST and at_guess and not _falling(later) else None
@@ -90,14 +105,14 @@ def findings_of_run(
     history: Flow | None, last: Flow, losses: _Numbers, held_out: _Numbers
 ) -> Iterator[Finding]:
     """Rates first: what comes of steps that are too large is not judged besides."""
-    step, worst = _steps(history)
+    step, usual, worst = _steps(history)
     judged = len(losses) >= FEWEST
     broken = np.flatnonzero(~np.isfinite(losses))
     fell = judged and not broken.size and _fell(losses)
-    if step > LARGE_STEP or worst > WHOLE_STEP:
+    if usual > LARGE_STEP or worst > WHOLE_STEP:
         yield Finding(
             "learning rate too high", "the run",
-            f"a step changes a layer by {step:.2g} of its norm, and once by {worst:.2g} "
+            f"a step changes a layer by {usual:.2g} of its norm, and once by {worst:.2g} "
             "(usual is 0.001)",
             "Lower it, or warm up",
         )  # fmt: skip
@@ -126,12 +141,12 @@ def findings_of_run(
             f"{stands}, and a step changes a layer by {step:.2g} of its norm (usual is 0.001)",
             "Raise it",
         )  # fmt: skip
-    elif not fell or (guess := _guess(last, losses)):
+    elif not usual * len(losses) < MOVED and (not fell or (guess := _guess(last, losses))):
         there = f" and stands there, where a guess among {guess} is" if fell else ""
         yield Finding(
             "plateau", "the run", stands + there,
-            "See whether inputs and labels belong together, and whether it can fit ten "
-            "examples; then momentum, or another start",
+            "If it has not learned before: see whether inputs and labels belong together, and "
+            "whether it can fit ten examples; then momentum, or another start",
         )  # fmt: skip
     yield from _overfitting(losses, held_out)
 

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxnets import tree
 from jaxnets.gradients.measures import Spread
+from jaxnets.gradients.norms import site_norms
 from jaxnets.types import Array, Params
 
 AFTER = " > "
@@ -31,10 +30,10 @@ class About(NamedTuple):
     a nonlinearity or a tag, of the parameter before it."""
     reverse: tuple[bool, ...] = ()
     """For each loop, whether its last turn comes first."""
-    carries: tuple[bool, ...] = ()
-    """For each loop, whether turns follow from each other."""
-    beside: tuple[int, ...] = ()
-    """The place of the first site that the same value enters, as the heads of a net."""
+    carried: tuple[bool, ...] = ()
+    """For each loop, whether the site's result is made of the one in the turn before."""
+    made_of: tuple[tuple[int, ...], ...] = ()
+    """The places of the products whose results its own is made of."""
 
 
 @jax.tree_util.register_dataclass
@@ -140,29 +139,12 @@ def with_updates(flow: Flow, params: Params, updates: Params) -> Flow:
     groups = []
     for number, group in enumerate(flow.sites.groups):
         turns = group.weight_norm.shape[:-1]
-        sizes = [
-            jnp.full(turns, jnp.nan)
-            if about.path is None
-            else norm(steps[about.path], about.sliced, turns)
-            for _, about, own, _ in flow.sites.found
-            if own == number
-        ]
-        told = ratio(jnp.stack(sizes, -1), group.weight_norm)
+        members = [about for _, about, own, _ in flow.sites.found if own == number]
+        updates_here = [None if about.path is None else steps[about.path] for about in members]
+        sizes = site_norms(updates_here, [about.sliced for about in members], turns)
+        told = ratio(sizes, group.weight_norm)
         groups.append(replace(group, update_ratio=told))
     return flow._replace(sites=SiteFlows(tuple(groups), flow.sites.found))
-
-
-def norm(x: Array, sliced: tuple[bool, ...], turns: tuple[int, ...]) -> Array:
-    """`‖x‖ [turns …]`: of each slice along its first axes for loops that slice it."""
-    n_sliced = sum(sliced)
-    x = jnp.abs(x) if jnp.iscomplexobj(x) else jnp.asarray(x)
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    x = x.reshape(*x.shape[:n_sliced], prod(x.shape[n_sliced:]))
-    # a product of vectors, which XLA must not take for squares that an optimizer needs too: it
-    # would write them to memory
-    norms = jnp.sqrt(jnp.einsum("...i,...i->...", x, lax.optimization_barrier(x)))
-    sizes = iter(norms.shape)
-    return jnp.broadcast_to(norms.reshape([next(sizes) if own else 1 for own in sliced]), turns)
 
 
 def ratio(above: Array, below: Array) -> Array:

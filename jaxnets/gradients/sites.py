@@ -52,8 +52,6 @@ class Site:
     place: "Place"
     after: "Place | None" = None
     """Of a sum, and of whatever is watched: the site whose result, rearranged at most, enters."""
-    beside: "Place" = ()
-    """The first site that the same value enters, perhaps this one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +63,6 @@ class Loop:
     sliced: Mapping[Key, Node]
     reverse: bool
     """Whether the last turn comes first."""
-    carries: bool
-    """Whether a turn hands on to the next what has derivatives."""
 
 
 Sites: TypeAlias = tuple[Site | Loop, ...]
@@ -98,8 +94,6 @@ class Record:
     memo: dict[Any, Any] = field(default_factory=dict)
     origins: dict[int, tuple[Any, Place]] = field(default_factory=dict)
     """By identity, results of sites (and rearrangements of them) and where they came from."""
-    entered: dict[int, tuple[Any, Place]] = field(default_factory=dict)
-    """By identity, what entered a site, and the first that it did."""
     sites: list[Site | Loop] = field(default_factory=list)
     saved: list[Any] = field(default_factory=list)
     shapes: list[Any] = field(default_factory=list)
@@ -148,9 +142,7 @@ def _meet(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
     place = _next_place(record)
     asked = bool(given) and (equation.primitive.name == "add" or record.watch is not None)
     after = _origin(record, given[0]) if asked else None
-    value = given[0] if given else None
-    _, beside = record.entered.setdefault(id(value), (value, place))
-    site = Site(kind, equation, inner, operands, operand, tapped, place, after, beside)
+    site = Site(kind, equation, inner, operands, operand, tapped, place, after)
     seen = _seen(record, site, [results[i] for i in tapped], given)
     for i, y in zip(tapped, seen, strict=True):
         results[i] = y
@@ -287,8 +279,7 @@ def _scan(record: Record, equation: Any, inputs: Sequence[Any]) -> list[Any]:
         {n.key: x for n, x in zip(nodes, values, strict=True) if n is not None}
         for nodes, values in pairs
     )
-    carries = any(map(_has_derivative, carry))
-    loop = Loop(tuple(inner.sites), whole_outside, sliced_outside, params["reverse"], carries)
+    loop = Loop(tuple(inner.sites), whole_outside, sliced_outside, params["reverse"])
     _record(record, loop, saved, shapes)
     return [*carry, *stacked]
 

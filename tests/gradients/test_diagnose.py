@@ -308,6 +308,8 @@ def test_what_the_losses_of_a_run_say(look):
     assert named(scattered) == ["plateau"]
     assert named(scattered - np.linspace(0, 0.9, 40)) == []
     # to a guess among the 6 units of the last layer, and no further
+    classify = lambda w, x: -jax.nn.log_softmax(x @ w)[0]  # noqa: E731
+    seen = flow_of(classify)(layers(1.0)[0]["w"], X)
     to_a_guess = np.log(6) + np.exp(-np.arange(40) / 4) + 0.01 * rng.standard_normal(40)
     assert named(to_a_guess) == ["plateau"]
     assert "a guess among 6" in gradients.diagnose(seen, losses=to_a_guess)[0].evidence
