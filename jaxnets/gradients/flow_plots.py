@@ -26,9 +26,11 @@ def _figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def _rows(flow: Flow, *, steps: bool = False) -> tuple[list[str], list[SiteFlow]]:
-    names, sites = zip(*turn_by_turn(flow, steps=steps), strict=True)
-    return list(names), list(sites)
+def _rows(flow: Flow, name: str, *, steps: bool = False) -> tuple[list[str], list[SiteFlow]]:
+    rows = turn_by_turn(flow, steps=steps)
+    if not rows:
+        raise ValueError(f"{name}: the flow has no site, since no parameter meets an example")
+    return [row for row, _ in rows], [site for _, site in rows]
 
 
 def _check(flow: Flow, steps: bool, name: str) -> None:
@@ -55,7 +57,7 @@ def plot_depth(flow: Flow) -> "Figure":
     from matplotlib.ticker import NullFormatter
 
     _check(flow, False, "plot_depth")
-    names, sites = _rows(flow)
+    names, sites = _rows(flow, "plot_depth")
     figure = _figure(9, 1.4 + 0.26 * min(len(names), 40))
     left, right = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(names))
@@ -101,7 +103,7 @@ def plot_history(flow: Flow, *, quantity: str = "error_norm") -> "Figure":
         raise ValueError(
             f"plot_history: quantity must be one of {sorted(numbers)}, got {quantity!r}"
         )
-    names, sites = _rows(flow, steps=True)
+    names, sites = _rows(flow, "plot_history", steps=True)
     values = np.array([getattr(s, quantity) for s in sites], float)
     known = [i for i in range(len(names)) if np.isfinite(values[i]).any()]
     if not known:
@@ -125,7 +127,7 @@ def plot_history(flow: Flow, *, quantity: str = "error_norm") -> "Figure":
 def plot_histograms(flow: Flow) -> "Figure":
     """How large activations and error signals are, site by site: shares of half decades."""
     _check(flow, False, "plot_histograms")
-    names, sites = _rows(flow)
+    names, sites = _rows(flow, "plot_histograms")
     figure = _figure(10, 1.6 + 0.26 * min(len(names), 40))
     axes = figure.subplots(1, 2, sharey=True)
     edges = np.log10(histogram_edges())
@@ -145,7 +147,7 @@ def plot_histograms(flow: Flow) -> "Figure":
 def plot_examples(flow: Flow) -> "Figure":
     """How unlike the examples of the batch are: the spread of error norms over their mean."""
     _check(flow, False, "plot_examples")
-    names, sites = _rows(flow)
+    names, sites = _rows(flow, "plot_examples")
     kept = [i for i, site in enumerate(sites) if site.about.kind not in NONLINEARITIES]
     names, sites = [names[i] for i in kept], [sites[i] for i in kept]
     mean = np.array([s.error_norm for s in sites], float)

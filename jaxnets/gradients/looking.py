@@ -163,7 +163,8 @@ def _side_by_side(
             for x in (traced.leaves, gradient)
         )  # fmt: skip
         groups.append(_group(members, weights, slopes, rank_rows))
-    return SiteFlows(tuple(groups), found)
+    met = {about.path for _, about, _, _ in found}
+    return SiteFlows(tuple(groups), found, tuple(path for path in traced.paths if path not in met))
 
 
 def _group(looked: Sequence[_Looked], weights: Array, slopes: Array, rank_rows: int) -> SiteFlow:

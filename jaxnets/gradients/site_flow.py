@@ -98,6 +98,8 @@ class SiteFlows(Mapping[str, SiteFlow]):
     """`[…, turns …, S]`, histograms `[…, turns …, 32, S]`"""
     found: tuple[tuple[str, About, int, int], ...] = field(metadata={"static": True})
     """Name, what it is, which group, and where in it."""
+    unmet: tuple[str, ...] = field(default=(), metadata={"static": True})
+    """Paths of parameters that the loss is not made of."""
 
     def __getitem__(self, name: str) -> SiteFlow:
         for known, about, group, i in self.found:
@@ -144,7 +146,7 @@ def with_updates(flow: Flow, params: Params, updates: Params) -> Flow:
         sizes = site_norms(updates_here, [about.sliced for about in members], turns)
         told = ratio(sizes, group.weight_norm)
         groups.append(replace(group, update_ratio=told))
-    return flow._replace(sites=SiteFlows(tuple(groups), flow.sites.found))
+    return flow._replace(sites=replace(flow.sites, groups=tuple(groups)))
 
 
 def ratio(above: Array, below: Array) -> Array:

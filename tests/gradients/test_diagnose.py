@@ -30,6 +30,10 @@ def layers(scale, depth=8):
     ]
 
 
+def kernels(scale):
+    return [{"w": layer["w"]} for layer in layers(scale)]
+
+
 @pytest.fixture(scope="module")
 def look():
     return flow_of(chain, rank_rows=0)
@@ -205,7 +209,7 @@ def test_loops_are_followed_in_the_order_of_their_turns(reverse):
         turn = lambda x, layer: (jnp.tanh(x @ layer["w"]), None)  # noqa: E731
         return jnp.sum(jax.lax.scan(turn, x, stack, reverse=reverse)[0])
 
-    stack = jax.tree.map(lambda *p: jnp.stack(p), *layers(0.15))
+    stack = jax.tree.map(lambda *p: jnp.stack(p), *kernels(0.15))
     (found,) = gradients.diagnose(flow_of(deep)(stack, X))
     assert found.trouble == "vanishing"
     assert f"at w[{7 if reverse else 0}] " in found.evidence
@@ -259,6 +263,7 @@ def test_heads_beside_each_other_are_no_depth_and_unused_ones_are_named():
         h = jax.lax.stop_gradient(jnp.tanh(x @ p["a"]))
         return jnp.sum(jnp.square(h @ p["policy"]))
 
+    del p["value"]
     (found,) = gradients.diagnose(flow_of(stopped)(p, X))
     assert (found.trouble, found.where) == ("no gradient", "a")
 
@@ -284,7 +289,7 @@ def test_rows_that_are_no_examples_vanish_too():
             x = jnp.tanh(x @ layer["w"])
         return jnp.mean(x)
 
-    flow = flow_of(loss, batched=True)(layers(0.1), X[:, None] * jnp.ones((1, 3, 1)))
+    flow = flow_of(loss, batched=True)(kernels(0.1), X[:, None] * jnp.ones((1, 3, 1)))
     assert np.isnan(flow.sites["0/w"].error_norm)
     assert [f.trouble for f in gradients.diagnose(flow)] == ["vanishing"]
 

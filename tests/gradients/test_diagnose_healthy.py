@@ -182,6 +182,14 @@ def test_only_a_cross_entropy_stands_at_a_guess():
     assert troubles(squares, losses=falling) == []
 
 
+def test_parameters_that_are_not_used_are_named():
+    params = dict(zip("abc", weights(1, (6, 6), (6, 6), (6, 6)), strict=True))
+    flow = gradients.flow(lambda p, x: jnp.sum(jnp.tanh(x @ p["b"])))(params, X)
+    (found,) = gradients.diagnose(flow)
+    assert (found.trouble, found.where) == ("no gradient", "a")
+    assert "nor of 1 more" in found.evidence
+
+
 def test_a_history_of_several_runs_is_refused():
     flow = gradients.flow(chain)(weights(1, (6, 6)), X)
     runs = jax.tree.map(lambda x: jnp.broadcast_to(x, (2, 3, *x.shape)), flow)

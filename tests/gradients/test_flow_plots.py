@@ -46,6 +46,9 @@ def test_a_heat_map_is_sites_by_steps(one, tmp_path):
 
 
 def test_bad_input(one):
+    constant = gradients.flow(lambda p, x: jnp.sum(x))(jnp.ones(4), normal(1, (8, 4)))
+    with pytest.raises(ValueError, match="plot_depth: the flow has no site"):
+        flow_plots.plot_depth(constant)
     with pytest.raises(ValueError, match="wants a history"):
         flow_plots.plot_history(one)
     history = jax.tree.map(lambda x: x[None], one)
