@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnets.equations import enterable
 from jaxnets.types import Array
 
 
@@ -156,12 +157,17 @@ def _is_depthwise(x: Array, kernel: Array, geometry: Geometry) -> bool:
     return bool(floats and one_each and fits and 0 < math.prod(window) <= _MOST_PLACES)
 
 
+@partial(enterable, static_argnums=(2,))
+def _canonical_conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
+    return _lax_conv(x, kernel, geometry, canonical(x.ndim - 2))
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def convolve(x: Array, kernel: Array, geometry: Geometry) -> Array:
     """`x [batch, *space, in]` with `kernel [*window, in / groups, out]`: `[batch, *space, out]`."""
     if _is_depthwise(x, kernel, geometry):
         return _by_platform(_depthwise, x, kernel, geometry)
-    return _lax_conv(x, kernel, geometry, canonical(x.ndim - 2))
+    return _canonical_conv(x, kernel, geometry)
 
 
 @convolve.defjvp

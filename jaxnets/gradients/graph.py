@@ -102,6 +102,24 @@ def evaluate(node: Node, values: Mapping[Key, Array], memo: dict[Any, Any]) -> A
     return memo[call][node.output]
 
 
+def narrow(node: Node, value: Any) -> Any:
+    """`value`, which is the node's, with length 1 along axes that it was spread along."""
+    spread = _spread(node)
+    return value[tuple(slice(0, 1) if i in spread else slice(None) for i in range(jnp.ndim(value)))]
+
+
+def _spread(node: Node) -> set[int]:
+    if not isinstance(node, Computed) or len(node.inputs) != 1:
+        return set()
+    before, (operand,) = _spread(node.inputs[0]), node.equation.invars
+    name, shape = node.equation.primitive.name, node.equation.outvars[0].aval.shape
+    if name == "broadcast_in_dim":
+        kept = node.equation.params["broadcast_dimensions"]
+        own = {i for i, n in zip(kept, operand.aval.shape, strict=True) if n == shape[i]}
+        return set(range(len(shape))) - own | {kept[i] for i in before}
+    return before if name in _REARRANGING and shape == operand.aval.shape else set()
+
+
 # their results have the elements of their operand, in another order or shape or dtype
 _REARRANGING = {"convert_element_type", "copy", "copy_p", "expand_dims", "reshape", "squeeze",
                 "stored"}  # fmt: skip

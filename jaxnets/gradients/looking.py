@@ -11,8 +11,8 @@ from jax import lax
 
 from jaxnets.gradients.activations import NONLINEARITIES, TAG, tag_of
 from jaxnets.gradients.dataflow import Origin, find_with_origins
+from jaxnets.gradients.graph import narrow
 from jaxnets.gradients.measures import SLOPES, Measures, each_turn, measure, named
-from jaxnets.gradients.norms import example_norms, site_norms
 from jaxnets.gradients.program import NO_PROBES, Traced, no_taps
 from jaxnets.gradients.site_flow import (
     AFTER,
@@ -23,8 +23,16 @@ from jaxnets.gradients.site_flow import (
     SiteFlows,
     ratio,
 )
+from jaxnets.gradients.site_norms import example_norms, site_norms
 from jaxnets.gradients.sites import Place, Record, Site, Watch
-from jaxnets.gradients.unit_rows import Axes, UnitRows, extremes_behind, unit_axes, unit_rows
+from jaxnets.gradients.unit_rows import (
+    Axes,
+    UnitRows,
+    extremes_behind,
+    is_same,
+    unit_axes,
+    unit_rows,
+)
 from jaxnets.gradients.uses import PRODUCTS, Use, parameters, sliced, uses
 from jaxnets.types import Array, Params, PyTree
 
@@ -127,8 +135,9 @@ def _watch(axes: Axes, batched: bool, rows: int | None) -> Watch:
         extremes = None
         if site.after in last and not jnp.iscomplexobj(y):
             before, seen = last[site.after]
-            if before.shape == y.shape and axes[site.after] == own:
-                values = [record.value(x) for x in site.operands if x is not None and x.trained]
+            if is_same(before.shape, axes[site.after], y.shape, own):
+                trained = [x for x in site.operands if x is not None and x.trained]
+                values = [narrow(x, record.value(x)) for x in trained]
                 extremes = extremes_behind(site, y, own, seen, lax.stop_gradient(values))
         result = unit_rows(together(y), own, batched, rows, extremes)
         last[site.place] = y, result

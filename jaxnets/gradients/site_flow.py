@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxnets import tree
 from jaxnets.gradients.measures import Spread
-from jaxnets.gradients.norms import site_norms
+from jaxnets.gradients.site_norms import site_norms
 from jaxnets.types import Array, Params
 
 AFTER = " > "

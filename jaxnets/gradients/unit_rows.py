@@ -70,6 +70,13 @@ def _moved(
     return tuple(places[numbers[axis]] for axis in axes if axis in numbers)
 
 
+def is_same(
+    before: tuple[int, ...], axes: tuple[int, ...], after: tuple[int, ...], own: tuple[int, ...]
+) -> bool:
+    """Whether shapes and their axes of units are the same but for axes of length 1."""
+    return _long(before) == _long(after) and _moved(axes, before, after) == own
+
+
 def _of_product(site: Site, ndim: int) -> tuple[int, ...]:
     if site.kind == "conv":
         return (site.inner.params["dimension_numbers"].out_spec[1],)

@@ -1,5 +1,8 @@
 """Which sites a flow has, what their units are, and that samples see all of a batch."""
 
+from dataclasses import replace
+from functools import partial
+
 import equinox as eqx
 import flax.linen as linen
 import jax
@@ -8,7 +11,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxnets import gradients, tree
+from jaxnets import gradients, nn, tree
 from jaxnets.gradients.unit_rows import spread_out
 from tests.numerics import normal
 
@@ -345,3 +348,25 @@ def test_an_axis_of_the_loss_keeps_its_own_meaning():
 
     value = of_each(lambda w, x: gradients.value_and_grad_flow(loss)(w, x)[0])
     np.testing.assert_allclose(value, of_each(lambda w, x: loss(w, x[0])), rtol=1e-6)
+
+
+def test_convolutions_mapped_over_examples_are_layers():
+    def one(params, x):
+        y = jax.nn.relu(nn.conv(params, x))
+        return jnp.sum(jnp.square(y - 1))
+
+    params = nn.init_conv(KEY, (3, 3), 2, 4)
+    params = {**params, "bias": jnp.arange(4.0) - 2}
+    x = normal(3, (8, 5, 5, 2))
+    each = flow_of(one, rows=None)(params, x)
+    mean = lambda p, x: jnp.mean(jax.vmap(one, (None, 0))(p, x))  # noqa: E731
+    together = flow_of(mean, batched=True, rows=None)(params, x)
+    assert list(each.sites) == list(together.sites) == ["kernel", "bias", "bias > relu"]
+    for name, site in together.sites.items():
+        own = each.sites[name]
+        assert site.about.kind == own.about.kind
+        close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+        jax.tree.map(close, replace(site, about=own.about), own)
+    result = np.asarray(jax.vmap(lambda x: nn.conv(params, x))(x))
+    spread = together.sites["bias"].activation
+    assert (spread.min, spread.max) == (result.min(), result.max())
