@@ -12,15 +12,23 @@ from jax import lax
 from jaxnets.gradients.activations import NONLINEARITIES, TAG, tag_of
 from jaxnets.gradients.dataflow import Origin, find_with_origins
 from jaxnets.gradients.graph import narrow
-from jaxnets.gradients.measures import SLOPES, Measures, each_turn, measure, named
+from jaxnets.gradients.measures import (
+    DEAD,
+    DIFFERING,
+    RANK,
+    SATURATED,
+    SLOPES,
+    SPREAD,
+    UNITS,
+    measure,
+)
 from jaxnets.gradients.program import NO_PROBES, Traced, no_taps
 from jaxnets.gradients.site_flow import (
     AFTER,
-    SEVERAL,
     About,
     Flow,
-    SiteFlow,
     SiteFlows,
+    packed,
     ratio,
 )
 from jaxnets.gradients.site_norms import example_norms, site_norms
@@ -161,23 +169,23 @@ def _side_by_side(
     for i, one in enumerate(looked):
         together.setdefault(one.turns, []).append(i)
     found = _found(traced, looked, origins, list(together))
-    groups = []
-    for numbers in together.values():
-        members, abouts = [looked[i] for i in numbers], [found[i][1] for i in numbers]
+    numbers = []
+    for own in together.values():
+        members, sliced_by = [looked[i] for i in own], [found[i][1].sliced for i in own]
         weights, slopes = (
             site_norms(
-                [None if one.leaf is None else x[one.leaf] for one in members],
-                [about.sliced for about in abouts], members[0].turns,
+                [None if one.leaf is None else x[one.leaf] for one in members], sliced_by,
+                members[0].turns,
             )
             for x in (traced.leaves, gradient)
         )  # fmt: skip
-        groups.append(_group(members, weights, slopes, rank_rows))
+        numbers.append(_numbers(members, weights, slopes, rank_rows))
     met = {about.path for _, about, _, _ in found}
-    return SiteFlows(tuple(groups), found, tuple(path for path in traced.paths if path not in met))
+    return SiteFlows(tuple(numbers), found, tuple(path for path in traced.paths if path not in met))
 
 
-def _group(looked: Sequence[_Looked], weights: Array, slopes: Array, rank_rows: int) -> SiteFlow:
-    """Sites with the same turns, side by side."""
+def _numbers(looked: Sequence[_Looked], weights: Array, slopes: Array, rank_rows: int) -> Array:
+    """`[turns …, S, numbers]` of sites with the same turns, as `SiteFlows` has them."""
     kinds = [one.use.site.kind for one in looked]
     asked: dict[tuple[int, str], tuple[UnitRows, str, int]] = {}
 
@@ -203,33 +211,31 @@ def _group(looked: Sequence[_Looked], weights: Array, slopes: Array, rank_rows: 
     measured = jnp.concatenate([measured, jnp.full_like(measured[:1], jnp.nan)])
     order = {key: n for n, key in enumerate(asked)}
 
-    def of(keys: Sequence[tuple[int, str] | None]) -> Measures:
-        """Of those; NaN for None."""
-        return named(measured[np.array([-1 if key is None else order[key] for key in keys])])
+    def of(keys: Sequence[tuple[int, str] | None]) -> Array:
+        """`[S, turns …, numbers]` of those; NaN for None."""
+        return measured[np.array([-1 if key is None else order[key] for key in keys])]
 
     activation, error = of(activations), of(errors)
     sizes, spreads = (
-        jnp.stack([reduce(one.norms, -1) for one in looked], -1) for reduce in (jnp.mean, jnp.std)
+        jnp.stack([reduce(one.norms, -1) for one in looked]) for reduce in (jnp.mean, jnp.std)
     )
-    relu = np.array([kind == "relu" for kind in kinds])
-    return SiteFlow(
-        activation=activation.spread,
-        entering=of(entering).spread,
-        error=error.spread,
-        error_norm=sizes,
-        error_norm_std=spreads,
-        weight_norm=weights,
-        gradient_norm=slopes,
-        gradient_ratio=ratio(slopes, weights),
-        update_ratio=jnp.full_like(weights, jnp.nan),
-        dead=jnp.where(each_turn(relu, error.dead), activation.dead, error.dead),
-        saturated=activation.saturated,
-        differing=jnp.maximum(activation.differing, error.differing),
-        activation_rank=activation.rank,
-        error_rank=error.rank,
-        units=activation.units,
-        about=SEVERAL,
-    )
+    relu = np.array([kind == "relu" for kind in kinds]).reshape(-1, *(1 for _ in looked[0].turns))
+    others = {
+        "error_norm": sizes,
+        "error_norm_std": spreads,
+        "weight_norm": weights,
+        "gradient_norm": slopes,
+        "gradient_ratio": ratio(slopes, weights),
+        "update_ratio": jnp.full_like(weights, jnp.nan),
+        "dead": jnp.where(relu, activation[..., DEAD], error[..., DEAD]),
+        "saturated": activation[..., SATURATED],
+        "differing": jnp.maximum(activation[..., DIFFERING], error[..., DIFFERING]),
+        "activation_rank": activation[..., RANK],
+        "error_rank": error[..., RANK],
+        "units": activation[..., UNITS],
+    }
+    spread = [x[..., :SPREAD] for x in (activation, of(entering), error)]
+    return jnp.moveaxis(packed(spread, others), 0, -2)
 
 
 def _found(

@@ -43,17 +43,16 @@ class Spread(NamedTuple):
     """Shares of absolute values between `histogram_edges()`, of a sample: `[32]`."""
 
 
-class Measures(NamedTuple):
-    """Of `S` sites in one step, `[turns …, S]`; histograms `[turns …, 32, S]`."""
+SPREAD = 4 + BINS
+"""Numbers of a `Spread`."""
+DEAD, SATURATED, DIFFERING, RANK, UNITS = range(SPREAD, SPREAD + 5)
+"""Where the others of `measure`'s numbers are, behind those of the `Spread`."""
 
-    spread: Spread
-    dead: Array
-    saturated: Array
-    """NaN where that does not apply."""
-    differing: Array
-    rank: Array
-    """Effective rank of some rows; NaN if it is not asked for."""
-    units: Array
+
+def spread_of(numbers: Array) -> Spread:
+    """Of `[…, numbers]`."""
+    mean, std, least, most = (numbers[..., i] for i in range(4))
+    return Spread(mean, std, least, most, numbers[..., 4:])
 
 
 def histogram_edges() -> np.ndarray:
@@ -70,7 +69,8 @@ def measure(seen: Sequence[UnitRows], kinds: Sequence[str], rank_rows: Sequence[
       rank_rows: how many rows the effective rank is of; 0 for NaN.
 
     Returns:
-      `[S, turns …, numbers]`, which `named` takes apart.
+      `[S, turns …, numbers]`: of a `Spread`, of which units are dead (a share), saturated (a share;
+      NaN where that does not apply), how much units differ, the effective rank, and how many units.
     """
     alike: dict[Any, list[int]] = {}
     for i, (one, kind, ranked) in enumerate(zip(seen, kinds, rank_rows, strict=True)):
@@ -84,19 +84,6 @@ def measure(seen: Sequence[UnitRows], kinds: Sequence[str], rank_rows: Sequence[
     return jnp.concatenate(measured, 0)[places]
 
 
-def named(numbers: Array) -> Measures:
-    """`[S, turns …, numbers]` of `measure`, of these or some of these sites."""
-    single = jnp.moveaxis(numbers, 0, -1)
-    mean, std, least, most, *others = (single[..., i, :] for i in range(single.shape[-2] - BINS))
-    spread = Spread(mean, std, least, most, single[..., -BINS:, :])
-    return Measures(spread, *others)
-
-
-def each_turn(values: Any, like: Array) -> Array:
-    """A number for each site, `[turns …, S]`."""
-    return jnp.broadcast_to(jnp.asarray(values), like.shape)
-
-
 def _measure(seen: UnitRows, kind: str, rank_rows: int) -> Array:
     """Of sites that are alike, on the first axis."""
     rows = seen.rows
@@ -107,18 +94,15 @@ def _measure(seen: UnitRows, kind: str, rank_rows: int) -> Array:
     mean = jnp.mean(scaled, (-2, -1))
     variance = jnp.mean(jnp.square(scaled - mean[..., None, None]), (-2, -1))
     unknown = jnp.full_like(size, jnp.nan)
-    numbers = (
-        size * mean,
-        size * jnp.sqrt(variance),
-        least,
-        most,
+    spread = size * mean, size * jnp.sqrt(variance), least, most
+    others = (
         _share((seen.low == 0) & (seen.high == 0)),
         _share(jnp.mean(SLOPES[kind](rows), -2) < FLAT) if kind else unknown,
         _differing(scaled, extremes),
         _rank(some_of(scaled, rank_rows)) if rank_rows else unknown,
         jnp.full_like(size, rows.shape[-1]),
     )
-    return jnp.concatenate([jnp.stack(numbers, -1), _histogram(rows)], -1)
+    return jnp.concatenate([jnp.stack(spread, -1), _histogram(rows), jnp.stack(others, -1)], -1)
 
 
 def _share(of: Array) -> Array:

@@ -1,14 +1,14 @@
 """What a step of training looks like from inside: a `Flow` of sites, and its updates."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxnets import tree
-from jaxnets.gradients.measures import Spread
+from jaxnets.gradients.measures import SPREAD, Spread, spread_of
 from jaxnets.gradients.site_norms import site_norms
 from jaxnets.types import Array, Params
 
@@ -80,8 +80,25 @@ class SiteFlow:
     about: About = field(metadata={"static": True})
 
 
-SEVERAL = About("", None, (), ())
-"""Of a group of sites, each of which is something else."""
+_SPREADS = ("activation", "entering", "error")
+_OTHERS = [f.name for f in fields(SiteFlow) if f.name not in (*_SPREADS, "about")]
+_FIRST = 3 * SPREAD
+_WEIGHT, _UPDATE = (_FIRST + _OTHERS.index(name) for name in ("weight_norm", "update_ratio"))
+
+
+def packed(spreads: Sequence[Array], others: Mapping[str, Array]) -> Array:
+    """`[…, numbers]`, of the numbers of the three spreads, and of the other fields."""
+    return jnp.concatenate([*spreads, jnp.stack([others[name] for name in _OTHERS], -1)], -1)
+
+
+def _site_flow(numbers: Array, about: About) -> SiteFlow:
+    """Of `[…, numbers]`."""
+    spreads: dict[str, Any] = {
+        name: spread_of(numbers[..., i * SPREAD : (i + 1) * SPREAD])
+        for i, name in enumerate(_SPREADS)
+    }
+    others: dict[str, Any] = {name: numbers[..., _FIRST + i] for i, name in enumerate(_OTHERS)}
+    return SiteFlow(**spreads, **others, about=about)
 
 
 @jax.tree_util.register_dataclass
@@ -89,23 +106,22 @@ SEVERAL = About("", None, (), ())
 class SiteFlows(Mapping[str, SiteFlow]):
     """`SiteFlow`s by name, in the order of the forward pass.
 
-    A pytree of few arrays, whatever the number of sites: those with the same turns stand side by
-    side, on the last axis. So it is cheap to hand back from a compiled step; its arrays may be
-    stacked, averaged and taken apart along axes in front.
+    A pytree of very few arrays, whatever the number of sites: all numbers of those with the same
+    turns are in one. So it is cheap to hand back from a compiled step; its arrays may be stacked,
+    averaged and taken apart along axes in front.
     """
 
-    groups: tuple[SiteFlow, ...]
-    """`[…, turns …, S]`, histograms `[…, turns …, 32, S]`"""
+    numbers: tuple[Array, ...]
+    """`[…, turns …, S, numbers]`: of a site its spreads, and then its other fields."""
     found: tuple[tuple[str, About, int, int], ...] = field(metadata={"static": True})
-    """Name, what it is, which group, and where in it."""
+    """Name, what it is, which array, and where in it."""
     unmet: tuple[str, ...] = field(default=(), metadata={"static": True})
     """Paths of parameters that the loss is not made of."""
 
     def __getitem__(self, name: str) -> SiteFlow:
-        for known, about, group, i in self.found:
+        for known, about, which, i in self.found:
             if known == name:
-                one: SiteFlow = jax.tree.map(lambda x, i=i: x[..., i], self.groups[group])
-                return replace(one, about=about)
+                return _site_flow(self.numbers[which][..., i, :], about)
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -138,15 +154,14 @@ def with_updates(flow: Flow, params: Params, updates: Params) -> Flow:
         if path not in steps or jnp.shape(steps[path]) != jnp.shape(weight):
             got = jnp.shape(steps[path]) if path in steps else "nothing"
             raise ValueError(f"with_updates: {path!r} is {jnp.shape(weight)}, its update is {got}")
-    groups = []
-    for number, group in enumerate(flow.sites.groups):
-        turns = group.weight_norm.shape[:-1]
-        members = [about for _, about, own, _ in flow.sites.found if own == number]
-        updates_here = [None if about.path is None else steps[about.path] for about in members]
-        sizes = site_norms(updates_here, [about.sliced for about in members], turns)
-        told = ratio(sizes, group.weight_norm)
-        groups.append(replace(group, update_ratio=told))
-    return flow._replace(sites=replace(flow.sites, groups=tuple(groups)))
+    told = []
+    for which, numbers in enumerate(flow.sites.numbers):
+        members = [about for _, about, own, _ in flow.sites.found if own == which]
+        here = [None if about.path is None else steps[about.path] for about in members]
+        sizes = site_norms(here, [about.sliced for about in members], numbers.shape[:-2])
+        ratios = ratio(jnp.moveaxis(sizes, 0, -1), numbers[..., _WEIGHT])
+        told.append(jnp.asarray(numbers).at[..., _UPDATE].set(ratios))
+    return flow._replace(sites=replace(flow.sites, numbers=tuple(told)))
 
 
 def ratio(above: Array, below: Array) -> Array:

@@ -19,7 +19,7 @@ def example_norms(error: Array, depth: int = 0) -> Array:
 def site_norms(
     arrays: Sequence[Array | None], sliced: Sequence[tuple[bool, ...]], turns: tuple[int, ...]
 ) -> Array:
-    """`‖x‖ [turns …, S]` of each array, of each slice along its first axes for loops that slice it.
+    """`‖x‖ [S, turns …]` of each array, of each slice along its first axes for loops that slice it.
 
     NaN for None.
     """
@@ -35,7 +35,7 @@ def site_norms(
             sizes = iter(reduced.shape)
             reduced = reduced.reshape([next(sizes) if along else 1 for along in own])
             found.append(jnp.broadcast_to(reduced, turns))
-        return jnp.stack(found, -1)
+        return jnp.stack(found)
 
     def squares(x: Array) -> Array:
         # a product of vectors, which XLA must not take for squares that an optimizer needs too: it
