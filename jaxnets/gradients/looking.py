@@ -172,13 +172,12 @@ def _side_by_side(
     numbers = []
     for own in together.values():
         members, sliced_by = [looked[i] for i in own], [found[i][1].sliced for i in own]
-        weights, slopes = (
-            site_norms(
-                [None if one.leaf is None else x[one.leaf] for one in members], sliced_by,
-                members[0].turns,
-            )
+        both = [
+            None if one.leaf is None else x[one.leaf]
             for x in (traced.leaves, gradient)
-        )  # fmt: skip
+            for one in members
+        ]
+        weights, slopes = jnp.split(site_norms(both, 2 * sliced_by, members[0].turns), 2)
         numbers.append(_numbers(members, weights, slopes, rank_rows))
     met = {about.path for _, about, _, _ in found}
     return SiteFlows(tuple(numbers), found, tuple(path for path in traced.paths if path not in met))
