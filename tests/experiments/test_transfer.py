@@ -21,7 +21,7 @@ from experiments.transfer.cached import cached, key_of
 from experiments.transfer.experiment import Amounts, Config, _results, settle
 from experiments.transfer.heads import head_logits, solve
 from experiments.transfer.held_out import Learned, learned, make_learn
-from experiments.transfer.learner import HeadChoice, Learner, Start, batches
+from experiments.transfer.learner import HeadChoice, Learner, Start, Trial, batches
 from experiments.transfer.results import FROZEN, beside, said
 from experiments.transfer.scratch import from_scratch
 from experiments.transfer.texts import shortened
@@ -149,6 +149,32 @@ def test_held_out_labels_choose_the_features(base, informed):
     assert learned(logits, base.test_y, 0.0).accuracy > 0.85
 
 
+def test_labels_that_say_whether_to_tune_had_no_part_in_the_head(base):
+    chosen = labels.draw(base.train_y, 60, 3, 0)
+    trial, of_last = heads.trials(base, chosen, 0)
+    assert sorted([*trial.known, *trial.held]) == sorted(chosen)
+    assert len(trial.held) == 12
+    assert of_last.of_head.kind == LAST
+    known = heads.solve_all(base, trial.known, 0, 4)
+    assert trial.of_head == heads.choice(known, heads.best_kind(known))
+    # whatever the held-out examples are
+    features = {kind: x.copy() for kind, x in base.train.seen.items()}
+    for x in features.values():
+        x[trial.held] = 1e3
+    other = base._replace(train=base.train._replace(seen=features))
+    assert heads.trials(other, chosen, 0)[0].of_head == trial.of_head
+    assert np.isfinite(heads.solve_all(base, trial.known, 0, 4)[LAST].loss)
+
+
+def test_wherever_a_fifth_is_held_out_the_others_can_choose_a_head(base):
+    for y in (np.arange(40) % 2, np.arange(50) % 10, np.repeat(np.arange(3), [9, 5, 26])):
+        for seed in range(5):
+            known, held = labels.set_apart(y, np.arange(len(y)), seed)
+            assert len(labels.folds(y[known], seed, 4)) == 4
+            assert not set(known) & set(held)
+    assert heads.trials(base, labels.draw(base.train_y, 30, 3, 0), 0) is None
+
+
 @pytest.mark.parametrize(("method", "kind"), [(tuning.fine_tuning, ALL), (tuning.lora, LAST)])
 def test_tuning_starts_from_the_frozen_base_with_its_head_at_rest(base, method, kind):
     # the rank of adapters is of a large net's, and just fits here
@@ -232,12 +258,14 @@ def test_held_out_labels_may_choose_not_to_tune(helps):
         optimizer=lambda rate, steps: optim.sgd(rate),
         inputs=lambda chosen: y if chosen is None else y[chosen], labels=y,
     )  # fmt: skip
-    best, end = make_learn(learner, y)(np.arange(60), 0, HeadChoice(LAST, 1.0))
+    head = HeadChoice(LAST, 1.0)
+    trial = Trial(np.arange(48), np.arange(48, 60), head)
+    best, end = make_learn(learner, y)(np.arange(60), 0, head, trial)
     assert best.choice["chosen"]
     assert end.choice["share"] == 1
     assert (best.choice["share"] > 0) == helps
     assert best.accuracy == 1
-    few, same = make_learn(learner, y)(np.arange(6), 0, HeadChoice(LAST, 1.0))
+    few, same = make_learn(learner, y)(np.arange(6), 0, head, None)
     assert few is same
     assert few.choice == {"rate": 0.1, "share": 1.0, "chosen": False}
 
