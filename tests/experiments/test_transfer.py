@@ -58,7 +58,7 @@ def base():
         "blobs", ("a", "b", "c"), features_of(slice(200)), y[:200], features_of(slice(200, None)),
         y[200:], params, features, tuned={".*": True},
         depths={"^classifier": 1, ".*": 0}, adapted={"^above/kernel": -1, ".*": 0},
-        stages={"^classifier": 0, ".*": 1}, rates=(1e-4, 1e-3),
+        stages={"^above/kernel": 0, ".*": 1}, rates=(1e-4, 1e-3),
         scratch=scratch._replace(steps=lambda n: 30), about="A small base.",
     )  # fmt: skip
 
@@ -191,6 +191,34 @@ def test_tuning_starts_from_the_frozen_base_with_its_head_at_rest(base, method, 
     at_rest = grads.pop(tuning.HEAD)
     assert all(np.abs(g).max() < 3e-3 for g in jax.tree.leaves(at_rest))
     assert any(np.abs(g).max() > 3e-3 for g in jax.tree.leaves(grads))
+
+
+def test_no_step_of_gradual_unfreezing_is_spent_on_a_head_at_rest_alone(base):
+    learner = tuning.gradual(base, 20)
+    chosen = labels.draw(base.train_y, 30, 3, 0)
+    start = learner.start(chosen, 0, HeadChoice(LAST, 0.1))
+    optimizer = learner.optimizer(1e-3, 20)
+    batch = {"inputs": learner.inputs(chosen), "y": learner.labels[chosen]}
+
+    @jax.jit
+    def step(trained, state):
+        of = jax.grad(learner.loss, has_aux=True)
+        updates, state = optimizer.update(of(trained, start.fixed, (), batch, None)[0], state)
+        return optim.apply_updates(trained, updates), state
+
+    moved, trained, state = [], start.trained, optimizer.init(start.trained)
+    for _ in range(20):
+        before = trained
+        trained, state = step(trained, state)
+        moved.append([
+            bool(jnp.any(trained["above"][part] != before["above"][part]))
+            for part in ("kernel", "bias")
+        ])  # fmt: skip
+    # the warm-up's first rate is 0
+    assert moved == [[False] * 2, *[[True, False]] * 9, *[[True, True]] * 10]
+    assert jnp.any(
+        trained[tuning.HEAD][LAST]["kernel"] != start.trained[tuning.HEAD][LAST]["kernel"]
+    )
 
 
 def test_tuning_all_layers_starts_from_the_base_and_moves_everything():
