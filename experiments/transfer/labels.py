@@ -23,6 +23,13 @@ def draw(labels: NDArray[np.int32], n: int, n_classes: int, seed: int) -> Indice
     return np.array(turn[:n])
 
 
+def shared(labels: NDArray[np.int32], n: int, n_classes: int) -> float:
+    """The share of `n` labels that two seeds' draws have in common, on average."""
+    drawn = np.bincount(labels[draw(labels, n, n_classes, 0)], minlength=n_classes)
+    there = np.maximum(np.bincount(labels, minlength=n_classes), 1)
+    return float(np.sum(drawn**2 / there) / np.sum(drawn))
+
+
 def folds(y: NDArray[np.int32], seed: int, k: int = FOLDS) -> list[Fold]:
     """Parts with each class's share, each held out once; none where labels are too few."""
     if len(y) < PER_FOLD * k or np.unique(y, return_counts=True)[1].min() < k:

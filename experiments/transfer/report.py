@@ -20,6 +20,7 @@ from experiments.run import Run, read_config, write_text
 from experiments.transfer import pictures
 from experiments.transfer.base import Base
 from experiments.transfer.held_out import Learned
+from experiments.transfer.labels import shared
 from experiments.transfer.results import (
     FROZEN,
     SCRATCH,
@@ -28,6 +29,7 @@ from experiments.transfer.results import (
     beside,
     declined,
     said,
+    settled,
     values,
 )
 
@@ -81,17 +83,34 @@ def verdict(found: Found) -> str:
     return " ".join(sentences)
 
 
+def warning(base: Base, found: Found) -> str:
+    """Where seeds are no fresh draws, as their labels are most of the pool; empty where nowhere."""
+    n_classes = len(base.classes)
+    shares = {n: shared(base.train_y, n, n_classes) for n in sorted(found[FROZEN])}
+    near = [f"{100 * share:.0f} % of {n:,}" for n, share in shares.items() if share > 0.5]
+    if not near:
+        return ""
+    return (
+        f"Two seeds have {', '.join(near)} labels in common, as these are most of the pool: there "
+        "ranges and intervals understate what other examples would change."
+    )
+
+
 def print_results(base: Base, found: Found) -> None:
     """The results on the terminal."""
     print(f"{base.name}: test accuracy (%) of {len(base.test_y):,} examples, mean and range")
     _print(table_of(found, spread))
     print("their mean loss (nats)")
     _print(table_of(found, mean_of("loss", 2)))
+    print("what held-out labels chose (in how many runs), or was fixed where they were too few")
+    _print(table_of(_curves(found), settled))
     print("in how many runs the held-out labels chose not to tune")
     _print(table_of({name: found[name] for name in tuned(found)}, declined))
     print("seconds of a run, the choice included")
     _print(table_of(found, mean_of("seconds", 1)))
     print(verdict(found))
+    if warned := warning(base, found):
+        print(warned)
 
 
 def _print(table: Rows) -> None:
@@ -134,13 +153,21 @@ def write_report(run: Run, base: Base, found: Found) -> Path:
                 f"{100 / len(base.classes):.0f} %, and {100 * most:.0f} % if all were said to be "
                 "of the largest class.",
         ),
-        Table(*table_of(found, spread), "Test accuracy in percent: mean, and range over seeds."),
+        Table(
+            *table_of(found, spread),
+            f"Test accuracy in percent: mean, and range over seeds. {warning(base, found)}".strip(),
+        ),
         Table(
             *comparisons(found),
             "Differences in points, by seed, with their 95 % intervals (Student's t), and whether "
             "the first is more accurate; half a point is the least that counts.",
         ),
         Table(*table_of(found, mean_of("loss", 2)), "Mean test loss, in nats."),
+        Table(
+            *table_of(_curves(found), settled),
+            "What the held-out labels chose, and in how many runs; or what was fixed before, where "
+            "labels were too few to hold some out.",
+        ),
     ]  # fmt: skip
     if tuned(found):
         chosen = {name: found[name] for name in tuned(found)}

@@ -3,6 +3,7 @@
 import json
 import re
 import zipfile
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -85,11 +86,15 @@ def test_all_methods_on_a_small_base_and_their_report(base, tmp_path, capsys):
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 4 * 4 + 6 * 2
     common = {"step", "method", "seed", "accuracy", "loss", "seconds"}
-    assert set(json.loads(lines[0])) == common | {"kind", "strength"}
+    assert set(json.loads(lines[0])) == common | {"kind", "strength", "chosen"}
     assert set(json.loads(lines[-1])) == common | {"rate", "share", "chosen"}
     assert html.count("data:image/png;base64,") == 1
     assert not re.search(r'(src|href)="(?!data:)', html)
-    assert "Frozen less scratch, in points of accuracy: with 6 labels" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Frozen less scratch, in points of accuracy: with 6 labels" in printed
+    for text in (html, printed):
+        assert "fixed, not chosen: rate 0.0001, all of the steps" in text
+        assert "fixed, not chosen: all levels, C 0.01 (2)" in text
 
 
 def test_as_many_labels_of_each_class():
@@ -100,6 +105,20 @@ def test_as_many_labels_of_each_class():
     # where a class has no more, the others go on
     assert np.bincount(y[labels.draw(y, 20, 3, 0)]).tolist() == [8, 8, 4]
     assert not np.array_equal(chosen, labels.draw(y, 10, 3, 1))
+
+
+def test_how_many_labels_two_seeds_share():
+    for y, n in ((np.repeat(np.arange(2), 100), 160), (np.repeat(np.arange(2), [20, 180]), 60)):
+        draws = [set(labels.draw(y, n, 2, seed).tolist()) for seed in range(40)]
+        mean = np.mean([len(a & b) / n for a, b in pairwise(draws)])
+        assert labels.shared(y, n, 2) == pytest.approx(mean, abs=0.02)
+
+
+def test_the_report_says_where_seeds_draw_nearly_the_same(base):
+    one = [Learned(0.5, 1.0, 2.0, {})]
+    assert report.warning(base, {FROZEN: {10: one, 90: one}}) == ""
+    said = report.warning(base, {FROZEN: {10: one, 160: one}})
+    assert re.match(r"Two seeds have 8\d % of 160 labels in common, .* understate", said)
 
 
 def test_too_few_labels_choose_nothing():
@@ -365,6 +384,22 @@ def test_methods_are_compared_by_seed():
     rows = report.table_of(found, report.spread)[1]
     assert rows == [["10", "47.5 (40.0 to 55.0)", "57.6 (50.0 to 65.2)", "52.0", "49.0"]]
     assert results.declined(found["LoRA"][10]) == "1 of 1"
+
+
+def test_what_was_chosen_and_what_was_fixed():
+    def of(*choices):
+        return [Learned(0.5, 1.0, 2.0, choice) for choice in choices]
+
+    third = {"rate": 1e-4, "share": 1 / 3, "chosen": True}
+    none = {"rate": 3e-5, "share": 0.0, "chosen": True}
+    assert results.settled(of(none, third, none)) == (
+        "not tuned (2); rate 0.0001, 1/3 of the steps (1)"
+    )  # fmt: skip
+    fixed = {"rate": 1e-4, "share": 1.0, "chosen": False}
+    assert results.settled(of(fixed)) == "fixed, not chosen: rate 0.0001, all of the steps"
+    assert results.declined(of(fixed)) == "none could: too few labels"
+    head = {"kind": ALL, "strength": 0.01, "chosen": False}
+    assert results.settled(of(head, head)) == "fixed, not chosen: all levels, C 0.01 (2)"
 
 
 def test_amounts_and_flags():
