@@ -47,7 +47,8 @@ class Base(NamedTuple):
     adapted: Mapping[str, int]
     """Path rules: which kernels get adapters."""
     stages: Mapping[str, int]
-    """Path rules of what is tuned: its turn in gradual unfreezing, from 0; empty: not tried."""
+    """Path rules of the base's part that is tuned: its turn in gradual unfreezing, from 0, at which
+    the head is trained too; empty: not tried."""
     rates: tuple[float, ...]
     """Of fine-tuning, to choose from; the first where nothing chooses."""
     scratch: Learner

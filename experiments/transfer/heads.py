@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.transfer.base import ALL, Base, Floats
-from experiments.transfer.labels import FOLDS, folds, mean_loss
-from experiments.transfer.learner import Indices, Logits
+from experiments.transfer.base import ALL, LAST, Base, Floats
+from experiments.transfer.labels import FOLDS, folds, mean_loss, set_apart
+from experiments.transfer.learner import HeadChoice, Indices, Logits, Trial
 from jaxnets import nn, train
 from jaxnets.train.selection import Fold
 from jaxnets.types import Array, Params
@@ -68,16 +68,17 @@ class Solved(NamedTuple):
 
 
 def solve(
-    x: Floats, y: NDArray[np.int32], n_classes: int, seed: int, strength: float | None = None
-) -> Solved:
-    """Logistic regression on standardized features, with the `C` that held-out labels choose."""
+    x: Floats, y: NDArray[np.int32], n_classes: int, seed: int, strength: float | None = None,
+    k: int = FOLDS,
+) -> Solved:  # fmt: skip
+    """Logistic regression on standardized features, with the `C` that `k` folds choose."""
     mean = x.mean(0, dtype=np.float64)
     # what hardly varies among few examples must not be blown up
     deviation = np.sqrt(x.var(0, dtype=np.float64) + 1e-4)
     z, back = _no_wider_than_long((x - mean) / deviation)
     loss = float("nan")
     if strength is None:
-        strength, loss = _chosen(z, y, n_classes, seed)
+        strength, loss = _chosen(z, y, n_classes, seed, k)
     solved = _solve(z, y, n_classes, jnp.float32(strength))
     kernel = jnp.asarray(back(np.asarray(solved["kernel"])), jnp.float32)
     # as linear_probe has it: twice as strong for two classes
@@ -90,9 +91,11 @@ def solve(
     return Solved(head, strength, loss)
 
 
-def _chosen(z: Floats, y: NDArray[np.int32], n_classes: int, seed: int) -> tuple[float, float]:
-    """`C` with the least loss of labels held out, five-fold where they are not many."""
-    parts = folds(y, seed)[: FOLDS if len(y) <= FEW else 1]
+def _chosen(
+    z: Floats, y: NDArray[np.int32], n_classes: int, seed: int, k: int
+) -> tuple[float, float]:
+    """`C` with the least loss of labels held out, of all folds where they are not many."""
+    parts = folds(y, seed, k)[: k if len(y) <= FEW else 1]
     if not parts:
         return STRENGTHS[0], float("nan")
 
@@ -106,12 +109,10 @@ def _chosen(z: Floats, y: NDArray[np.int32], n_classes: int, seed: int) -> tuple
     return STRENGTHS[best], found[best]
 
 
-def solve_all(base: Base, chosen: Indices, seed: int) -> dict[str, Solved]:
+def solve_all(base: Base, chosen: Indices, seed: int, k: int = FOLDS) -> dict[str, Solved]:
     """A head on each kind of features."""
-    y = base.train_y[chosen]
-    return {
-        kind: solve(x[chosen], y, len(base.classes), seed) for kind, x in base.train.seen.items()
-    }
+    y, n_classes = base.train_y[chosen], len(base.classes)
+    return {kind: solve(x[chosen], y, n_classes, seed, k=k) for kind, x in base.train.seen.items()}
 
 
 def best_kind(solved: dict[str, Solved]) -> str:
@@ -119,6 +120,24 @@ def best_kind(solved: dict[str, Solved]) -> str:
     if np.isnan([each.loss for each in solved.values()]).any():
         return ALL if ALL in solved else next(iter(solved))
     return min(solved, key=lambda kind: solved[kind].loss)
+
+
+def choice(solved: dict[str, Solved], kind: str) -> HeadChoice:
+    """Of that kind of features."""
+    return HeadChoice(kind, solved[kind].strength)
+
+
+def trials(base: Base, chosen: Indices, seed: int) -> tuple[Trial, Trial] | None:
+    """Whether to tune, from the best head and from that of the last level; None of too few labels.
+
+    The fifth that is to say it has no part in what head is tuned: `C` and the kind of features are
+    chosen by four folds of the other four fifths, each as large as the fifth.
+    """
+    parts = set_apart(base.train_y, chosen, seed)
+    if parts is None:
+        return None
+    solved = solve_all(base, parts[0], seed, FOLDS - 1)
+    return Trial(*parts, choice(solved, best_kind(solved))), Trial(*parts, choice(solved, LAST))
 
 
 @jax.jit

@@ -1,4 +1,7 @@
-"""A rate and a number of steps, chosen by labels held out of those that are there to learn from."""
+"""A rate and a number of steps, chosen by labels held out of those that are there to learn from.
+
+All that is compared there, the frozen base too, was made without these labels.
+"""
 
 import time
 from collections.abc import Callable
@@ -7,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.transfer.labels import folds, mean_loss, refined_loss
-from experiments.transfer.learner import HeadChoice, Indices, Learner, Logits, make_run
+from experiments.transfer.labels import mean_loss, refined_loss
+from experiments.transfer.learner import HeadChoice, Indices, Learner, Logits, Trial, make_run
 
 
 class Learned(NamedTuple):
@@ -30,9 +33,9 @@ def learned(logits: Logits, y: NDArray[np.int32], seconds: float, **choice: Any)
     return Learned(right, mean_loss(logits, y), seconds, choice)
 
 
-Learn = Callable[[Indices, int, HeadChoice], tuple[Learned, Learned]]
-"""`(which examples, seed, what head to start from)`: as the held-out labels chose, and after all
-steps, whatever they chose."""
+Learn = Callable[[Indices, int, HeadChoice, Trial | None], tuple[Learned, Learned]]
+"""`(which examples, seed, what head to start from, what to choose by)`: as the held-out labels
+chose, and after all steps, whatever they chose. No trial where labels are too few."""
 
 
 def make_learn(learner: Learner, test_y: NDArray[np.int32]) -> Learn:
@@ -44,13 +47,10 @@ def make_learn(learner: Learner, test_y: NDArray[np.int32]) -> Learn:
     """
     run = make_run(learner)
 
-    def choose(chosen: Indices, seed: int, of_head: HeadChoice) -> tuple[float, float] | None:
-        """Rate and share; None from too few labels."""
-        parts = folds(learner.labels[chosen], seed)
-        if not parts:
-            return None
-        known, held = chosen[parts[0].train], chosen[parts[0].held_out]
-        start, steps = learner.start(known, seed, of_head), learner.steps(len(chosen))
+    def choose(trial: Trial, seed: int, steps: int) -> tuple[float, float]:
+        """Rate and share."""
+        known, held, of_head = trial
+        start = learner.start(known, seed, of_head)
         marks = [round(share * steps) for share in learner.shares]
         found = {}
         for rate in learner.rates:
@@ -61,18 +61,20 @@ def make_learn(learner: Learner, test_y: NDArray[np.int32]) -> Learn:
         rate, _ = min((at for at in found if at[1] > 0), key=lambda at: found[at])
         return rate, min(learner.shares, key=lambda share: found[rate, share])
 
-    def learn(chosen: Indices, seed: int, of_head: HeadChoice) -> tuple[Learned, Learned]:
+    def learn(
+        chosen: Indices, seed: int, of_head: HeadChoice, trial: Trial | None
+    ) -> tuple[Learned, Learned]:
         started = time.perf_counter()
-        choice = choose(chosen, seed, of_head)
-        rate, share = choice or (learner.rates[0], 1.0)
-        start, steps = learner.start(chosen, seed, of_head), learner.steps(len(chosen))
+        steps = learner.steps(len(chosen))
+        rate, share = choose(trial, seed, steps) if trial else (learner.rates[0], 1.0)
+        start = learner.start(chosen, seed, of_head)
         shares = sorted({share, 1.0})
         marks = [round(each * steps) for each in shares]
         tests = run(start, chosen, None, seed, rate, steps, marks)
         seconds = time.perf_counter() - started
         after = {
             each: learned(
-                logits, test_y, seconds, rate=rate, share=each, chosen=choice is not None
+                logits, test_y, seconds, rate=rate, share=each, chosen=trial is not None
             )
             for each, logits in zip(shares, tests, strict=True)
         }  # fmt: skip

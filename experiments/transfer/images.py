@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from experiments.data import Dataset, fingerprint, load
 from experiments.data.elpv import load_elpv
 from experiments.data.weights import WEIGHTS, fetch_weights
+from experiments.errors import UsageError
 from experiments.nets import Augment, augmented
 from experiments.transfer.base import ALL, LAST, Base, Features
 from experiments.transfer.cached import cached, key_of
@@ -32,10 +33,17 @@ def pool_of(data: Dataset, train_images: int, test_images: int, seed: int = 0) -
     """Some of the images, as many of each class as there are by chance.
 
     Of the test images those at the end of the order: with those at its beginning in view it was
-    decided which features to offer.
+    decided which features to offer. An image that is tested on as well is not trained on.
+
+    Raises:
+      UsageError: if no others are there.
     """
     rng = np.random.default_rng(seed)
-    known = rng.permutation(len(data.train_y))[:train_images]
+    order = rng.permutation(len(data.train_y))
+    tested = {image.tobytes() for image in data.test_x}
+    known = order[[data.train_x[i].tobytes() not in tested for i in order]][:train_images]
+    if not len(known):
+        raise UsageError(f"{data.name}: all images to train on are tested on as well")
     test = rng.permutation(len(data.test_y))[-test_images:]
     return data._replace(
         train_x=data.train_x[known], train_y=data.train_y[known],

@@ -8,9 +8,9 @@ from experiments.transfer.learner import Indices, Logits
 from jaxnets import losses
 from jaxnets.train.selection import Fold, stratified_kfold
 
-FEWEST = 40
-"""Labels from which on a part of them chooses; below, nothing does."""
 FOLDS = 5
+PER_FOLD = 8
+"""Labels of each fold, on average, from which on they choose; below, nothing does."""
 TEMPERATURES = 2.0 ** np.arange(-2, 4.25, 0.25)
 
 
@@ -23,11 +23,27 @@ def draw(labels: NDArray[np.int32], n: int, n_classes: int, seed: int) -> Indice
     return np.array(turn[:n])
 
 
-def folds(y: NDArray[np.int32], seed: int) -> list[Fold]:
-    """Five parts with each class's share, each held out once; none where labels are too few."""
-    if len(y) < FEWEST or np.unique(y, return_counts=True)[1].min() < FOLDS:
+def shared(labels: NDArray[np.int32], n: int, n_classes: int) -> float:
+    """The share of `n` labels that two seeds' draws have in common, on average."""
+    drawn = np.bincount(labels[draw(labels, n, n_classes, 0)], minlength=n_classes)
+    there = np.maximum(np.bincount(labels, minlength=n_classes), 1)
+    return float(np.sum(drawn**2 / there) / np.sum(drawn))
+
+
+def folds(y: NDArray[np.int32], seed: int, k: int = FOLDS) -> list[Fold]:
+    """Parts with each class's share, each held out once; none where labels are too few."""
+    if len(y) < PER_FOLD * k or np.unique(y, return_counts=True)[1].min() < k:
         return []
-    return stratified_kfold(y, FOLDS, seed=seed)
+    return stratified_kfold(y, k, seed=seed)
+
+
+def set_apart(y: NDArray[np.int32], chosen: Indices, seed: int) -> tuple[Indices, Indices] | None:
+    """Of the chosen examples four fifths, which have `FOLDS - 1` folds of their own, and the fifth.
+
+    None where labels are too few.
+    """
+    parts = folds(y[chosen], seed)
+    return (chosen[parts[0].train], chosen[parts[0].held_out]) if parts else None
 
 
 def mean_loss(logits: Logits, y: NDArray[np.int32]) -> float:

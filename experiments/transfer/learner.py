@@ -38,6 +38,16 @@ class HeadChoice(NamedTuple):
     """`C`"""
 
 
+class Trial(NamedTuple):
+    """Labels held out to choose a rate and a number of steps by, and what is known without them."""
+
+    known: Indices
+    held: Indices
+    of_head: HeadChoice
+    """Chosen by the known labels alone. Had the held ones a part in it, they would speak for the
+    frozen base: of two alternatives the one that was fitted to them."""
+
+
 class Learner(NamedTuple):
     """A way to learn by steps, and what there is to choose about it."""
 

@@ -1,6 +1,8 @@
 """What was measured, and what its seeds say of one method beside another."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -53,9 +55,27 @@ def said(judged: Judged) -> str:
     return f"{effect:+.1f} ({low:+.1f} to {high:+.1f}): {word}"
 
 
+def settled(results: Sequence[Learned]) -> str:
+    """What each seed's held-out labels chose, or what was fixed as there were too few to choose."""
+    counts = Counter(map(_settled, results))
+    return "; ".join(what if len(results) == 1 else f"{what} ({n})" for what, n in counts.items())
+
+
+def _settled(result: Learned) -> str:
+    choice = result.choice
+    if "kind" in choice:
+        what = f"{choice['kind']}, C {choice['strength']:g}"
+    elif choice["share"] == 0:
+        what = "not tuned"
+    else:
+        steps = Fraction(choice["share"]).limit_denominator(10)
+        what = f"rate {choice['rate']:g}, {'all' if steps == 1 else steps} of the steps"
+    return what if choice["chosen"] else f"fixed, not chosen: {what}"
+
+
 def declined(results: Sequence[Learned]) -> str:
     """How many seeds chose not to tune, of those that had labels to choose by."""
     shares = [r.choice["share"] for r in results if r.choice["chosen"]]
     if not shares:
-        return "not chosen"
+        return "none could: too few labels"
     return f"{sum(share == 0 for share in shares)} of {len(shares)}"

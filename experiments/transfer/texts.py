@@ -101,17 +101,17 @@ def load_texts(
         depths={"^classifier/": 3, f"^blocks/{config.depth - 1}/": 0, ".*": 1},
         adapted={rf"^blocks/({lower_blocks})/|embedding|^positions|^token_types": 0,
                  "(query|key|value)/kernel$": 1, "kernel$": -1, ".*": 0},
-        stages={"^classifier/": 0, f"^blocks/{config.depth - 1}/": 1, ".*": 2},
+        stages={f"^blocks/{config.depth - 1}/": 0, ".*": 1},
         rates=RATES,
         scratch=_scratch(train_ids, known.labels, test_ids),
         about=(
             f"The base is MiniLM, trained to embed sentences; it sees {TOKENS} tokens of each "
             "review, a quarter from its beginning and the others from its end. Fine-tuned are its "
             f"upper {config.depth - FROZEN_BLOCKS} of {config.depth} blocks, the lower ones at "
-            "half the rate, at once or (gradually unfrozen) in turn: for a third of the steps the "
-            "head alone, for another the last block too. Adapters are at all kernels of these "
-            "blocks. What lies below is frozen, and its activations are computed once. From "
-            "scratch: the mean of learned embeddings of the same tokens, and a hidden layer."
+            "half the rate, at once or (gradually unfrozen) in turn: for half of the steps the "
+            "last block and the head alone. Adapters are at all kernels of these blocks. What lies "
+            "below is frozen, and its activations are computed once. From scratch: the mean of "
+            "learned embeddings of the same tokens, and a hidden layer."
         ),
     )  # fmt: skip
     return base, key_of(known.texts, known.labels, test.texts, test.labels)

@@ -63,11 +63,16 @@ def fine_tuning(base: Base, most: int) -> Learner:
 
 
 def gradual(base: Base, most: int) -> Learner:
-    """The same, one group after the other, each for the same share of the steps one more."""
+    """The same, one group after the other, each for the same share of the steps one more.
+
+    The head goes with the first group: alone, as Howard and Ruder (2018) begin, it would stay where
+    it is, since it is solved.
+    """
 
     def in_turn(steps: int) -> optim.GradientTransformation:
         n_stages = max(base.stages.values()) + 1
         starts = {rule: stage * steps // n_stages for rule, stage in base.stages.items()}
+        starts = {f"^{HEAD}/": 0, **starts}
         return train.gradual_unfreezing(optim.adam(1.0), starts)
 
     return _learner(

@@ -3,6 +3,7 @@
 import json
 import re
 import zipfile
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from experiments.transfer.cached import cached, key_of
 from experiments.transfer.experiment import Amounts, Config, _results, settle
 from experiments.transfer.heads import head_logits, solve
 from experiments.transfer.held_out import Learned, learned, make_learn
-from experiments.transfer.learner import HeadChoice, Learner, Start, batches
+from experiments.transfer.learner import HeadChoice, Learner, Start, Trial, batches
 from experiments.transfer.results import FROZEN, beside, said
 from experiments.transfer.scratch import from_scratch
 from experiments.transfer.texts import shortened
@@ -58,7 +59,7 @@ def base():
         "blobs", ("a", "b", "c"), features_of(slice(200)), y[:200], features_of(slice(200, None)),
         y[200:], params, features, tuned={".*": True},
         depths={"^classifier": 1, ".*": 0}, adapted={"^above/kernel": -1, ".*": 0},
-        stages={"^classifier": 0, ".*": 1}, rates=(1e-4, 1e-3),
+        stages={"^above/kernel": 0, ".*": 1}, rates=(1e-4, 1e-3),
         scratch=scratch._replace(steps=lambda n: 30), about="A small base.",
     )  # fmt: skip
 
@@ -85,11 +86,15 @@ def test_all_methods_on_a_small_base_and_their_report(base, tmp_path, capsys):
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 4 * 4 + 6 * 2
     common = {"step", "method", "seed", "accuracy", "loss", "seconds"}
-    assert set(json.loads(lines[0])) == common | {"kind", "strength"}
+    assert set(json.loads(lines[0])) == common | {"kind", "strength", "chosen"}
     assert set(json.loads(lines[-1])) == common | {"rate", "share", "chosen"}
     assert html.count("data:image/png;base64,") == 1
     assert not re.search(r'(src|href)="(?!data:)', html)
-    assert "Frozen less scratch, in points of accuracy: with 6 labels" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Frozen less scratch, in points of accuracy: with 6 labels" in printed
+    for text in (html, printed):
+        assert "fixed, not chosen: rate 0.0001, all of the steps" in text
+        assert "fixed, not chosen: all levels, C 0.01 (2)" in text
 
 
 def test_as_many_labels_of_each_class():
@@ -100,6 +105,20 @@ def test_as_many_labels_of_each_class():
     # where a class has no more, the others go on
     assert np.bincount(y[labels.draw(y, 20, 3, 0)]).tolist() == [8, 8, 4]
     assert not np.array_equal(chosen, labels.draw(y, 10, 3, 1))
+
+
+def test_how_many_labels_two_seeds_share():
+    for y, n in ((np.repeat(np.arange(2), 100), 160), (np.repeat(np.arange(2), [20, 180]), 60)):
+        draws = [set(labels.draw(y, n, 2, seed).tolist()) for seed in range(40)]
+        mean = np.mean([len(a & b) / n for a, b in pairwise(draws)])
+        assert labels.shared(y, n, 2) == pytest.approx(mean, abs=0.02)
+
+
+def test_the_report_says_where_seeds_draw_nearly_the_same(base):
+    one = [Learned(0.5, 1.0, 2.0, {})]
+    assert report.warning(base, {FROZEN: {10: one, 90: one}}) == ""
+    said = report.warning(base, {FROZEN: {10: one, 160: one}})
+    assert re.match(r"Two seeds have 8\d % of 160 labels in common, .* understate", said)
 
 
 def test_too_few_labels_choose_nothing():
@@ -149,6 +168,32 @@ def test_held_out_labels_choose_the_features(base, informed):
     assert learned(logits, base.test_y, 0.0).accuracy > 0.85
 
 
+def test_labels_that_say_whether_to_tune_had_no_part_in_the_head(base):
+    chosen = labels.draw(base.train_y, 60, 3, 0)
+    trial, of_last = heads.trials(base, chosen, 0)
+    assert sorted([*trial.known, *trial.held]) == sorted(chosen)
+    assert len(trial.held) == 12
+    assert of_last.of_head.kind == LAST
+    known = heads.solve_all(base, trial.known, 0, 4)
+    assert trial.of_head == heads.choice(known, heads.best_kind(known))
+    # whatever the held-out examples are
+    features = {kind: x.copy() for kind, x in base.train.seen.items()}
+    for x in features.values():
+        x[trial.held] = 1e3
+    other = base._replace(train=base.train._replace(seen=features))
+    assert heads.trials(other, chosen, 0)[0].of_head == trial.of_head
+    assert np.isfinite(heads.solve_all(base, trial.known, 0, 4)[LAST].loss)
+
+
+def test_wherever_a_fifth_is_held_out_the_others_can_choose_a_head(base):
+    for y in (np.arange(40) % 2, np.arange(50) % 10, np.repeat(np.arange(3), [9, 5, 26])):
+        for seed in range(5):
+            known, held = labels.set_apart(y, np.arange(len(y)), seed)
+            assert len(labels.folds(y[known], seed, 4)) == 4
+            assert not set(known) & set(held)
+    assert heads.trials(base, labels.draw(base.train_y, 30, 3, 0), 0) is None
+
+
 @pytest.mark.parametrize(("method", "kind"), [(tuning.fine_tuning, ALL), (tuning.lora, LAST)])
 def test_tuning_starts_from_the_frozen_base_with_its_head_at_rest(base, method, kind):
     # the rank of adapters is of a large net's, and just fits here
@@ -165,6 +210,34 @@ def test_tuning_starts_from_the_frozen_base_with_its_head_at_rest(base, method, 
     at_rest = grads.pop(tuning.HEAD)
     assert all(np.abs(g).max() < 3e-3 for g in jax.tree.leaves(at_rest))
     assert any(np.abs(g).max() > 3e-3 for g in jax.tree.leaves(grads))
+
+
+def test_no_step_of_gradual_unfreezing_is_spent_on_a_head_at_rest_alone(base):
+    learner = tuning.gradual(base, 20)
+    chosen = labels.draw(base.train_y, 30, 3, 0)
+    start = learner.start(chosen, 0, HeadChoice(LAST, 0.1))
+    optimizer = learner.optimizer(1e-3, 20)
+    batch = {"inputs": learner.inputs(chosen), "y": learner.labels[chosen]}
+
+    @jax.jit
+    def step(trained, state):
+        of = jax.grad(learner.loss, has_aux=True)
+        updates, state = optimizer.update(of(trained, start.fixed, (), batch, None)[0], state)
+        return optim.apply_updates(trained, updates), state
+
+    moved, trained, state = [], start.trained, optimizer.init(start.trained)
+    for _ in range(20):
+        before = trained
+        trained, state = step(trained, state)
+        moved.append([
+            bool(jnp.any(trained["above"][part] != before["above"][part]))
+            for part in ("kernel", "bias")
+        ])  # fmt: skip
+    # the warm-up's first rate is 0
+    assert moved == [[False] * 2, *[[True, False]] * 9, *[[True, True]] * 10]
+    assert jnp.any(
+        trained[tuning.HEAD][LAST]["kernel"] != start.trained[tuning.HEAD][LAST]["kernel"]
+    )
 
 
 def test_tuning_all_layers_starts_from_the_base_and_moves_everything():
@@ -232,12 +305,14 @@ def test_held_out_labels_may_choose_not_to_tune(helps):
         optimizer=lambda rate, steps: optim.sgd(rate),
         inputs=lambda chosen: y if chosen is None else y[chosen], labels=y,
     )  # fmt: skip
-    best, end = make_learn(learner, y)(np.arange(60), 0, HeadChoice(LAST, 1.0))
+    head = HeadChoice(LAST, 1.0)
+    trial = Trial(np.arange(48), np.arange(48, 60), head)
+    best, end = make_learn(learner, y)(np.arange(60), 0, head, trial)
     assert best.choice["chosen"]
     assert end.choice["share"] == 1
     assert (best.choice["share"] > 0) == helps
     assert best.accuracy == 1
-    few, same = make_learn(learner, y)(np.arange(6), 0, HeadChoice(LAST, 1.0))
+    few, same = make_learn(learner, y)(np.arange(6), 0, head, None)
     assert few is same
     assert few.choice == {"rate": 0.1, "share": 1.0, "chosen": False}
 
@@ -309,6 +384,22 @@ def test_methods_are_compared_by_seed():
     rows = report.table_of(found, report.spread)[1]
     assert rows == [["10", "47.5 (40.0 to 55.0)", "57.6 (50.0 to 65.2)", "52.0", "49.0"]]
     assert results.declined(found["LoRA"][10]) == "1 of 1"
+
+
+def test_what_was_chosen_and_what_was_fixed():
+    def of(*choices):
+        return [Learned(0.5, 1.0, 2.0, choice) for choice in choices]
+
+    third = {"rate": 1e-4, "share": 1 / 3, "chosen": True}
+    none = {"rate": 3e-5, "share": 0.0, "chosen": True}
+    assert results.settled(of(none, third, none)) == (
+        "not tuned (2); rate 0.0001, 1/3 of the steps (1)"
+    )  # fmt: skip
+    fixed = {"rate": 1e-4, "share": 1.0, "chosen": False}
+    assert results.settled(of(fixed)) == "fixed, not chosen: rate 0.0001, all of the steps"
+    assert results.declined(of(fixed)) == "none could: too few labels"
+    head = {"kind": ALL, "strength": 0.01, "chosen": False}
+    assert results.settled(of(head, head)) == "fixed, not chosen: all levels, C 0.01 (2)"
 
 
 def test_amounts_and_flags():
