@@ -91,6 +91,26 @@ def test_judgement(differences, expected, margin, answer):
     assert judged.as_claimed is answer
 
 
+def test_a_sure_effect_below_the_margin_is_weakly_as_claimed():
+    def weakly(differences, expected="less", margin=1.0, **arm):
+        few = comparison(np.array(differences), np.zeros(3), expected, margin)
+        return judge(few._replace(treated=few.treated._replace(**arm))).weakly
+
+    assert weakly([-0.5, -0.6, -0.4])
+    assert weakly([0.5, 0.6, 0.4], "more")
+    # the interval reaches the margin, the mean does not
+    assert weakly([-0.9, -1.1, -0.7])
+    assert not weakly([-2, -2.1, -1.9])
+    assert not weakly([0.5, 0.6, 0.4])
+    assert not weakly([-0.5, 0.1, -0.4])
+    # of these, less than the margin is all that is said
+    for expected in ("same", "not more", "not less"):
+        assert not weakly([0.5, 0.6, 0.4], expected)
+    # a bound: the true effect may be beyond the margin
+    assert not weakly([-0.5, -0.6, -0.4], floor=-0.5)
+    assert judge(comparison([0.72, 0.7, 0.74], [1, 1, 1], "less", 1.5, ratio=True)).weakly
+
+
 def test_a_one_sided_claim_of_a_factor():
     halved = comparison([1, 2], [2, 4], "not more", 1.5, ratio=True)
     assert judge(halved).as_claimed is True
@@ -126,6 +146,32 @@ def test_verdicts():
     assert str(verdict([yes, no])) == "holds only here; not there"
     assert str(verdict([yes, unclear])) == "decided in part: holds here; undecided elsewhere"
     assert str(verdict([yes, no, unclear])) == "holds only here; not there; undecided elsewhere"
+
+
+def test_verdicts_of_sentences_that_hold_weakly():
+    yes, little, factor = (
+        comparison([1, 1.1], [9, 9.1], where="here", margin=5.0),
+        comparison([1, 1.1], [2, 2.1], where="hardly", margin=5.0),
+        comparison([1, 1.1], [1.2, 1.32], where="barely", margin=1.5, ratio=True),
+    )
+    no, unclear = little._replace(condition="there"), comparison([1, 3], [2, 2], where="elsewhere")
+    no = no._replace(treated=little.control, control=little.treated)
+    sure = "the effect is in the claimed direction and sure, but smaller than the margin of"
+    assert str(verdict([little])) == f"holds weakly: {sure} 5 set beforehand"
+    assert str(verdict([little, factor])) == f"holds weakly: {sure} 5 or ×1.5 set beforehand"
+    assert str(verdict([yes, little])) == (
+        f"holds weakly: as claimed here; hardly, {sure} 5 set beforehand"
+    )
+    assert str(verdict([little, no])) == "holds only weakly hardly; not there"
+    assert str(verdict([yes, little, no, unclear])) == (
+        "holds only here; weakly hardly; not there; undecided elsewhere"
+    )
+    assert str(verdict([little, unclear])) == (
+        "decided in part: holds weakly hardly; undecided elsewhere"
+    )
+    assert strongest(verdict([yes, little])) == "error, hardly: -1 (-1 to -1)"
+    assert strongest(verdict([little, no])) == "error, hardly: -1 (-1 to -1)"
+    assert strongest(verdict([little, yes, no])) == "error, here: -8 (-8 to -8)"
 
 
 @pytest.mark.parametrize(
@@ -232,6 +278,7 @@ class Fake:
                     "It depends.", [holds, holds._replace(expected="same", condition="never")]
                 ),
                 claim.Tested("It may.", [], "there is no case"),
+                claim.Tested("A little.", [holds._replace(margin=3.0)]),
             ],
             [claim.Seen(figure, "Numbers.")],
             "A note.",
@@ -247,7 +294,9 @@ def test_the_report_has_contents_verdicts_and_pictures(tmp_path, monkeypatch, ca
     page = (tmp_path / "run/report.html").read_text()
     for part in (
         '<a href="#a-claim">A &lt;claim&gt;</a>', '<h2 id="a-claim">', "A note.", "Nothing.",
-        "holds only always; not never", "4 sentences, each by 3 seeds: 1 hold,",
+        "holds only always; not never", "5 sentences, each by 3 seeds: 1 hold, 1 hold weakly,",
+        "“A little.” This holds weakly: the effect is in the claimed direction and sure, but "
+        "smaller than the margin of 3 set beforehand.",
         "“It does not.” This does not hold.", "“It may.” This is untested: there is no case.",
         "1 could not be tested.", "error, always: -2 (-2 to -2)",
         "Only the full one has: width 33 instead of 5.",
@@ -257,7 +306,7 @@ def test_the_report_has_contents_verdicts_and_pictures(tmp_path, monkeypatch, ca
     records = [
         json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     ]
-    words = ["holds", "does not hold", "holds only", "holds only", "untested"]
+    words = ["holds", "does not hold", "holds only", "holds only", "untested", "holds weakly"]
     assert [r["verdict"] for r in records] == words
     assert "does not hold: It does not." in capsys.readouterr().out
 
@@ -276,7 +325,7 @@ def test_a_claim_with_too_narrow_a_grid_does_not_stop_the_others(tmp_path, monke
     page = (tmp_path / "run/report.html").read_text()
     told = "the least rate of the grid, 1, is its best one: widen the grid"
     assert f"Not tested, narrow: {told}." in page
-    assert "4 sentences, each by 3 seeds" in page
+    assert "5 sentences, each by 3 seeds" in page
     assert f"narrow: not tested: {told}" in capsys.readouterr().out
 
 
