@@ -115,10 +115,8 @@ def grid(config: Any, keys: Key) -> np.ndarray:
     """Of three rates by three penalties."""
 
     def one(keys: _Keys) -> Array:
-        values = (
-            jnp.geomspace(*rates_of(config, keys.shift), GRID),
-            jnp.geomspace(*config.decays, GRID),
-        )
+        ends = rates_of(config, keys.shift), config.decays
+        values = (jnp.geomspace(low, high, GRID) for low, high in ends)
         rates, decays = (x.ravel() for x in jnp.meshgrid(*values))
         return _of_all(config, keys, rates, decays)
 
@@ -172,7 +170,8 @@ def halving(config: Any, keys: Key) -> np.ndarray:
 
     def one(keys: _Keys) -> Array:
         found = selection.halve(begun(keys), plan, partial(further, keys))
-        return test_error(jax.tree.map(lambda x: x[0], found.stacked.nets))
+        error: Array = test_error(jax.tree.map(lambda x: x[0], found.stacked.nets))
+        return error
 
     test_error = jax.jit(_test_error)
     repetitions = (_repetitions(config, key) for key in keys)
