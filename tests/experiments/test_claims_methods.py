@@ -18,6 +18,7 @@ from experiments.claims import (
     selection,
     sparse,
 )
+from experiments.claims.optimizers import OPTIMIZERS
 from experiments.claims.training import digits, error_rate, rates_around
 from jaxnets import nn, optim
 
@@ -150,7 +151,7 @@ def test_rates_are_at_equal_factors():
 
 
 def test_the_steps_of_sgd_keep_their_scale(monkeypatch):
-    monkeypatch.setitem(relearning.OPTIMIZERS, "SGD", (optim.sgd, (1e-3, 0.1)))
+    monkeypatch.setitem(OPTIMIZERS, "SGD", (optim.sgd, (1e-3, 0.1)))
     monkeypatch.setattr(rates, "require_inside", lambda *of_grid: None)
     config = adaptive.Config(task_steps=110, width=4, batch_size=8, per_decade=1)
     course = relearning.tasks(config, "SGD", 2, 0.0, jax.random.split(jax.random.key(0)))
