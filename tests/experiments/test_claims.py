@@ -15,8 +15,10 @@ from experiments import cli
 from experiments.claims import (
     batch_size,
     claim,
+    critical_batch,
     deep_nets,
     double_descent,
+    dying_relu,
     experiment,
     few_digits,
     modes,
@@ -250,10 +252,57 @@ def test_a_sweep_is_seeds_by_settings():
     np.testing.assert_allclose(found, each, rtol=1e-6)
 
 
+def test_where_no_unit_died_none_can_come_back():
+    none = dying_relu._back(np.array([np.nan, np.nan, 0.0]), "at 1")
+    assert (none.comparisons, none.why) == (
+        [], "at 1 units died in 1 of 3 runs, and two are needed",
+    )  # fmt: skip
+    some = dying_relu._back(np.array([np.nan, 0.0, 0.01]), "at 1").comparisons
+    assert some[0].condition == "at 1, in the 2 of 3 runs with any"
+    assert some[0].treated.values.tolist() == [0.0, 0.01]
+    every = dying_relu._back(np.array([0.0, 0.0, 0.0]), "at 1").comparisons
+    assert every[0].condition == "at 1"
+    assert verdict(every).word == "holds"
+    config = dying_relu.Config(hidden=(4,), steps=1)
+    # a rate at which nothing dies
+    assert np.isnan(dying_relu._train(config, "relu", jax.random.key(0), jnp.array(1e-6)).back)
+
+
 def test_the_critical_batch_is_that_of_the_law():
     sizes = (4, 16, 64, 256)
     steps = 30 * (1 + 50 / np.asarray(sizes))
-    np.testing.assert_allclose(batch_size._critical(sizes, steps), 50, rtol=1e-4)
+    np.testing.assert_allclose(critical_batch.critical(sizes, steps), 50, rtol=1e-4)
+
+
+def test_a_batch_size_that_misses_its_loss_is_a_bound_or_no_test():
+    config = batch_size.Config(sizes=(4, 16, 64))
+    assert batch_size._unreached(config, 4) == 6000 + 24
+    four = batch_size._times(4, Arm("batch 16", np.array([9.0, 11.0]), cap=11.0))
+    assert four.name == "4 × batch 16"
+    assert (four.values.tolist(), four.cap) == ([36.0, 44.0], 44.0)
+    batches = {"noise scale": np.array([20.0, 21.0]), "critical batch": np.array([22.0, 23.0])}
+    fine = Arm("batch 4", np.array([5.0, 6.0]), cap=11.0)
+    assert verdict(batch_size._turning(config, [fine], batches).comparisons).word == "holds"
+    short = fine._replace(cap=6.0)
+    assert batch_size._turning(config, [short], batches).why == (
+        "no law can be fitted, since not every run of batch 4 reaches the loss"
+    )
+    batches["critical batch"][1] = 64
+    why = "the critical batch, 22 to 64, is outside of the sizes tried"
+    assert batch_size._turning(config, [fine], batches).why == why
+
+
+def test_test_errors_are_compared_by_seeds_that_reach_the_loss():
+    config = batch_size.Config()
+    error = {"small": np.array([0.1, 0.2, 0.9]), "large": np.array([0.2, 0.3, 0.1])}
+    yes = {"small": np.array([True, True, True]), "large": np.array([True, True, True])}
+    whole = batch_size._generalize(config, error, yes).comparisons[0]
+    assert whole.condition == "both at a training loss of 0.05"
+    some = batch_size._generalize(config, error, yes | {"small": np.array([True, True, False])})
+    assert some.comparisons[0].condition == "both at a training loss of 0.05, by 2 of 3 seeds"
+    assert some.comparisons[0].treated.values.tolist() == [0.1, 0.2]
+    none = batch_size._generalize(config, error, yes | {"large": np.array([True, False, False])})
+    assert none.why == "small and large are both at a training loss of 0.05 by 1 of 3 seeds"
 
 
 class Fake:

@@ -9,6 +9,7 @@ from experiments.claims import (
     arms,
     batch_size,
     claim,
+    critical_batch,
     deep_nets,
     dying_relu,
     few_digits,
@@ -93,14 +94,16 @@ def test_the_noise_scale_is_of_the_way_to_the_target_only():
     sq_norm, trace = jnp.array([4.0, 2.0, 1.0, 1.0]), jnp.array([40.0, 20.0, 900.0, 900.0])
     # a loss that rises above the target again is not on the way to it
     losses = jnp.array([2.0, 1.0, 0.1, 1.0])
-    assert batch_size.on_the_way(sq_norm, trace, losses, 0.2) == 10
-    assert jnp.isnan(batch_size.on_the_way(sq_norm, trace, losses, 2.0))
+    assert critical_batch.on_the_way(sq_norm, trace, losses, 0.2) == 10
+    assert jnp.isnan(critical_batch.on_the_way(sq_norm, trace, losses, 2.0))
 
 
 def test_noise_that_cannot_be_measured_is_an_error():
     config = batch_size.Config(target=10.0)
     with pytest.raises(rates.GridEndError, match="reached within 2 steps"):
-        batch_size._noise_scales(config, jax.random.split(jax.random.key(0), 2), jnp.ones(2), 2)
+        critical_batch.noise_scales(
+            config, batch_size._net(config), jax.random.split(jax.random.key(0)), jnp.ones(2), 2
+        )
 
 
 def test_where_no_net_fails_its_cures_are_untested():
