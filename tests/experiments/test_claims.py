@@ -447,7 +447,7 @@ def test_every_claim_has_a_short_form():
 def test_a_claim_has_a_verdict_for_every_sentence(name, monkeypatch):
     # in so few steps, any rate may be the best
     for check in ("require_inside", "require_within"):
-        monkeypatch.setattr(rates, check, lambda *of_grid: None)
+        monkeypatch.setattr(rates, check, lambda *of_grid, **kind: None)
     module = importlib.import_module(registry.CLAIMS[name])
     settings = dataclasses.replace(module.QUICK, **FEW[name])
     outcome = module.examine(settings, jax.random.split(jax.random.key(0), 2))

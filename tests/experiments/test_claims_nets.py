@@ -17,6 +17,7 @@ from experiments.claims import (
     rates,
     recurrent_cells,
     report,
+    strengths,
     vanishing,
 )
 from experiments.claims.deep_nets import LEAST, MOST, Shape
@@ -88,6 +89,29 @@ def test_stopping_takes_the_record_of_the_least_validation_loss():
     found = overfitting._stopped(trained, np.array([[10, 20, 30], [40, 50, 60]]))
     np.testing.assert_array_equal(found["stopped"], [20, 40])
     np.testing.assert_array_equal(found["in the end"], [30, 60])
+
+
+def test_a_remedy_whose_best_strength_ends_its_grid_is_untested():
+    def told(*errors):
+        values = np.array([errors, errors])
+        trained = few_digits.Trained(*[values] * len(few_digits.Trained._fields))
+        return strengths.at_end((0.1, 0.2, 0.4), trained, "dropout")
+
+    assert told(0.3, 0.2, 0.3) == told(0.2, 0.2, 0.2) == ""
+    end = "dropout: the highest strength of the grid, 0.4, is its best one: widen the grid"
+    assert told(0.3, 0.2, 0.1) == end
+    values = dict.fromkeys(("dropout", "L1", "nothing"), np.ones(2))
+
+    def of(name):
+        return claim.Tested("It helps.", [
+            arms.between(
+                values, name, "nothing", where="", quantity="", expected="less", margin=0.0
+            )
+        ])  # fmt: skip
+
+    ends = {"dropout": strengths.Tried((), end), "L1": strengths.Tried((), "")}
+    assert strengths.inside(of("dropout"), ends) == claim.Tested("It helps.", [], end)
+    assert strengths.inside(of("L1"), ends).why == ""
 
 
 def test_the_noise_scale_is_of_the_way_to_the_target_only():
