@@ -5,7 +5,7 @@ by the same seeds. Each is judged by the 95 % interval (Student's t) of its diff
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,9 +23,10 @@ Word = Literal[
     "undecided",
     "untested",
 ]
-"""`holds weakly`: as claimed in all comparisons, but in some by less than the margin; `decided in
-part`: as claimed in some comparisons, if weakly, and undecided in all others; `untested`: there was
-no case to compare."""
+"""`holds weakly`: in all comparisons the effect is in the claimed direction and sure, but smaller
+than the margin; `holds only`: by its margin in some comparisons, and in others weakly or not;
+`decided in part`: as claimed in some comparisons, and undecided in all others; `untested`: there
+was no case to compare."""
 
 Answer = Literal["yes", "weakly", "no", "undecided"]
 """Of one comparison."""
@@ -186,20 +187,23 @@ def verdict(comparisons: Sequence[Comparison]) -> Verdict:
     if not comparisons:
         raise ValueError("a verdict needs at least one comparison")
     judged = [judge(c) for c in comparisons]
-    fully, weakly, no, unclear = (_where(judged, kind) for kind in get_args(Answer))
-    if fully and not (weakly or no or unclear):
+    found = {answer(j) for j in judged}
+    if found == {"yes"}:
         return Verdict("holds", "", judged)
-    if weakly and not (no or unclear):
-        where = f"as claimed {fully}; {weakly}, " if fully else ""
-        return Verdict("holds weakly", f"{where}{_too_little(judged)}", judged)
-    found = "; ".join(filter(None, (fully, weakly and f"weakly {weakly}")))
-    undecided = f"undecided {unclear}" if unclear else ""
-    if found and no:
-        conditions = "; ".join(filter(None, (found, f"not {no}", undecided)))
+    if found == {"weakly"}:
+        return Verdict("holds weakly", _too_little(judged), judged)
+    if not found & {"yes", "weakly"}:
+        return Verdict("does not hold" if "no" in found else "undecided", "", judged)
+    before: dict[Answer, str] = {
+        "yes": "",
+        "weakly": "weakly ",
+        "no": "not ",
+        "undecided": "undecided ",
+    }
+    conditions = "; ".join(how + _where(judged, a) for a, how in before.items() if a in found)
+    if "no" in found or {"yes", "weakly"} <= found:
         return Verdict("holds only", conditions, judged)
-    if found:
-        return Verdict("decided in part", f"holds {found}; {undecided}", judged)
-    return Verdict("does not hold" if no else "undecided", "", judged)
+    return Verdict("decided in part", f"holds {conditions}", judged)
 
 
 def answer(judged: Judged) -> Answer:

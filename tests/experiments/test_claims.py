@@ -161,8 +161,9 @@ def test_verdicts_of_sentences_that_hold_weakly():
     sure = "the effect is in the claimed direction and sure, but smaller than the margin of"
     assert str(verdict([little])) == f"holds weakly: {sure} 5 set beforehand"
     assert str(verdict([little, factor])) == f"holds weakly: {sure} 5 or ×1.5 set beforehand"
-    assert str(verdict([yes, little])) == (
-        f"holds weakly: as claimed here; hardly, {sure} 5 set beforehand"
+    assert str(verdict([yes, little])) == "holds only here; weakly hardly"
+    assert str(verdict([yes, little, unclear])) == (
+        "holds only here; weakly hardly; undecided elsewhere"
     )
     assert str(verdict([little, no])) == "holds only weakly hardly; not there"
     assert str(verdict([yes, little, no, unclear])) == (
@@ -171,7 +172,7 @@ def test_verdicts_of_sentences_that_hold_weakly():
     assert str(verdict([little, unclear])) == (
         "decided in part: holds weakly hardly; undecided elsewhere"
     )
-    assert strongest(verdict([yes, little])) == "error, hardly: -1 (-1 to -1)"
+    assert strongest(verdict([little, little])) == "error, hardly: -1 (-1 to -1)"
     assert strongest(verdict([little, no])) == "error, hardly: -1 (-1 to -1)"
     assert strongest(verdict([little, yes, no])) == "error, here: -8 (-8 to -8)"
 
