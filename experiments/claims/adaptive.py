@@ -1,6 +1,5 @@
 """Adagrad, RMSprop and Adam: steps scaled by the gradients that each parameter has seen."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from experiments.claims import relearning, sparse
 from experiments.claims.claim import Outcome, Tested
+from experiments.claims.optimizers import OPTIMIZERS
 from experiments.claims.rates import at_best
 from experiments.claims.training import digits, fit, mlp_loss, rates_around, steps_to, sweep
 from experiments.claims.verdict import Arm, Comparison, Expected
@@ -18,8 +18,6 @@ from jaxnets import models, optim
 from jaxnets.types import Array, Key, Params
 
 TITLE = "Adagrad, RMSprop and Adam"
-
-Optimizer = Callable[[Any], optim.GradientTransformation]
 
 
 @dataclass(frozen=True)
@@ -49,14 +47,6 @@ QUICK = Config(sparse_steps=300, task_steps=600, net_steps=400, per_decade=3)
 MARGIN = 1.5
 """A factor; 1.2 would be no more than a finer grid of rates may change."""
 
-OPTIMIZERS: dict[str, tuple[Optimizer, tuple[float, float]]] = {
-    "SGD": (optim.sgd, (1e-2, 10.0)),
-    "momentum": (partial(optim.sgd, momentum=0.9), (1e-3, 1.0)),
-    "Adagrad": (optim.adagrad, (1e-3, 1.0)),
-    "RMSprop": (optim.rmsprop, (1e-4, 0.1)),
-    "Adam": (optim.adam, (1e-4, 0.1)),
-}
-"""With the rates between which each one's best on a net is looked for."""
 _SPARSE, _FORGETTING = ("Adagrad", "SGD"), ("Adagrad", "RMSprop")
 
 

@@ -1,5 +1,6 @@
 """Batch size: what a larger batch saves in steps, and the noise scale that says how far."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,8 +11,9 @@ import numpy as np
 
 from experiments.claims.arms import between, taken
 from experiments.claims.claim import Outcome, Seen, Tested
+from experiments.claims.critical_batch import critical, noise_scales
 from experiments.claims.pictures import draw_lines, panels
-from experiments.claims.rates import GridEndError, best_of_others
+from experiments.claims.rates import best_of_others
 from experiments.claims.training import (
     digits,
     error_rate,
@@ -20,7 +22,8 @@ from experiments.claims.training import (
     steps_to,
     sweep,
 )
-from jaxnets import gradients, models, optim
+from experiments.claims.verdict import Arm, Comparison
+from jaxnets import models, optim
 from jaxnets.types import Array, Key, Params
 
 TITLE = "Batch size and the noise of the gradient"
@@ -78,14 +81,19 @@ def examine(config: Config, keys: Key) -> Outcome:
     table = np.stack(list(steps.values()), 1)
     names = list(steps)
     probed = f"batch {config.noise_batch}"
-    scale = _noise_scales(config, keys, rates[best[probed]], int(steps[probed].max()))
+    scale = noise_scales(config, _net(config), keys, rates[best[probed]], int(steps[probed].max()))
     batches = {
         "noise scale": scale,
-        "critical batch": np.array([_critical(config.sizes, row) for row in table]),
+        "critical batch": np.array([critical(config.sizes, row) for row in table]),
     }
-    smallest, next_size, *_ = names
-    four_times = {smallest: steps[smallest], f"4 × {next_size}": 4 * steps[next_size]}
-    at_target = f"to a loss of {config.target:g}"
+    arms = [
+        Arm(name, values, cap=_unreached(config, size))
+        for size, (name, values) in zip(config.sizes, steps.items(), strict=True)
+    ]
+    reached = {
+        name: late_steps[name] < _unreached(config, size)
+        for size, name in zip(config.sizes, names, strict=True)
+    }
     return Outcome(
         setting=(
             f"Digits, an MLP {config.hidden}, plain SGD, {len(rates)} rates from {config.low:g} "
@@ -103,63 +111,85 @@ def examine(config: Config, keys: Key) -> Outcome:
             Tested(
                 "Small batches: four times the batch takes a quarter of the steps.",
                 [
-                    between(
-                        four_times, *four_times, quantity="steps to the target",
-                        where=f"from {config.sizes[0]} to {config.sizes[1]} examples",
-                        expected="same", margin=1.25, ratio=True,
+                    Comparison(
+                        f"from {config.sizes[0]} to {config.sizes[1]} examples",
+                        "steps to the target", arms[0], _times(4, arms[1]), "same", 1.25,
+                        ratio=True,
                     )
                 ],
             ),
             Tested(
                 "Large batches: a larger one hardly saves any more.",
                 [
-                    between(
-                        steps, names[-2], names[-1], quantity="steps to the target",
-                        where=f"from {config.sizes[-2]} to {config.sizes[-1]} examples",
-                        expected="not more", margin=1.5, ratio=True,
+                    Comparison(
+                        f"from {config.sizes[-2]} to {config.sizes[-1]} examples",
+                        "steps to the target", arms[-2], arms[-1], "not more", 1.5, ratio=True,
                     )
                 ],
             ),
-            Tested(
-                "The noise scale of the gradient says where the one turns into the other.",
-                [
-                    between(
-                        batches, "noise scale", "critical batch", where=at_target,
-                        quantity="examples", expected="same", margin=3.0, ratio=True,
-                    )
-                ],
-            ),
-            Tested(
-                "Small batches generalize better.",
-                [
-                    between(
-                        error, names[0], names[-1], quantity="test error", expected="less",
-                        where=f"both at a training loss of {config.late_target:g}", margin=0.003,
-                    )
-                ],
-            ),
+            _turning(config, arms, batches),
+            _generalize(config, error, reached),
         ],
         seen=[_picture(config, table, batches)],
-        notes=_notes(config, late_steps),
+        notes=(
+            "Rates lie a factor of 2 apart; what lies between them is in no interval. (In a first "
+            "run it was 3.16, more than the margin, and each seed had the rate that was best for "
+            "itself.) A run that does not reach the target counts as one record more than it was "
+            "given, which is another number for each batch size, and the effect as a bound."
+        ),
     )  # fmt: skip
 
 
-def _notes(config: Config, late_steps: dict[str, np.ndarray]) -> str:
-    missed = {
-        size: int(np.sum(steps > _budget(config, size)[0]))
-        for size, steps in zip(config.sizes, late_steps.values(), strict=True)
-    }
-    parts = [
-        "Rates lie a factor of 2 apart; what lies between them is in no interval. (In a first run "
-        "it was 3.16, more than the margin, and each seed had the rate that was best for itself.)",
-        *(
-            f"With batches of {size}, {n} seeds do not reach the late target; their errors are "
-            "those in the end."
-            for size, n in missed.items()
-            if n
-        ),
-    ]
-    return " ".join(parts)
+def _times(factor: float, arm: Arm) -> Arm:
+    return Arm(f"{factor:g} × {arm.name}", factor * np.asarray(arm.values), cap=factor * arm.cap)
+
+
+def _turning(config: Config, arms: Sequence[Arm], batches: dict[str, np.ndarray]) -> Tested:
+    sentence = "The noise scale of the gradient says where the one turns into the other."
+    short = [arm.name for arm in arms if np.any(np.asarray(arm.values) >= arm.cap)]
+    critical = batches["critical batch"]
+    why = ""
+    if short:
+        why = f"no law can be fitted, since not every run of {', '.join(short)} reaches the loss"
+    elif np.any((critical <= config.sizes[0]) | (critical >= config.sizes[-1])):
+        why = (
+            f"the critical batch, {critical.min():.3g} to {critical.max():.3g}, is outside of the "
+            "sizes tried"
+        )
+    if why:
+        return Tested(sentence, [], why)
+    return Tested(
+        sentence,
+        [
+            between(
+                batches, "noise scale", "critical batch", where=f"to a loss of {config.target:g}",
+                quantity="examples", expected="same", margin=3.0, ratio=True,
+            )
+        ],
+    )  # fmt: skip
+
+
+def _generalize(
+    config: Config, error: dict[str, np.ndarray], reached: dict[str, np.ndarray]
+) -> Tested:
+    """By the seeds of which both sizes reach the loss at which they are compared."""
+    sentence = "Small batches generalize better."
+    small, *_, large = error
+    both = reached[small] & reached[large]
+    at = f"at a training loss of {config.late_target:g}"
+    seeds = f"{both.sum()} of {len(both)} seeds"
+    if both.sum() < 2:
+        return Tested(sentence, [], f"{small} and {large} are both {at} by {seeds}")
+    return Tested(
+        sentence,
+        [
+            between(
+                {name: error[name][both] for name in (small, large)}, small, large,
+                where=f"both {at}" + ("" if both.all() else f", by {seeds}"),
+                quantity="test error", expected="less", margin=0.003,
+            )
+        ],
+    )  # fmt: skip
 
 
 def _net(config: Config) -> models.MLPConfig:
@@ -171,6 +201,11 @@ def _budget(config: Config, size: int) -> tuple[int, int]:
     steps = int(np.clip(config.examples_seen // size, config.least_steps, config.most_steps))
     every = max(1, steps // 250)
     return steps // every * every, every
+
+
+def _unreached(config: Config, size: int) -> int:
+    """The number of steps that stands for a target that was not reached."""
+    return sum(_budget(config, size))
 
 
 def _run(config: Config, size: int, key: Key, rate: Array) -> Reached:
@@ -191,66 +226,6 @@ def _run(config: Config, size: int, key: Key, rate: Array) -> Reached:
     late = steps_to(losses, config.late_target)
     at_late = errors[jnp.minimum(late, len(losses)) - 1]
     return Reached(steps_to(losses, config.target, every=every), every * late, at_late)
-
-
-def _critical(sizes: tuple[int, ...], steps: np.ndarray) -> float:
-    """`B` of `steps = S (1 + B / size)` (McCandlish et al., 2018), by least squares of logs."""
-    from scipy.optimize import least_squares
-
-    logs, over = np.log(steps), 1 / np.asarray(sizes)
-
-    def residuals(unknown: np.ndarray) -> np.ndarray:
-        least, critical = unknown
-        return np.asarray(least + np.log1p(np.exp(critical) * over) - logs)
-
-    found = least_squares(residuals, [np.log(steps.min()), np.log(64.0)])
-    return float(np.exp(found.x[1]))
-
-
-def _noise_scales(config: Config, keys: Key, rates: Array, steps: int) -> np.ndarray:
-    """`[seeds]`, each along its run at its rate.
-
-    Raises:
-      GridEndError: if a run is at the target before it is first looked at.
-    """
-    measure = partial(_noise_scale, config, -(-steps // config.noise_every) * config.noise_every)
-    scales = np.asarray(jax.jit(jax.vmap(measure))(keys, rates))
-    if not np.isfinite(scales).all():
-        raise GridEndError(
-            f"a loss of {config.target:g} is reached within {config.noise_every} steps: the noise "
-            "on the way there cannot be measured"
-        )
-    return scales
-
-
-def _noise_scale(config: Config, steps: int, key: Key, rate: Array) -> Array:
-    """`Σ tr Σ / Σ ‖G‖²` over the way to the target; NaN if the first record is beyond it."""
-    # the very run of `_run` with that batch size
-    init_key, run_key = jax.random.split(key)
-    data, loss = digits().train, mlp_loss(_net(config))
-
-    def one(params: Params, x: Array, y: Array) -> Array:
-        return loss(params, {"x": x[None], "y": y[None]}, None)
-
-    def record(params: Params) -> tuple[Array, Array, Array]:
-        _, factors = gradients.per_example_grad(one)(params, data["x"], data["y"])
-        seen = gradients.noise_scale(factors)
-        return seen.sq_norm, seen.trace, loss(params, data, None)
-
-    trained = fit(
-        loss,
-        optim.sgd(rate), models.init_mlp(init_key, _net(config)), data,
-        key=run_key, steps=steps, batch_size=config.noise_batch, record=record,
-        every=config.noise_every,
-    )  # fmt: skip
-    sq_norm, trace, losses = trained.records
-    return on_the_way(sq_norm, trace, losses, config.target)
-
-
-def on_the_way(sq_norm: Array, trace: Array, losses: Array, target: float) -> Array:
-    """The noise scale over the records before the loss first is at the target."""
-    before = jnp.cumsum(losses <= target) == 0
-    return jnp.sum(jnp.where(before, trace, 0)) / jnp.sum(jnp.where(before, sq_norm, 0))
 
 
 def _picture(config: Config, steps: np.ndarray, batches: dict[str, np.ndarray]) -> Seen:

@@ -36,8 +36,8 @@ class Config:
     """The share of training labels that are wrong, where early stopping is tested."""
     l2: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 1.0)
     l1: tuple[float, ...] = (0.0003, 0.001, 0.003, 0.01)
-    dropout: tuple[float, ...] = (0.2, 0.5, 0.8)
-    smoothing: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
+    dropout: tuple[float, ...] = (0.2, 0.5, 0.8, 0.9)
+    smoothing: tuple[float, ...] = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4)
 
 
 class Setting(NamedTuple):

@@ -37,25 +37,28 @@ def at_best(rates: ArrayLike, scores: ArrayLike, of: str = "") -> np.ndarray:
     return np.asarray(np.asarray(scores)[np.arange(len(best)), best])
 
 
-def require_inside(rates: ArrayLike, scores: ArrayLike, of: str = "") -> None:
+def require_inside(
+    rates: ArrayLike, scores: ArrayLike, of: str = "", *, kind: str = "rate"
+) -> None:
     """Refuse a grid whose end is better than all within it, by more than `SLACK`.
 
     Args:
       rates: `[rates]`, ascending.
       scores: `[rates]`; less is better.
       of: what is run at them, for the error.
+      kind: what they are, where not rates.
 
     Raises:
       GridEndError: naming the end, and what it lacks.
     """
     rates, scores = np.asarray(rates), np.asarray(scores)
     if len(scores) < 3:
-        raise ValueError(f"a best rate needs neighbours on both sides, got {len(scores)} rates")
+        raise ValueError(f"a best {kind} needs neighbours on both sides, got {len(scores)} {kind}s")
     inner = scores[1:-1].min() / SLACK
     for end, side in ((0, "least"), (-1, "highest")):
         if scores[end] < inner:
             raise GridEndError(
-                f"{_named(of)}the {side} rate of the grid, {rates[end]:.3g}, is its best one: "
+                f"{_named(of)}the {side} {kind} of the grid, {rates[end]:.3g}, is its best one: "
                 "widen the grid"
             )
 

@@ -8,17 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.claims.claim import Seen
+from experiments.claims.optimizers import OPTIMIZERS
 from experiments.claims.pictures import draw_lines, panels
 from experiments.claims.rates import best_of_others
 from experiments.claims.training import digits, mlp_loss, rates_around, steps_to, sweep
 from jaxnets import models, optim, tree
 from jaxnets.types import Array, Key
-
-OPTIMIZERS: dict[str, tuple[Any, tuple[float, float]]] = {
-    "Adagrad": (optim.adagrad, (1e-3, 1.0)),
-    "RMSprop": (optim.rmsprop, (1e-4, 0.1)),
-}
-"""With the rates between which each one's best is looked for."""
 
 
 class Course(NamedTuple):

@@ -10,11 +10,14 @@ from experiments import files
 from experiments.claims.claim import Outcome, Tested
 from experiments.claims.method import METHOD
 from experiments.claims.verdict import (
+    Answer,
     Arm,
     Judged,
     Verdict,
     Word,
+    answer,
     effect_text,
+    margin_text,
     verdict,
 )
 from experiments.report import (
@@ -93,6 +96,7 @@ def records(examined: Examined) -> Iterator[dict[str, Any]]:
                 "interval": [judged.low, judged.high],
                 "ratio": c.ratio,
                 "as_claimed": judged.as_claimed,
+                "weakly": judged.weakly,
                 "seconds": examined.seconds,
             }
         if not found.judged:
@@ -118,6 +122,7 @@ def write_report(
         title="What is said of training, tested",
         summary=(
             f"{len(all_verdicts)} sentences, each by {config.seeds} seeds: {counts['holds']} hold, "
+            f"{counts['holds weakly']} hold weakly, "
             f"{counts['holds only']} hold under some conditions, "
             f"{counts['decided in part']} are decided in part, "
             f"{counts['does not hold']} do not hold here, {counts['undecided']} these seeds do not "
@@ -127,6 +132,7 @@ def write_report(
         ),
         facts={
             "hold": counts["holds"],
+            "hold weakly": counts["holds weakly"],
             "hold only when …": counts["holds only"],
             "decided in part": counts["decided in part"],
             "do not hold": counts["does not hold"],
@@ -162,7 +168,8 @@ def _overview(examined: Sequence[Examined]) -> Table:
         ("claim", "sentence", "verdict", "effect"),
         rows,
         "Of the comparisons that decided for or against a sentence, the effect is that of the "
-        "strongest; all are in its section.",
+        "strongest; all are in its section. Weakly: in the claimed direction and sure, but smaller "
+        "than the margin that was set beforehand.",
     )
 
 
@@ -174,8 +181,15 @@ def strongest(found: Verdict) -> str:
     """
     if not found.judged:
         return ""
-    favour = {"undecided": None, "does not hold": False}.get(found.word, True)
-    decided = [j for j in found.judged if j.as_claimed is favour]
+    favours: dict[Word, tuple[Answer, ...]] = {
+        "undecided": ("undecided",),
+        "does not hold": ("no",),
+        "holds weakly": ("weakly",),
+    }
+    gave = favours.get(found.word, ("yes", "weakly"))
+    # where some are as claimed in full, one that is so weakly is not what is told
+    by_answer = [[j for j in found.judged if answer(j) == kind] for kind in gave]
+    decided = next(filter(None, by_answer))
     kind = decided[0].comparison.quantity, decided[0].comparison.ratio
     alike = [j for j in decided if (j.comparison.quantity, j.comparison.ratio) == kind]
 
@@ -235,8 +249,8 @@ def _comparisons(judged: Sequence[Judged]) -> Table:
             f"{c.treated.name}: {_typical(j, 'treated')}",
             f"{c.control.name}: {_typical(j, 'control')}",
             effect_text(j),
-            f"{EXPECTED[c.expected]}, {'×' if c.ratio else ''}{c.margin:g}",
-            {True: "yes", False: "no", None: "undecided"}[j.as_claimed],
+            f"{EXPECTED[c.expected]}, {margin_text(c)}",
+            answer(j),
         )
         for j in judged
         for c in [j.comparison]

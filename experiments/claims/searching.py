@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.claims.training import Batch, cross_entropy, digits, error_rate, fit
 from jaxnets import models, optim
@@ -19,6 +20,8 @@ def rows_of(data: Batch, rows: Array) -> Batch:
 
 
 _NET = models.MLPConfig(64, 10, hidden=(32,))
+GRID = 3
+"""Values of each setting that a grid tries."""
 
 
 def _trained(
@@ -44,16 +47,22 @@ class _Keys(NamedTuple):
     data: Key
     init: Key
     run: Key
+    shift: Key
 
 
-def _searches(config: Any, key: Key, one: Callable[[_Keys], Array]) -> Array:
-    """The mean over repetitions of the test error of what a search chooses."""
-
-    def repetition(key: Key) -> Array:
-        return one(_Keys(*jax.random.split(key, 4)))
-
+def _repetitions(config: Any, key: Key) -> _Keys:
+    """`[searches]` of each."""
     keys = jax.random.split(key, config.searches)
-    return jnp.mean(jax.lax.map(repetition, keys, batch_size=4))
+    return _Keys(*jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 5))(keys), 1, 0))
+
+
+def _searches(config: Any, keys: Key, one: Callable[[_Keys], Array]) -> np.ndarray:
+    """`[seeds]`: the mean over repetitions of the test error of what a search chooses."""
+
+    def of_seed(key: Key) -> Array:
+        return jnp.mean(jax.lax.map(one, _repetitions(config, key), batch_size=4))
+
+    return np.asarray(jax.jit(jax.vmap(of_seed))(keys))
 
 
 def _begun(config: Any, keys: _Keys) -> tuple[Batch, Batch, Params]:
@@ -80,6 +89,16 @@ def _test_error(params: Params) -> Array:
     return error_rate(models.mlp(params, _NET, test["x"]), test["y"])
 
 
+def rates_of(config: Any, key: Key) -> tuple[Array, Array]:
+    """The ends of a repetition's rates: `config.rates`, moved by up to half a cell of the grid up
+    or down, so that where the best rate lies between the grid's is a matter of chance.
+    """
+    low, high = config.rates
+    cell = jnp.log(high / low) / (GRID - 1)
+    times = jnp.exp(cell * jax.random.uniform(key, minval=-0.5, maxval=0.5))
+    return low * times, high * times
+
+
 def _of_all(config: Any, keys: _Keys, rates: Array, decays: Array) -> Array:
     """Train each configuration to the end; the test error of the one with the best held-out."""
     inside, outside, start = _begun(config, keys)
@@ -92,46 +111,70 @@ def _of_all(config: Any, keys: _Keys, rates: Array, decays: Array) -> Array:
     return _test_error(jax.tree.map(lambda x: x[best], trained))
 
 
-def grid(config: Any, key: Key) -> Array:
+def grid(config: Any, keys: Key) -> np.ndarray:
     """Of three rates by three penalties."""
-    values = (jnp.geomspace(low, high, 3) for low, high in (config.rates, config.decays))
-    rates, decays = (x.ravel() for x in jnp.meshgrid(*values))
-    return _searches(config, key, lambda k: _of_all(config, k, rates, decays))
+
+    def one(keys: _Keys) -> Array:
+        ends = rates_of(config, keys.shift), config.decays
+        values = (jnp.geomspace(low, high, GRID) for low, high in ends)
+        rates, decays = (x.ravel() for x in jnp.meshgrid(*values))
+        return _of_all(config, keys, rates, decays)
+
+    return _searches(config, keys, one)
 
 
-def _drawn(config: Any, key: Key, n: int) -> tuple[Array, Array]:
+def _drawn(config: Any, keys: _Keys, n: int) -> tuple[Array, Array]:
     """`n` draws, uniform in the logarithm."""
-    low = jnp.log(jnp.array([config.rates[0], config.decays[0]]))
-    high = jnp.log(jnp.array([config.rates[1], config.decays[1]]))
-    rates, decays = jnp.exp(low[:, None] + jax.random.uniform(key, (2, n)) * (high - low)[:, None])
+    ends = rates_of(config, keys.shift), config.decays
+    low, high = (jnp.log(jnp.stack(side)) for side in zip(*ends, strict=True))
+    shares = jax.random.uniform(keys.draw, (2, n))
+    rates, decays = jnp.exp(low[:, None] + shares * (high - low)[:, None])
     return rates, decays
 
 
-def random(config: Any, key: Key) -> Array:
-    """Nine draws."""
+def random(config: Any, keys: Key) -> np.ndarray:
+    """As many draws as the grid has points."""
 
     def one(keys: _Keys) -> Array:
-        return _of_all(config, keys, *_drawn(config, keys.draw, 9))
+        return _of_all(config, keys, *_drawn(config, keys, GRID**2))
 
-    return _searches(config, key, one)
+    return _searches(config, keys, one)
 
 
-def halving(config: Any, key: Key) -> Array:
+class _Race(NamedTuple):
+    """Of successive halving, `[configurations]` each."""
+
+    nets: Params
+    rates: Array
+    decays: Array
+
+
+def halving(config: Any, keys: Key) -> np.ndarray:
     """Of 27 draws, of which a third goes on each time."""
+    plan = selection.rungs(3 * GRID**2, 1, config.most)
+
+    @jax.jit
+    def begun(keys: _Keys) -> _Race:
+        *_, start = _begun(config, keys)
+        rates, decays = _drawn(config, keys, plan[0].configurations)
+        return _Race(jax.tree.map(lambda x: jnp.stack([x] * len(rates)), start), rates, decays)
+
+    @partial(jax.jit, static_argnames="units")
+    def further(keys: _Keys, race: _Race, units: int) -> tuple[_Race, Array]:
+        inside, outside, _ = _begun(config, keys)
+        # other batches for each rung, which differ in their units
+        run = jax.random.fold_in(keys.run, units)
+        train = partial(_trained, config, inside, run, units=units)
+        race = race._replace(nets=jax.vmap(train)(*race))
+        return race, jax.vmap(_held_out, (0, None))(race.nets, outside)
 
     def one(keys: _Keys) -> Array:
-        rates, decays = _drawn(config, keys.draw, 27)
-        inside, outside, start = _begun(config, keys)
-        nets = jax.tree.map(lambda x: jnp.broadcast_to(x, (27, *x.shape)), start)
-        done = 0
-        for rung in selection.rungs(27, 1, config.most):
-            further = partial(_trained, config, inside, jax.random.fold_in(keys.run, done))
-            units = rung.budget - done
-            nets = jax.vmap(partial(further, units=units))(nets, rates, decays)
-            order = jnp.argsort(jax.vmap(_held_out, (0, None))(nets, outside))
-            kept = order[: max(1, rung.configurations // 3)]
-            nets, rates, decays = jax.tree.map(lambda x, k=kept: x[k], (nets, rates, decays))
-            done = rung.budget
-        return _test_error(jax.tree.map(lambda x: x[0], nets))
+        found = selection.halve(begun(keys), plan, partial(further, keys))
+        error: Array = test_error(jax.tree.map(lambda x: x[0], found.stacked.nets))
+        return error
 
-    return _searches(config, key, one)
+    test_error = jax.jit(_test_error)
+    repetitions = (_repetitions(config, key) for key in keys)
+    return np.array(
+        [np.mean([one(_Keys(*own)) for own in zip(*each, strict=True)]) for each in repetitions]
+    )

@@ -37,7 +37,7 @@ class Config:
     unit: int = 30
     batch_size: int = 32
     rates: tuple[float, float] = (1e-4, 10.0)
-    """Of SGD: they decide."""
+    """Of SGD: they decide. Each repetition moves both ends by the same factor (`rates_of`)."""
     decays: tuple[float, float] = (1e-6, 1e-2)
     """Of an L2 penalty: they hardly matter."""
 
@@ -50,7 +50,7 @@ def examine(config: Config, keys: Key) -> Outcome:
     """Errors of estimates, and of what each search chooses."""
     single, crossed = map(np.asarray, jax.jit(jax.vmap(partial(_estimates, config)))(keys))
     found = {
-        name: np.asarray(jax.jit(jax.vmap(partial(search, config)))(keys))
+        name: search(config, keys)
         for name, search in (("grid", grid), ("random", random), ("halving", halving))
     }
     spent = selection.cost(selection.rungs(27, 1, config.most))
@@ -71,7 +71,10 @@ def examine(config: Config, keys: Key) -> Outcome:
             f"third held out to choose by: a grid of 3 × 3 or 9 draws, {config.most} × "
             f"{config.unit} steps each ({9 * config.most} units), and successive halving of 27 "
             f"draws ({spent} units); {config.searches} repetitions for each seed. The rate, from "
-            f"{config.rates[0]:g} to {config.rates[1]:g}, decides, and the penalty, from "
+            f"{config.rates[0]:g} to {config.rates[1]:g}, decides (for each repetition both ends "
+            "are moved by a random factor, the same for all searches, of up to half of the grid's "
+            "step, so that the best rate lies anywhere between two of the grid's; in a first run "
+            "they stayed), and the penalty, from "
             f"{config.decays[0]:g} to {config.decays[1]:g}, hardly matters: the case that random "
             "search was proposed for, where a grid tries only three values of what counts. For the "
             "same repetition all searches see the same digits and begin with the same weights (in "

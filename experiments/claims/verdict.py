@@ -14,9 +14,22 @@ CONFIDENCE = 0.95
 
 Expected = Literal["less", "more", "same", "not less", "not more"]
 
-Word = Literal["holds", "holds only", "decided in part", "does not hold", "undecided", "untested"]
-"""`decided in part`: as claimed in some comparisons, and undecided in all others; `untested`: there
+Word = Literal[
+    "holds",
+    "holds weakly",
+    "holds only",
+    "decided in part",
+    "does not hold",
+    "undecided",
+    "untested",
+]
+"""`holds weakly`: in all comparisons the effect is in the claimed direction and sure, but smaller
+than the margin; `holds only`: by its margin in some comparisons, and in others weakly or not;
+`decided in part`: as claimed in some comparisons, and undecided in all others; `untested`: there
 was no case to compare."""
+
+Answer = Literal["yes", "weakly", "no", "undecided"]
+"""Of one comparison."""
 
 
 class Arm(NamedTuple):
@@ -59,6 +72,9 @@ class Judged(NamedTuple):
     the effect is a bound, and the end beyond it infinite (of a factor, 0 or infinite)."""
     as_claimed: bool | None
     """None where the seeds do not decide it."""
+    weakly: bool
+    """Whether the effect is in the claimed direction and sure, but smaller than the margin; so is
+    none that is `as_claimed`."""
 
 
 class Verdict(NamedTuple):
@@ -71,19 +87,20 @@ class Verdict(NamedTuple):
     judged: Sequence[Judged]
 
     def __str__(self) -> str:
-        colon = ": " if self.word in ("decided in part", "untested") else " "
+        colon = " " if self.word == "holds only" else ": "
         return f"{self.word}{colon}{self.conditions}" if self.conditions else self.word
 
 
 def judge(comparison: Comparison) -> Judged:
     """The effect, its interval, and whether the comparison came out as claimed.
 
-    A difference is as claimed if its interval excludes 0 and its mean is `margin` or more, and is
-    not if the interval excludes one of `margin`. "Same" is as claimed if the whole interval lies
-    within the margin to both sides, "not more" and "not less" if it lies on the right side of the
-    margin to one; they are not if the interval lies beyond. Otherwise, or where a value is not
-    finite, the seeds do not decide: let a quantity that can diverge be cut off before, and say
-    where (`Arm.floor`, `Arm.cap`), so that nothing is concluded from what lies beyond.
+    A difference is as claimed if its interval excludes 0 and its mean is `margin` or more, weakly
+    so if the mean is less, and is not if the interval excludes one of `margin`. "Same" is as
+    claimed if the whole interval lies within the margin to both sides, "not more" and "not less" if
+    it lies on the right side of the margin to one; they are not if the interval lies beyond.
+    Otherwise, or where a value is not finite, the seeds do not decide: let a quantity that can
+    diverge be cut off before, and say where (`Arm.floor`, `Arm.cap`), so that nothing is concluded
+    from what lies beyond.
 
     Raises:
       ValueError: for arms of different or no seeds, values that are not positive as a ratio, or a
@@ -110,9 +127,10 @@ def judge(comparison: Comparison) -> Judged:
     if treated_high or control_low:
         high = np.inf
     as_claimed = _as_claimed(comparison.expected, effect, low, high, margin)
+    weakly = as_claimed is not True and _weakly(comparison.expected, effect, low, high, margin)
     if comparison.ratio:
         effect, low, high = (float(np.exp(x)) for x in (effect, low, high))
-    return Judged(comparison, effect, low, high, as_claimed)
+    return Judged(comparison, effect, low, high, as_claimed, weakly)
 
 
 def _as_claimed(
@@ -131,6 +149,15 @@ def _as_claimed(
     if low > 0 and effect >= margin:
         return True
     return False if high < margin else None
+
+
+def _weakly(expected: Expected, effect: float, low: float, high: float, margin: float) -> bool:
+    if expected not in ("less", "more"):
+        return False
+    if expected == "less":
+        effect, low, high = -effect, -high, -low
+    # where the effect is but a bound, the true one may be of any size
+    return bool(low > 0 and effect < margin and np.isfinite(high))
 
 
 def _beyond(arm: Arm) -> tuple[bool, bool]:
@@ -160,22 +187,49 @@ def verdict(comparisons: Sequence[Comparison]) -> Verdict:
     if not comparisons:
         raise ValueError("a verdict needs at least one comparison")
     judged = [judge(c) for c in comparisons]
-
-    def where(as_claimed: bool | None) -> str:
-        return "; ".join(j.comparison.condition for j in judged if j.as_claimed is as_claimed)
-
-    found = {j.as_claimed for j in judged}
-    if found == {True}:
+    found = {answer(j) for j in judged}
+    if found == {"yes"}:
         return Verdict("holds", "", judged)
-    if found == {True, None}:
-        conditions = f"holds {where(True)}; undecided {where(None)}"
-        return Verdict("decided in part", conditions, judged)
-    if found >= {True, False}:
-        conditions = f"{where(True)}; not {where(False)}"
-        if None in found:
-            conditions += f"; undecided {where(None)}"
+    if found == {"weakly"}:
+        return Verdict("holds weakly", _too_little(judged), judged)
+    if not found & {"yes", "weakly"}:
+        return Verdict("does not hold" if "no" in found else "undecided", "", judged)
+    before: dict[Answer, str] = {
+        "yes": "",
+        "weakly": "weakly ",
+        "no": "not ",
+        "undecided": "undecided ",
+    }
+    conditions = "; ".join(how + _where(judged, a) for a, how in before.items() if a in found)
+    if "no" in found or {"yes", "weakly"} <= found:
         return Verdict("holds only", conditions, judged)
-    return Verdict("does not hold" if False in found else "undecided", "", judged)
+    return Verdict("decided in part", f"holds {conditions}", judged)
+
+
+def answer(judged: Judged) -> Answer:
+    """How a comparison came out."""
+    if judged.as_claimed:
+        return "yes"
+    if judged.weakly:
+        return "weakly"
+    return "undecided" if judged.as_claimed is None else "no"
+
+
+def _where(judged: Sequence[Judged], kind: Answer) -> str:
+    return "; ".join(j.comparison.condition for j in judged if answer(j) == kind)
+
+
+def _too_little(judged: Sequence[Judged]) -> str:
+    margins = dict.fromkeys(margin_text(j.comparison) for j in judged if j.weakly)
+    return (
+        "the effect is in the claimed direction and sure, but smaller than the margin of "
+        f"{' or '.join(margins)} set beforehand"
+    )
+
+
+def margin_text(comparison: Comparison) -> str:
+    """`×1.5` or `0.005`"""
+    return f"{'×' if comparison.ratio else ''}{comparison.margin:g}"
 
 
 def effect_text(judged: Judged) -> str:

@@ -32,7 +32,8 @@ class Config:
     small_batch: int = 16
     """examples per step of the stochastic run"""
     seed: int = 1
-    """of the first run's initial weights and batches; by seed 0 K-FAC's damping was chosen"""
+    """of the first run's initial weights and batches, 1 at least: by seed 0 K-FAC's damping and the
+    loss to be reached are chosen"""
     seeds: int = 3
     """how many runs of the autoencoder with each setting, with seeds one after the other"""
     quick: bool = False
@@ -78,6 +79,11 @@ def settle(config: Config, n: int) -> Amounts:
             f"--small-batch must be at most {stability.EXAMPLES}, got {config.small_batch}"
         )
     require_seed(config.seed, config.seeds)
+    if config.seed <= autoencoder.TUNING_SEED:
+        raise UsageError(
+            f"--seed must be above {autoencoder.TUNING_SEED}, whose runs set what the others are "
+            f"compared by, got {config.seed}"
+        )
     return amounts
 
 
@@ -102,12 +108,15 @@ def _results(folder: Run, config: Config, data: Dataset) -> Results:
         jnp.asarray(x.reshape(len(x), -1), jnp.float32) for x in (data.train_x, data.test_x)
     )
     curves: dict[str, list[autoencoder.Curve]] = {}
+    tuning: list[autoencoder.Curve] = []
     families = autoencoder.families(config.quick)
     for name, family in families.items():
         run = autoencoder.runner(
             family, images, test, steps=config.steps, batch_size=config.batch_size
         )
         curves[name] = []
+        if name == "Adam":
+            tuning = [run(settings, autoencoder.TUNING_SEED) for settings in family.grid]
         for settings in family.grid:
             for i in range(config.seeds):
                 curves[name].append(run(settings, config.seed + i))
@@ -116,7 +125,7 @@ def _results(folder: Run, config: Config, data: Dataset) -> Results:
         print(f"{name}: loss {np.mean(ends):.2f} after {curves[name][0].steps[-1]} steps")
     costs = cost.measure(families, images, config.batch_size, rounds=3 if config.quick else 9)
     descents, spectra = _stability(folder, config, data)
-    return Results(curves, costs, descents, spectra)
+    return Results(curves, autoencoder.target_of(tuning), costs, descents, spectra)
 
 
 def _stability(

@@ -11,8 +11,8 @@ import numpy as np
 from experiments.claims.verdict import Arm, Comparison, effect_text, judge
 from experiments.curvature import autoencoder, pictures
 from experiments.curvature.autoencoder import (
+    TUNING_SEED,
     Curve,
-    hardest_target,
     lowest,
     steps_of_each,
     steps_to,
@@ -41,6 +41,8 @@ class Results(NamedTuple):
 
     curves: dict[str, list[Curve]]
     """By optimizer: every run of every setting."""
+    target: float
+    """The loss of the headline, set by runs of Adam that are not compared (`target_of`)."""
     costs: dict[str, Cost]
     descents: list[Descent]
     spectra: dict[str, Spectrum]
@@ -65,8 +67,8 @@ def race(results: Results, target: float) -> Race:
 
 
 def headline(results: Results) -> Race:
-    """To the lowest target that tuned Adam reaches with every seed."""
-    return race(results, hardest_target(results.curves["Adam"]))
+    """To the target that was set before these runs."""
+    return race(results, results.target)
 
 
 def times_fewer(results: Results, to: Race) -> str:
@@ -152,9 +154,12 @@ def _autoencoder(run: Run, data: Dataset, results: Results, config: Mapping[str,
         f"{tried['Adam']} and {tried['momentum']} settings; for each loss they are credited with "
         f"the settings that reach it first, as a mean over {config['seeds']} seeds. K-FAC chooses "
         "its own rate and momentum, and its damping from where it begins, which was looked for on "
-        "seed 0; with fixed rates it has one setting, found by some trials on that seed. "
-        f"{_seeds(config)} Every step sees {config['batch_size']} images. No "
-        "optimizer is given a schedule, and none is stopped before it overfits."
+        f"seed {TUNING_SEED}; with fixed rates it has one setting, found by some trials on that "
+        f"seed. The loss of the headline, {results.target:g}, is the lowest of those in the table "
+        f"that Adam reaches on seed {TUNING_SEED} within half of its steps; that seed is not among "
+        f"those compared, {config['seed']} to {config['seed'] + config['seeds'] - 1}. Every step "
+        f"sees {config['batch_size']} images. No optimizer is given a schedule, and none is "
+        "stopped before it overfits."
         "\n\nK-FAC's step costs more: it goes back twice, multiplies with the Fisher matrix, and "
         "inverts two matrices for each layer every five steps. The right picture and the last "
         "column count that."
@@ -227,12 +232,6 @@ def _autoencoder(run: Run, data: Dataset, results: Results, config: Mapping[str,
             _reconstructions(run, data, curves),
         ],
     )  # fmt: skip
-
-
-def _seeds(config: Mapping[str, Any]) -> str:
-    first, last = config["seed"], config["seed"] + config["seeds"] - 1
-    shown = f"seed {first}" if first == last else f"seeds {first} to {last}"
-    return f"These are {shown}" + (", that one among them." if first == 0 else ".")
 
 
 def _reconstructions(run: Run, data: Dataset, curves: Mapping[str, Sequence[Curve]]) -> Any:

@@ -15,8 +15,10 @@ from experiments import cli
 from experiments.claims import (
     batch_size,
     claim,
+    critical_batch,
     deep_nets,
     double_descent,
+    dying_relu,
     experiment,
     few_digits,
     modes,
@@ -91,6 +93,26 @@ def test_judgement(differences, expected, margin, answer):
     assert judged.as_claimed is answer
 
 
+def test_a_sure_effect_below_the_margin_is_weakly_as_claimed():
+    def weakly(differences, expected="less", margin=1.0, **arm):
+        few = comparison(np.array(differences), np.zeros(3), expected, margin)
+        return judge(few._replace(treated=few.treated._replace(**arm))).weakly
+
+    assert weakly([-0.5, -0.6, -0.4])
+    assert weakly([0.5, 0.6, 0.4], "more")
+    # the interval reaches the margin, the mean does not
+    assert weakly([-0.9, -1.1, -0.7])
+    assert not weakly([-2, -2.1, -1.9])
+    assert not weakly([0.5, 0.6, 0.4])
+    assert not weakly([-0.5, 0.1, -0.4])
+    # of these, less than the margin is all that is said
+    for expected in ("same", "not more", "not less"):
+        assert not weakly([0.5, 0.6, 0.4], expected)
+    # a bound: the true effect may be beyond the margin
+    assert not weakly([-0.5, -0.6, -0.4], floor=-0.5)
+    assert judge(comparison([0.72, 0.7, 0.74], [1, 1, 1], "less", 1.5, ratio=True)).weakly
+
+
 def test_a_one_sided_claim_of_a_factor():
     halved = comparison([1, 2], [2, 4], "not more", 1.5, ratio=True)
     assert judge(halved).as_claimed is True
@@ -126,6 +148,33 @@ def test_verdicts():
     assert str(verdict([yes, no])) == "holds only here; not there"
     assert str(verdict([yes, unclear])) == "decided in part: holds here; undecided elsewhere"
     assert str(verdict([yes, no, unclear])) == "holds only here; not there; undecided elsewhere"
+
+
+def test_verdicts_of_sentences_that_hold_weakly():
+    yes, little, factor = (
+        comparison([1, 1.1], [9, 9.1], where="here", margin=5.0),
+        comparison([1, 1.1], [2, 2.1], where="hardly", margin=5.0),
+        comparison([1, 1.1], [1.2, 1.32], where="barely", margin=1.5, ratio=True),
+    )
+    no, unclear = little._replace(condition="there"), comparison([1, 3], [2, 2], where="elsewhere")
+    no = no._replace(treated=little.control, control=little.treated)
+    sure = "the effect is in the claimed direction and sure, but smaller than the margin of"
+    assert str(verdict([little])) == f"holds weakly: {sure} 5 set beforehand"
+    assert str(verdict([little, factor])) == f"holds weakly: {sure} 5 or ×1.5 set beforehand"
+    assert str(verdict([yes, little])) == "holds only here; weakly hardly"
+    assert str(verdict([yes, little, unclear])) == (
+        "holds only here; weakly hardly; undecided elsewhere"
+    )
+    assert str(verdict([little, no])) == "holds only weakly hardly; not there"
+    assert str(verdict([yes, little, no, unclear])) == (
+        "holds only here; weakly hardly; not there; undecided elsewhere"
+    )
+    assert str(verdict([little, unclear])) == (
+        "decided in part: holds weakly hardly; undecided elsewhere"
+    )
+    assert strongest(verdict([little, little])) == "error, hardly: -1 (-1 to -1)"
+    assert strongest(verdict([little, no])) == "error, hardly: -1 (-1 to -1)"
+    assert strongest(verdict([little, yes, no])) == "error, here: -8 (-8 to -8)"
 
 
 @pytest.mark.parametrize(
@@ -204,10 +253,57 @@ def test_a_sweep_is_seeds_by_settings():
     np.testing.assert_allclose(found, each, rtol=1e-6)
 
 
+def test_where_no_unit_died_none_can_come_back():
+    none = dying_relu._back(np.array([np.nan, np.nan, 0.0]), "at 1")
+    assert (none.comparisons, none.why) == (
+        [], "at 1 units died in 1 of 3 runs, and two are needed",
+    )  # fmt: skip
+    some = dying_relu._back(np.array([np.nan, 0.0, 0.01]), "at 1").comparisons
+    assert some[0].condition == "at 1, in the 2 of 3 runs with any"
+    assert some[0].treated.values.tolist() == [0.0, 0.01]
+    every = dying_relu._back(np.array([0.0, 0.0, 0.0]), "at 1").comparisons
+    assert every[0].condition == "at 1"
+    assert verdict(every).word == "holds"
+    config = dying_relu.Config(hidden=(4,), steps=1)
+    # a rate at which nothing dies
+    assert np.isnan(dying_relu._train(config, "relu", jax.random.key(0), jnp.array(1e-6)).back)
+
+
 def test_the_critical_batch_is_that_of_the_law():
     sizes = (4, 16, 64, 256)
     steps = 30 * (1 + 50 / np.asarray(sizes))
-    np.testing.assert_allclose(batch_size._critical(sizes, steps), 50, rtol=1e-4)
+    np.testing.assert_allclose(critical_batch.critical(sizes, steps), 50, rtol=1e-4)
+
+
+def test_a_batch_size_that_misses_its_loss_is_a_bound_or_no_test():
+    config = batch_size.Config(sizes=(4, 16, 64))
+    assert batch_size._unreached(config, 4) == 6000 + 24
+    four = batch_size._times(4, Arm("batch 16", np.array([9.0, 11.0]), cap=11.0))
+    assert four.name == "4 × batch 16"
+    assert (four.values.tolist(), four.cap) == ([36.0, 44.0], 44.0)
+    batches = {"noise scale": np.array([20.0, 21.0]), "critical batch": np.array([22.0, 23.0])}
+    fine = Arm("batch 4", np.array([5.0, 6.0]), cap=11.0)
+    assert verdict(batch_size._turning(config, [fine], batches).comparisons).word == "holds"
+    short = fine._replace(cap=6.0)
+    assert batch_size._turning(config, [short], batches).why == (
+        "no law can be fitted, since not every run of batch 4 reaches the loss"
+    )
+    batches["critical batch"][1] = 64
+    why = "the critical batch, 22 to 64, is outside of the sizes tried"
+    assert batch_size._turning(config, [fine], batches).why == why
+
+
+def test_test_errors_are_compared_by_seeds_that_reach_the_loss():
+    config = batch_size.Config()
+    error = {"small": np.array([0.1, 0.2, 0.9]), "large": np.array([0.2, 0.3, 0.1])}
+    yes = {"small": np.array([True, True, True]), "large": np.array([True, True, True])}
+    whole = batch_size._generalize(config, error, yes).comparisons[0]
+    assert whole.condition == "both at a training loss of 0.05"
+    some = batch_size._generalize(config, error, yes | {"small": np.array([True, True, False])})
+    assert some.comparisons[0].condition == "both at a training loss of 0.05, by 2 of 3 seeds"
+    assert some.comparisons[0].treated.values.tolist() == [0.1, 0.2]
+    none = batch_size._generalize(config, error, yes | {"large": np.array([True, False, False])})
+    assert none.why == "small and large are both at a training loss of 0.05 by 1 of 3 seeds"
 
 
 class Fake:
@@ -232,6 +328,7 @@ class Fake:
                     "It depends.", [holds, holds._replace(expected="same", condition="never")]
                 ),
                 claim.Tested("It may.", [], "there is no case"),
+                claim.Tested("A little.", [holds._replace(margin=3.0)]),
             ],
             [claim.Seen(figure, "Numbers.")],
             "A note.",
@@ -247,7 +344,9 @@ def test_the_report_has_contents_verdicts_and_pictures(tmp_path, monkeypatch, ca
     page = (tmp_path / "run/report.html").read_text()
     for part in (
         '<a href="#a-claim">A &lt;claim&gt;</a>', '<h2 id="a-claim">', "A note.", "Nothing.",
-        "holds only always; not never", "4 sentences, each by 3 seeds: 1 hold,",
+        "holds only always; not never", "5 sentences, each by 3 seeds: 1 hold, 1 hold weakly,",
+        "“A little.” This holds weakly: the effect is in the claimed direction and sure, but "
+        "smaller than the margin of 3 set beforehand.",
         "“It does not.” This does not hold.", "“It may.” This is untested: there is no case.",
         "1 could not be tested.", "error, always: -2 (-2 to -2)",
         "Only the full one has: width 33 instead of 5.",
@@ -257,7 +356,7 @@ def test_the_report_has_contents_verdicts_and_pictures(tmp_path, monkeypatch, ca
     records = [
         json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     ]
-    words = ["holds", "does not hold", "holds only", "holds only", "untested"]
+    words = ["holds", "does not hold", "holds only", "holds only", "untested", "holds weakly"]
     assert [r["verdict"] for r in records] == words
     assert "does not hold: It does not." in capsys.readouterr().out
 
@@ -276,7 +375,7 @@ def test_a_claim_with_too_narrow_a_grid_does_not_stop_the_others(tmp_path, monke
     page = (tmp_path / "run/report.html").read_text()
     told = "the least rate of the grid, 1, is its best one: widen the grid"
     assert f"Not tested, narrow: {told}." in page
-    assert "4 sentences, each by 3 seeds" in page
+    assert "5 sentences, each by 3 seeds" in page
     assert f"narrow: not tested: {told}" in capsys.readouterr().out
 
 
@@ -349,7 +448,7 @@ def test_every_claim_has_a_short_form():
 def test_a_claim_has_a_verdict_for_every_sentence(name, monkeypatch):
     # in so few steps, any rate may be the best
     for check in ("require_inside", "require_within"):
-        monkeypatch.setattr(rates, check, lambda *of_grid: None)
+        monkeypatch.setattr(rates, check, lambda *of_grid, **kind: None)
     module = importlib.import_module(registry.CLAIMS[name])
     settings = dataclasses.replace(module.QUICK, **FEW[name])
     outcome = module.examine(settings, jax.random.split(jax.random.key(0), 2))

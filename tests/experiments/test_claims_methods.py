@@ -14,9 +14,11 @@ from experiments.claims import (
     rates,
     relearning,
     scheduled,
+    searching,
     selection,
     sparse,
 )
+from experiments.claims.optimizers import OPTIMIZERS
 from experiments.claims.training import digits, error_rate, rates_around
 from jaxnets import nn, optim
 
@@ -149,7 +151,7 @@ def test_rates_are_at_equal_factors():
 
 
 def test_the_steps_of_sgd_keep_their_scale(monkeypatch):
-    monkeypatch.setitem(relearning.OPTIMIZERS, "SGD", (optim.sgd, (1e-3, 0.1)))
+    monkeypatch.setitem(OPTIMIZERS, "SGD", (optim.sgd, (1e-3, 0.1)))
     monkeypatch.setattr(rates, "require_inside", lambda *of_grid: None)
     config = adaptive.Config(task_steps=110, width=4, batch_size=8, per_decade=1)
     course = relearning.tasks(config, "SGD", 2, 0.0, jax.random.split(jax.random.key(0)))
@@ -181,3 +183,47 @@ def test_estimates_by_folds_are_those_of_a_loop():
     truth = error(few, data.test)
     np.testing.assert_allclose(single, [errors[0] - truth], atol=1e-6)
     np.testing.assert_allclose(crossed, [np.mean(errors) - truth], atol=1e-6)
+
+
+def test_all_searches_are_of_the_same_rates_of_which_none_is_always_the_grids_middle(monkeypatch):
+    config = selection.Config(searches=1, rates=(1e-4, 10.0))
+    keys = jax.random.split(jax.random.key(0), 200)
+    low, high = jax.vmap(lambda key: jnp.stack(searching.rates_of(config, key)))(keys).T
+    np.testing.assert_allclose(high / low, 1e5, rtol=1e-4)
+    # the grid's step is 2.5 decades
+    moved = np.log10(low) + 4
+    assert np.abs(moved).max() <= 1.25
+    np.testing.assert_allclose(np.quantile(moved, [0.02, 0.5, 0.98]), [-1.2, 0, 1.2], atol=0.2)
+
+    def tried(search, what):
+        monkeypatch.setattr(searching, "_of_all", lambda config, keys, *tried: what(tried[0]))
+        return search(config, keys[:20])
+
+    least, most = (tried(searching.grid, end) for end in (jnp.min, jnp.max))
+    np.testing.assert_allclose(most / least, 1e5, rtol=1e-4)
+    assert np.ptp(np.log10(least)) > 1.5
+    assert np.all(tried(searching.random, jnp.min) >= least)
+    assert np.all(tried(searching.random, jnp.max) <= most)
+    for search in (searching.grid, searching.random):
+        assert tried(search, lambda rates: jnp.asarray(len(rates))).tolist() == [9] * 20
+
+
+def test_halving_chooses_the_best_of_its_draws(monkeypatch):
+    config = selection.Config(searches=2)
+
+    def trained(config, data, key, params, rate, decay, units):
+        return {"rate": rate}
+
+    def miss(params, data):
+        return jnp.abs(jnp.log(params["rate"] / 0.3))
+
+    monkeypatch.setattr(searching, "_trained", trained)
+    monkeypatch.setattr(searching, "_held_out", miss)
+    monkeypatch.setattr(searching, "_test_error", lambda params: miss(params, None))
+    keys = jax.random.split(jax.random.key(1), 3)
+    wanted = []
+    for key in keys:
+        repetitions = zip(*searching._repetitions(config, key), strict=True)
+        drawn = [searching._drawn(config, searching._Keys(*own), 27)[0] for own in repetitions]
+        wanted.append(np.mean([miss({"rate": rates}, None).min() for rates in drawn]))
+    np.testing.assert_allclose(searching.halving(config, keys), wanted, rtol=1e-5)

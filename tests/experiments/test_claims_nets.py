@@ -9,6 +9,7 @@ from experiments.claims import (
     arms,
     batch_size,
     claim,
+    critical_batch,
     deep_nets,
     dying_relu,
     few_digits,
@@ -16,6 +17,7 @@ from experiments.claims import (
     rates,
     recurrent_cells,
     report,
+    strengths,
     vanishing,
 )
 from experiments.claims.deep_nets import LEAST, MOST, Shape
@@ -89,18 +91,43 @@ def test_stopping_takes_the_record_of_the_least_validation_loss():
     np.testing.assert_array_equal(found["in the end"], [30, 60])
 
 
+def test_a_remedy_whose_best_strength_ends_its_grid_is_untested():
+    def told(*errors):
+        values = np.array([errors, errors])
+        trained = few_digits.Trained(*[values] * len(few_digits.Trained._fields))
+        return strengths.at_end((0.1, 0.2, 0.4), trained, "dropout")
+
+    assert told(0.3, 0.2, 0.3) == told(0.2, 0.2, 0.2) == ""
+    end = "dropout: the highest strength of the grid, 0.4, is its best one: widen the grid"
+    assert told(0.3, 0.2, 0.1) == end
+    values = dict.fromkeys(("dropout", "L1", "nothing"), np.ones(2))
+
+    def of(name):
+        return claim.Tested("It helps.", [
+            arms.between(
+                values, name, "nothing", where="", quantity="", expected="less", margin=0.0
+            )
+        ])  # fmt: skip
+
+    ends = {"dropout": strengths.Tried((), end), "L1": strengths.Tried((), "")}
+    assert strengths.inside(of("dropout"), ends) == claim.Tested("It helps.", [], end)
+    assert strengths.inside(of("L1"), ends).why == ""
+
+
 def test_the_noise_scale_is_of_the_way_to_the_target_only():
     sq_norm, trace = jnp.array([4.0, 2.0, 1.0, 1.0]), jnp.array([40.0, 20.0, 900.0, 900.0])
     # a loss that rises above the target again is not on the way to it
     losses = jnp.array([2.0, 1.0, 0.1, 1.0])
-    assert batch_size.on_the_way(sq_norm, trace, losses, 0.2) == 10
-    assert jnp.isnan(batch_size.on_the_way(sq_norm, trace, losses, 2.0))
+    assert critical_batch.on_the_way(sq_norm, trace, losses, 0.2) == 10
+    assert jnp.isnan(critical_batch.on_the_way(sq_norm, trace, losses, 2.0))
 
 
 def test_noise_that_cannot_be_measured_is_an_error():
     config = batch_size.Config(target=10.0)
     with pytest.raises(rates.GridEndError, match="reached within 2 steps"):
-        batch_size._noise_scales(config, jax.random.split(jax.random.key(0), 2), jnp.ones(2), 2)
+        critical_batch.noise_scales(
+            config, batch_size._net(config), jax.random.split(jax.random.key(0)), jnp.ones(2), 2
+        )
 
 
 def test_where_no_net_fails_its_cures_are_untested():

@@ -14,7 +14,7 @@ from experiments.curvature import autoencoder, pictures, stability
 from experiments.curvature.autoencoder import Curve, first_below, lowest, steps_to
 from experiments.curvature.cost import Cost
 from experiments.curvature.experiment import Amounts, Config, settle
-from experiments.curvature.report import Results, race, times_fewer
+from experiments.curvature.report import Results, headline, race, times_fewer
 from jaxnets import gradients, models
 
 
@@ -94,13 +94,25 @@ def test_steps_are_the_mean_of_the_fastest_settings_at_each_target():
     assert steps_to(found, 18) == (15, {"rate": 0.2})
     assert steps_to(found, 9)[0] == np.inf
     assert [c.settings["rate"] for c in lowest(found)] == [0.2, 0.2]
-    assert autoencoder.hardest_target(found) == 17
-    results = Results({"Adam": found, "K-FAC": found[2:4]}, {}, [], {})
+    results = Results({"Adam": found, "K-FAC": found[2:4]}, 22, {}, [], {})
     to_22 = race(results, 22)
     assert to_22.steps == {"Adam": 7.5, "K-FAC": 10}
     assert autoencoder.steps_of_each(found, to_22.settings["Adam"], 22) == [5, 10]
     # of 1/2 and 1, by Student's t of one degree of freedom
     assert times_fewer(results, to_22) == "×0.707 (0.00865 to 57.8)"
+
+
+def test_the_target_is_set_by_runs_that_are_not_compared():
+    # 10 of 20 steps: what is reached later does not count, nor what the compared runs reach
+    tuning = [
+        curve(0, [30.0, 21, 20.5, 15, 15], rate=0.1),
+        curve(0, [30.0, 25, 19.5, 19, 17], rate=0.2),
+    ]
+    assert autoencoder.target_of(tuning) == 20
+    assert autoencoder.target_of([curve(0, [30.0, 29, 28, np.nan, 15], rate=0.1)]) == 24
+    compared = [curve(seed, [30.0, 16, 15, 15, 15], rate=0.1) for seed in (1, 2)]
+    results = Results({"Adam": compared, "K-FAC": compared}, 20, {}, [], {})
+    assert headline(results).target == 20
 
 
 def test_losses_of_a_run_that_diverged_are_no_limit_of_the_picture():
@@ -158,6 +170,7 @@ def test_quick_leaves_other_flags_alone():
         ("--small-batch 513", "--small-batch must be at most 512, got 513"),
         ("--seeds 0", "--seeds must be positive, got 0"),
         ("--seed -1", "--seed must be from 0 to 2147483644"),
+        ("--seed 0", "--seed must be above 0, whose runs set"),
     ],
 )
 def test_bad_flags_are_one_line_and_leave_no_report(tmp_path, capsys, flags, message):
