@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from jaxnets.gradients.finding import Finding
 from jaxnets.gradients.run_findings import findings_of_run, learned
 from jaxnets.gradients.site_flow import Flow
-from jaxnets.gradients.step_findings import findings_of_step, first_broken
+from jaxnets.gradients.step_findings import findings_of_step, finite_steps
 
 _STANDSTILL = {"symmetric", "dead units", "saturation", "vanishing", "no gradient"}
 """Troubles that explain a loss that stands still."""
@@ -24,10 +24,12 @@ def diagnose(
 
     Args:
       flow: of one step; or a history, stacked along a first axis of steps, of which the first is
-        looked at, and the last, or that in which something is not finite for the first time. What
-        was so at the first step and is no longer is left out if the run has learned since. Steps
-        that are all 0, where `lax.cond` did not look, are left out.
-      losses: of the steps of a run, `[n]`; a history's own if not given.
+        looked at, and the last, or that from which on something is not finite. What was so at the
+        first step and is no longer is left out if the run has learned since. Steps that are not
+        finite, but were got over, are told last. Steps that are all 0, where `lax.cond` did not
+        look, are left out.
+      losses: of the steps of a run, `[n]`; a history's own if not given, which should be those of
+        all steps then.
       held_out: losses on data that is not trained on, `[m]`, at equal distances over the run.
         Fewer than 5 of either are not judged.
 
@@ -45,49 +47,71 @@ def diagnose(
             "diagnose: a history has one axis of steps in front, got losses of shape "
             f"{flow.loss.shape}; diagnose each run by itself"
         )
+    if flow.loss.ndim == 0 and held_out is not None and losses is None:
+        raise ValueError("diagnose: held_out of one step's flow needs the run's losses beside")
+    steps, history, last = 1, None, flow
+    at_first: set[str] = set()
+    passing: list[Finding] = []
     if flow.loss.ndim == 0:
-        if held_out is not None and losses is None:
-            raise ValueError("diagnose: held_out of one step's flow needs the run's losses beside")
         found = list(findings_of_step(flow))
-        history, last = None, flow
     else:
-        flow = _looked_at(flow)
+        steps, flow = len(flow.loss), _looked_at(flow)
         losses = flow.loss if losses is None else losses
-        broken = first_broken(flow)
-        # what follows from it is not judged
-        history = None if broken == 0 else jax.tree.map(lambda x: x[:broken], flow)
-        last = _step(flow, -1 if broken is None else broken)
-        found, at_first = _of_both(_step(flow, 0), last, learned(np.asarray(losses)))
-        if broken:
-            where = f"at step {broken + 1} of the {len(flow.loss)} that were looked at "
-            found[-1] = found[-1]._replace(evidence=where + found[-1].evidence)
+        finite = finite_steps(flow)
+        # from where on nothing is finite
+        end = int(np.flatnonzero(finite).max(initial=-1)) + 1
+        history = jax.tree.map(lambda x: x[finite], flow) if end else None
+        last = _step(flow, min(end, len(finite) - 1))
+        first = last if history is None else _step(history, 0)
+        now = list(findings_of_step(last))
+        if end < len(finite):
+            now = [_at_step(f, end, len(finite), "") for f in now]
+        elif not finite.all():
+            bad = int(finite.argmin())
+            (broke,) = findings_of_step(_step(flow, bad))
+            passing = [_at_step(broke, bad, len(finite), ", and not at the last")]
+        before = [] if history is None else list(findings_of_step(first))
+        found, at_first = _of_both(before, now, learned(np.asarray(losses)))
     run = np.asarray([] if losses is None else losses, np.float64)
+    if run.size and np.isfinite(run[-1]):
+        # steps that were not finite have been got over
+        run = run[np.isfinite(run)]
     held = np.asarray([] if held_out is None else held_out, np.float64)
-    of_run = list(findings_of_run(history, last, run, held))
+    of_run = list(findings_of_run(history, last, run, held, max(steps, len(run))))
     if of_run and of_run[0].trouble == "learning rate too high":
         # what large steps broke is not the cause
         found = [f for f in found if f.trouble in at_first]
-        return [*found, *of_run]
+        return [*found, *of_run, *passing]
     known = {f.trouble for f in found}
     explained = {"plateau", "learning rate too low"} if known & _STANDSTILL else set()
     explained |= known & {"non-finite"}
-    return [*found, *(f for f in of_run if f.trouble not in explained)]
+    return [*found, *(f for f in of_run if f.trouble not in explained), *passing]
 
 
-def _of_both(first: Flow, last: Flow, learned: bool) -> tuple[list[Finding], set[str]]:
-    """What is wrong at the first step, and at the last: what was so from the start is a cause of
-    what came later, and is told even if it is over, unless the net has learned since.
+def _of_both(
+    before: list[Finding], now: list[Finding], learned: bool
+) -> tuple[list[Finding], set[str]]:
+    """What was wrong at the first step, and is at the last: what was so from the start is a cause
+    of what came later, and is told even if it is over, unless the net has learned since.
     """
-    before, now = list(findings_of_step(first)), list(findings_of_step(last))
-    at_first, still = ({f.trouble for f in found} for found in (before, now))
-    lasting = {True: ", and so it is at the last", False: ""}
-    causes = [
-        f._replace(evidence=f"at the first step {f.evidence}{lasting[f.trouble in still]}")
-        for f in before
+    places = {f.trouble: f.where for f in now}
+    causes = []
+    for f in before:
+        lasting = ""
+        if f.trouble in places:
+            place = places[f.trouble]
+            lasting = ", and so it is at the last" + (f" at {place}" if place != f.where else "")
         # a loss in the thousands, of signals that explode, halves without that anything is learned
-        if f.trouble in still or f.trouble == "exploding" or not learned
-    ]
+        elif learned and f.trouble != "exploding":
+            continue
+        causes.append(f._replace(evidence=f"at the first step {f.evidence}{lasting}"))
+    at_first = {f.trouble for f in before}
     return [*causes, *(f for f in now if f.trouble not in at_first)], at_first
+
+
+def _at_step(finding: Finding, step: int, of: int, besides: str) -> Finding:
+    told = f"at step {step + 1} of the {of} that were looked at{besides}, {finding.evidence}"
+    return finding._replace(evidence=told)
 
 
 def _step(history: Flow, i: int) -> Flow:

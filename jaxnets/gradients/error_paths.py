@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxnets.gradients.activations import NONLINEARITIES
 from jaxnets.gradients.finding import Finding
-from jaxnets.gradients.site_flow import SiteFlow
+from jaxnets.gradients.site_flow import About, SiteFlow
 from jaxnets.gradients.uses import PRODUCTS
 from jaxnets.types import Array
 
@@ -55,10 +55,11 @@ def through_depth(sites: dict[str, SiteFlow]) -> Iterator[Finding]:
         if max(here.most, *(layers[i].most for i in before), 0) < GONE * near.most:
             first = min(before, default=at)
             far, steps = layers[first], _between(layers, first, end)
+            there = "" if first == at else f"to {here.most:.2g} there and "
             yield Finding(
                 "vanishing", here.name,
-                f"the error signal shrinks from {near.most:.2g} behind it to {here.most:.2g} there "
-                f"and {far.most:.2g} at {far.name} ({_gain(far.most, near.most, steps)})",
+                f"the error signal shrinks from {near.most:.2g} behind it {there}"
+                f"to {far.most:.2g} at {far.name} ({_gain(far.most, near.most, steps)})",
                 "Draw larger weights (He, Xavier), or use relu, residual connections, "
                 "normalization",
             )  # fmt: skip
@@ -78,10 +79,23 @@ def _layers(sites: dict[str, SiteFlow]) -> list[_Layer]:
     numbers: dict[tuple[int, ...], list[int]] = {}
     for i, (name, site) in enumerate(reached.items()):
         arrived = sizes[name][sizes[name] > 0]
-        before = frozenset(j for place in site.about.made_of for j in numbers.get(place, ()))
+        turn = len(numbers.get(site.about.place, ()))
+        before = frozenset(
+            j
+            for place in site.about.made_of
+            for own, j in enumerate(numbers.get(place, ()))
+            if own == turn or not _turns_apart(site.about, place)
+        )
         layers.append(_Layer(name, float(arrived.max()), float(arrived.min()), before))
         numbers.setdefault(site.about.place, []).append(i)
     return layers
+
+
+def _turns_apart(about: About, place: tuple[int, ...]) -> bool:
+    """Whether both stand in loops over layers, of whose turns none follows from another, as over
+    the members of an ensemble."""
+    layered = [x for x, layers in zip(about.carried, about.sliced, strict=True) if layers]
+    return bool(layered) and not any(layered) and place[:-1] == about.place[:-1]
 
 
 def _of_an_example(site: SiteFlow) -> Array:

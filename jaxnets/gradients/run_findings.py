@@ -85,7 +85,8 @@ def learned(losses: _Numbers) -> bool:
     if len(losses) < FEWEST or not np.isfinite(losses).all():
         return False
     start, end = _quarters(losses)
-    return max(start, losses[0]) > 2 * end > 0 or _falling(losses[len(losses) // 2 :])
+    halved = max(start, losses[0]) > 2 * end if end >= 0 else _fell(losses)
+    return bool(halved or _falling(losses[len(losses) // 2 :]))
 
 
 def _guess(last: Flow, losses: _Numbers) -> int | None:
@@ -102,9 +103,12 @@ def _guess(last: Flow, losses: _Numbers) -> int | None:
 
 
 def findings_of_run(
-    history: Flow | None, last: Flow, losses: _Numbers, held_out: _Numbers
+    history: Flow | None, last: Flow, losses: _Numbers, held_out: _Numbers, steps: int
 ) -> Iterator[Finding]:
-    """Rates first: what comes of steps that are too large is not judged besides."""
+    """Rates first: what comes of steps that are too large is not judged besides.
+
+    `steps` are those that were made, of which not all may have been looked at.
+    """
     step, usual, worst = _steps(history)
     judged = len(losses) >= FEWEST
     broken = np.flatnonzero(~np.isfinite(losses))
@@ -141,7 +145,7 @@ def findings_of_run(
             f"{stands}, and a step changes a layer by {step:.2g} of its norm (usual is 0.001)",
             "Raise it",
         )  # fmt: skip
-    elif not usual * len(losses) < MOVED and (not fell or (guess := _guess(last, losses))):
+    elif not usual * steps < MOVED and (not fell or (guess := _guess(last, losses))):
         there = f" and stands there, where a guess among {guess} is" if fell else ""
         yield Finding(
             "plateau", "the run", stands + there,

@@ -5,6 +5,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jaxnets.gradients.error_paths import through_depth, through_turns
 from jaxnets.gradients.finding import LAYERS, Finding, largest, layers_of
@@ -45,16 +46,15 @@ def _finite(spread: Spread, masks: bool = False, steps: bool = False) -> Any:
     return np.all(finite, tuple(range(1, finite.ndim)) if steps else None)
 
 
-def first_broken(history: Flow) -> int | None:
-    """The first step in which something is not finite."""
-    broken = ~np.isfinite(history.loss)
+def finite_steps(history: Flow) -> NDArray[np.bool_]:
+    """In which steps everything is, but for masks of -inf."""
+    finite = np.isfinite(history.loss)
     for site in history.sites.values():
-        broken |= ~_finite(site.error, steps=True)
-    for site in history.sites.values():
-        broken |= ~_finite(site.activation, masks=True, steps=True)
+        finite = finite & _finite(site.error, steps=True)
+        finite = finite & _finite(site.activation, masks=True, steps=True)
         if site.about.kind in LAYERS:
-            broken |= ~_finite(site.entering, masks=True, steps=True)
-    return int(broken.argmax()) if broken.any() else None
+            finite = finite & _finite(site.entering, masks=True, steps=True)
+    return finite
 
 
 def _non_finite(sites: dict[str, SiteFlow], loss: Array) -> Finding | None:

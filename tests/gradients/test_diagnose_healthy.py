@@ -163,7 +163,7 @@ def test_what_is_not_finite_is_placed_where_and_when_it_comes():
         history = trained(apart, p, 12, batches=(x, y))
         (found,) = gradients.diagnose(history)
         assert found.trouble == "non-finite"
-        assert found.evidence.startswith("at step 8 of the 12 that were looked at ")
+        assert found.evidence.startswith("at step 8 of the 12 that were looked at, ")
         return found.where, found.evidence
 
     where, evidence = named(x.at[7, 3, 2].set(jnp.nan))
@@ -171,6 +171,60 @@ def test_what_is_not_finite_is_placed_where_and_when_it_comes():
     # equal to its mirror image: the square root of 0 has no derivative, and the loss is finite
     where, evidence = named(x.at[7, 3].set(1.0))
     assert "error signal is not finite" in evidence
+
+
+def test_a_step_that_is_not_finite_and_was_got_over_is_told_last():
+    look = jax.jit(gradients.flow(chain, rank_rows=0))
+    params = weights(1, *[(6, 6)] * 4)
+    good, bad = look(params, X), look(params, X.at[0, 0].set(jnp.inf))
+    falling = np.geomspace(1, 0.05, 10)
+
+    def found(*order):
+        return gradients.diagnose(jax.tree.map(lambda *x: jnp.stack(x), *order), losses=falling)
+
+    for first in (0, 3):
+        (passing,) = found(*[good] * first, bad, *[good] * (9 - first))
+        assert passing.trouble == "non-finite"
+        assert f"at step {first + 1} of the 10 that were looked at, and not at the last" in str(
+            passing
+        )
+    (lasting,) = found(bad, good, good, bad, bad)
+    assert "at step 4 of the 5" in lasting.evidence
+    (always,) = found(bad, bad)
+    assert "at step 1 of the 2" in always.evidence
+
+
+def test_members_of_an_ensemble_in_a_loop_are_no_depth():
+    def members(p, x, scale):
+        def turn(c, member):
+            w, s = member
+            return c, s * jnp.sum((jnp.tanh(x @ w["a"]) @ w["b"]) ** 2)
+
+        return jnp.sum(jax.lax.scan(turn, 0.0, (p, scale))[1])
+
+    p = {name: normal(i, (3, 6, 6)) / 6**0.5 for i, name in enumerate("ab")}
+    scale = jnp.broadcast_to(jnp.array([1e-5, 1.0, 1.0]), (32, 3))
+    assert troubles(gradients.flow(members)(p, X, scale)) == []
+
+
+def test_what_has_been_learned_by_losses_of_all_signs():
+    look = jax.jit(gradients.flow(chain, rank_rows=0))
+    small, usual = (look(weights(1, *[(6, 6)] * 8, scale=s), X) for s in (0.1, 1.0))
+    over = jax.tree.map(lambda *x: jnp.stack(x), small, usual)
+    to_zero = np.r_[1, 0.5, 0.2, np.zeros(40)]
+    below = np.r_[np.linspace(3, -5, 20), np.full(60, -5)]
+    assert troubles(over, losses=to_zero) == troubles(over, losses=below) == []
+
+
+def test_a_run_of_which_few_steps_were_looked_at_may_stand():
+    look = jax.jit(gradients.flow(chain, rank_rows=0))
+    params = weights(1, *[(6, 6)] * 4)
+    seen = gradients.with_updates(look(params, X), params, [1e-3 * w for w in params])
+    nothing = jax.tree.map(jnp.zeros_like, seen)
+    rare = jax.tree.map(lambda *x: jnp.stack(x), *[seen, *[nothing] * 19] * 10)
+    assert troubles(rare) == ["plateau"]
+    assert troubles(jax.tree.map(lambda x: x[::20], rare)) == []
+    assert troubles(jax.tree.map(lambda x: x[::20], rare), losses=rare.loss * 0 + 1) == ["plateau"]
 
 
 def test_only_a_cross_entropy_stands_at_a_guess():
