@@ -28,12 +28,6 @@ def findings_of_step(flow: Flow) -> Iterator[Finding]:
     found = [finding for part in parts for finding in part(sites)]
     yield from found
     yield from _without_gradient(sites, explained=bool(found))
-    if sites and (unmet := flow.sites.unmet):
-        more = f", nor of {len(unmet) - 1} more" if len(unmet) > 1 else ""
-        yield Finding(
-            "no gradient", unmet[0], f"the loss is not made of it{more}",
-            "If that is not meant: see where it was to be used",
-        )  # fmt: skip
 
 
 def _finite(spread: Spread, masks: bool = False, steps: bool = False) -> Any:
