@@ -62,7 +62,6 @@ def diagnose(
         end = int(np.flatnonzero(finite).max(initial=-1)) + 1
         history = jax.tree.map(lambda x: x[finite], flow) if end else None
         last = _step(flow, min(end, len(finite) - 1))
-        first = last if history is None else _step(history, 0)
         now = list(findings_of_step(last))
         if end < len(finite):
             now = [_at_step(f, end, len(finite), "") for f in now]
@@ -70,7 +69,7 @@ def diagnose(
             bad = int(finite.argmin())
             (broke,) = findings_of_step(_step(flow, bad))
             passing = [_at_step(broke, bad, len(finite), ", and not at the last")]
-        before = [] if history is None else list(findings_of_step(first))
+        before = [] if history is None else list(findings_of_step(_step(history, 0)))
         found, at_first = _of_both(before, now, learned(np.asarray(losses)))
     run = np.asarray([] if losses is None else losses, np.float64)
     if run.size and np.isfinite(run[-1]):
