@@ -49,6 +49,7 @@ def find_with_origins(traced: Traced) -> tuple[Record, Mapping[Place, Origin]]:
         carried = tuple(
             bool(made_of[i] >> (follow.sites * number) & 1 << i) for number in follow.around[i]
         )
+        # what no turn changes may have been moved out of its loop
         origins[use.site.place] = Origin(own, carried or (False,) * len(use.loops))
     return record, origins
 

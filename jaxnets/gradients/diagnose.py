@@ -6,7 +6,7 @@ each is named with its reason.
 
 import jax
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from jaxnets.gradients.finding import Finding
 from jaxnets.gradients.run_findings import findings_of_run, learned
@@ -70,11 +70,8 @@ def diagnose(
             (broke,) = findings_of_step(_step(flow, bad))
             passing = [_at_step(broke, bad, len(finite), ", and not at the last")]
         before = [] if history is None else list(findings_of_step(_step(history, 0)))
-        found, at_first = _of_both(before, now, learned(np.asarray(losses)))
-    run = np.asarray([] if losses is None else losses, np.float64)
-    if run.size and np.isfinite(run[-1]):
-        # steps that were not finite have been got over
-        run = run[np.isfinite(run)]
+        found, at_first = _of_both(before, now, learned(_run(losses)))
+    run = _run(losses)
     held = np.asarray([] if held_out is None else held_out, np.float64)
     of_run = list(findings_of_run(history, last, run, held, max(steps, len(run))))
     if of_run and of_run[0].trouble == "learning rate too high":
@@ -106,6 +103,12 @@ def _of_both(
         causes.append(f._replace(evidence=f"at the first step {f.evidence}{lasting}"))
     at_first = {f.trouble for f in before}
     return [*causes, *(f for f in now if f.trouble not in at_first)], at_first
+
+
+def _run(losses: ArrayLike | None) -> NDArray[np.float64]:
+    """Its losses, without those that were not finite if that has been got over."""
+    run = np.asarray([] if losses is None else losses, np.float64)
+    return run[np.isfinite(run)] if run.size and np.isfinite(run[-1]) else run
 
 
 def _at_step(finding: Finding, step: int, of: int, besides: str) -> Finding:

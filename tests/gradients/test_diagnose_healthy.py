@@ -96,6 +96,9 @@ def test_a_trouble_that_is_over_is_told_of_a_run_that_has_not_learned():
     small, usual = (look(weights(1, *[(6, 6)] * 8, scale=s), X) for s in (0.1, 1.0))
     over = jax.tree.map(lambda *x: jnp.stack(x), small, usual)
     assert troubles(over, losses=np.geomspace(1, 0.05, 20)) == []
+    # one step that broke and was got over does not make it a run that has not
+    skipped = np.where(np.arange(20) == 4, np.inf, np.geomspace(1, 0.05, 20))
+    assert troubles(over, losses=skipped) == []
     (standing,) = gradients.diagnose(over, losses=np.full(20, 0.7))
     assert standing.trouble == "vanishing"
     assert standing.evidence.startswith("at the first step ")
