@@ -162,14 +162,12 @@ def shapes_of_one(batch: tuple[PyTree, ...]) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
 
 
-def find(
-    traced: Traced, probes: Mapping[Place, Probe] = NO_PROBES, watch: Watch | None = None
-) -> Record:
+def find(traced: Traced, probes: Mapping[Place, Probe] = NO_PROBES) -> Record:
     """The sites of a program, by a run without numbers."""
     found: list[Record] = []
 
     def trial(example: tuple[PyTree, ...]) -> None:
-        found.append(traced.one(traced.leaves, None, example, probes, watch)[2])
+        found.append(traced.one(traced.leaves, None, example, probes)[2])
 
     jax.eval_shape(trial, shapes_of_one(traced.batch))
     return found[0]
