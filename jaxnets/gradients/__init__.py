@@ -2,15 +2,7 @@
 
 from jaxnets.gradients import accounting, likelihoods, privacy
 from jaxnets.gradients.activations import tag
-from jaxnets.gradients.backprop import (
-    Operation,
-    Tape,
-    backprop,
-    backward,
-    descend,
-    describe,
-    record,
-)
+from jaxnets.gradients.backprop import backprop, backward, descend, describe
 from jaxnets.gradients.check import LeafCheck, check_gradients
 from jaxnets.gradients.clipping import (
     ClippedGradMetrics,
@@ -28,7 +20,6 @@ from jaxnets.gradients.factors import (
     materialize,
     norms,
     norms_by_rule,
-    second_moment,
     sq_norms,
     sq_norms_by_leaf,
     weighted_sum,
@@ -49,6 +40,7 @@ from jaxnets.gradients.lanczos import (
 from jaxnets.gradients.likelihoods import Likelihood
 from jaxnets.gradients.local_rules import RULES
 from jaxnets.gradients.measures import Spread, histogram_edges
+from jaxnets.gradients.moments import second_moment
 from jaxnets.gradients.natural import inverses, natural_gradient
 from jaxnets.gradients.per_example import per_example_grad, per_example_norms
 from jaxnets.gradients.products import ggn_vp, hvp
@@ -68,6 +60,7 @@ from jaxnets.gradients.statistics import (
     signal_to_noise,
     tracin,
 )
+from jaxnets.gradients.tape import Operation, Tape, record
 
 __all__ = [
     "RULES",

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnets.gradients.factors import second_moment
 from jaxnets.gradients.lanczos import top_eigenvalues
 from jaxnets.gradients.likelihoods import Likelihood, sampled_errors
+from jaxnets.gradients.moments import second_moment
 from jaxnets.gradients.products import hvp
 from jaxnets.gradients.pulls import forward
 from jaxnets.types import Array, Key, Params, PyTree

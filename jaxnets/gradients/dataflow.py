@@ -13,7 +13,8 @@ from jax.extend.core import Literal
 
 from jaxnets.equations import programs_inside
 from jaxnets.gradients.program import NO_PROBES, Traced, shapes_of_one
-from jaxnets.gradients.sites import Place, Record, scanned
+from jaxnets.gradients.site_record import Place, Record
+from jaxnets.gradients.sites import scanned
 from jaxnets.gradients.uses import uses
 
 

@@ -4,6 +4,8 @@ Thresholds (in `step_findings` and `run_findings`) follow from what they say, an
 each is named with its reason.
 """
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,39 +51,56 @@ def diagnose(
         )
     if flow.loss.ndim == 0 and held_out is not None and losses is None:
         raise ValueError("diagnose: held_out of one step's flow needs the run's losses beside")
-    steps, history, last = 1, None, flow
-    at_first: set[str] = set()
-    passing: list[Finding] = []
     if flow.loss.ndim == 0:
-        found = list(findings_of_step(flow))
+        told = _Told(list(findings_of_step(flow)), set(), [], flow, None)
+        run, steps = _run([] if losses is None else losses), 1
     else:
-        steps, flow = len(flow.loss), _looked_at(flow)
-        losses = flow.loss if losses is None else losses
-        finite = finite_steps(flow)
-        # from where on nothing is finite
-        end = int(np.flatnonzero(finite).max(initial=-1)) + 1
-        history = jax.tree.map(lambda x: x[finite], flow) if end else None
-        last = _step(flow, min(end, len(finite) - 1))
-        now = list(findings_of_step(last))
-        if end < len(finite):
-            now = [_at_step(f, end, len(finite), "") for f in now]
-        elif not finite.all():
-            bad = int(finite.argmin())
-            (broke,) = findings_of_step(_step(flow, bad))
-            passing = [_at_step(broke, bad, len(finite), ", and not at the last")]
-        before = [] if history is None else list(findings_of_step(_step(history, 0)))
-        found, at_first = _of_both(before, now, learned(_run(losses)))
-    run = _run(losses)
+        flow = _looked_at(flow)
+        run, steps = _run(flow.loss if losses is None else losses), len(flow.loss)
+        told = _of_history(flow, learned(run))
     held = np.asarray([] if held_out is None else held_out, np.float64)
-    of_run = list(findings_of_run(history, last, run, held, max(steps, len(run))))
+    of_run = list(findings_of_run(told.history, told.last, run, held, max(steps, len(run))))
     if of_run and of_run[0].trouble == "learning rate too high":
         # what large steps broke is not the cause
-        found = [f for f in found if f.trouble in at_first]
-        return [*found, *of_run, *passing]
-    known = {f.trouble for f in found}
+        found = [f for f in told.found if f.trouble in told.at_first]
+        return [*found, *of_run, *told.passing]
+    known = {f.trouble for f in told.found}
     explained = {"plateau", "learning rate too low"} if known & _STANDSTILL else set()
     explained |= known & {"non-finite"}
-    return [*found, *(f for f in of_run if f.trouble not in explained), *passing]
+    rest = [f for f in of_run if f.trouble not in explained]
+    return [*told.found, *rest, *told.passing]
+
+
+class _Told(NamedTuple):
+    """What the steps tell, apart from the run's losses."""
+
+    found: list[Finding]
+    at_first: set[str]
+    """Troubles of the first step."""
+    passing: list[Finding]
+    """Of a step that broke and was got over."""
+    last: Flow
+    """The step that is judged as the last."""
+    history: Flow | None
+    """The steps that are finite, if any is."""
+
+
+def _of_history(flow: Flow, learned: bool) -> _Told:
+    finite = finite_steps(flow)
+    # from where on nothing is finite
+    end = int(np.flatnonzero(finite).max(initial=-1)) + 1
+    history = jax.tree.map(lambda x: x[finite], flow) if end else None
+    last = _step(flow, min(end, len(finite) - 1))
+    now, passing = list(findings_of_step(last)), []
+    if end < len(finite):
+        now = [_at_step(f, end, len(finite), "") for f in now]
+    elif not finite.all():
+        bad = int(finite.argmin())
+        (broke,) = findings_of_step(_step(flow, bad))
+        passing = [_at_step(broke, bad, len(finite), ", and not at the last")]
+    before = [] if history is None else list(findings_of_step(_step(history, 0)))
+    found, at_first = _of_both(before, now, learned)
+    return _Told(found, at_first, passing, last, history)
 
 
 def _of_both(
@@ -105,9 +124,9 @@ def _of_both(
     return [*causes, *(f for f in now if f.trouble not in at_first)], at_first
 
 
-def _run(losses: ArrayLike | None) -> NDArray[np.float64]:
+def _run(losses: ArrayLike) -> NDArray[np.float64]:
     """Its losses, without those that were not finite if that has been got over."""
-    run = np.asarray([] if losses is None else losses, np.float64)
+    run = np.asarray(losses, np.float64)
     return run[np.isfinite(run)] if run.size and np.isfinite(run[-1]) else run
 
 

@@ -30,9 +30,6 @@ LARGE = 2**16
 SCALED = 8
 """How many examples at a time are computed again, scaled, if the squares of some are no numbers."""
 
-LARGEST = 2**26
-"""Elements of per-example gradients that are held at a time, where they have to be."""
-
 
 def _zero(factors: Factors) -> Array:
     dtypes = [jnp.real(leaf).dtype for leaf in factors.params]
@@ -319,49 +316,3 @@ def gram(factors: Factors, other: Factors | None = None) -> Array:
         )
         total = total + jnp.real(g @ h.conj().T)
     return total
-
-
-def second_moment(factors: Factors) -> Params:
-    """`1/B Σᵢ |gᵢ|²` elementwise, in float32: shaped as the parameters.
-
-    The diagonal of the empirical Fisher matrix.
-    """
-    return _tree(factors, second_moments(factors, range(len(factors.params))))
-
-
-def second_moments(factors: Factors, leaves: Sequence[int]) -> list[Array]:
-    """`second_moment` of some parameters, given by their places among the leaves."""
-    values, examples = values_of(factors.params, factors.constants), factors.program.examples
-
-    def moment(i: int, found: Sequence[Used]) -> Array:
-        parameter = factors.params[i]
-        total = jnp.zeros(parameter.shape, wide(jnp.real(parameter)).dtype)
-        if not found:
-            return total
-        at_once = max(1, min(examples, LARGEST // max(parameter.size, 1)))
-
-        def squared(part: list[Used]) -> Array:
-            own = wide(jnp.abs(own_gradients(part, i, values)))
-            return jnp.sum(jnp.square(own), 0)
-
-        if at_once == examples:
-            return squared(list(found)) / examples
-        chunks = examples // at_once
-
-        def cut(start: Any, size: int) -> list[Used]:
-            def slice_of(x: Array) -> Array:
-                return jax.lax.dynamic_slice_in_dim(x, start, size)
-
-            return [Used(u.use, u.seen, *jax.tree.map(slice_of, (u.saved, u.error))) for u in found]
-
-        def add(c: Any, so_far: Array) -> Array:
-            return so_far + squared(cut(c * at_once, at_once))
-
-        total = jnp.asarray(jax.lax.fori_loop(0, chunks, add, total))
-        rest = examples - chunks * at_once
-        if rest:
-            total = total + squared(cut(chunks * at_once, rest))
-        return total / examples
-
-    by_parameter = uses_by_parameter(factors)
-    return [moment(i, by_parameter[i]) for i in leaves]

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxnets import tree
-from jaxnets.gradients.factors import second_moments
 from jaxnets.gradients.layout import Layout, bias_of, layout_of
+from jaxnets.gradients.moments import second_moments
 from jaxnets.gradients.outer import Outer
 from jaxnets.gradients.plans import Used, outer_products, uses_by_parameter, wide
 from jaxnets.gradients.program import Factors

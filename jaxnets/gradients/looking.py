@@ -32,7 +32,7 @@ from jaxnets.gradients.site_flow import (
     ratio,
 )
 from jaxnets.gradients.site_norms import example_norms, site_norms
-from jaxnets.gradients.sites import Place, Record, Site, Watch
+from jaxnets.gradients.site_record import Place, Record, Site, Watch
 from jaxnets.gradients.unit_rows import (
     Axes,
     UnitRows,

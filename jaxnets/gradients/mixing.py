@@ -7,65 +7,18 @@ examples with examples, or a sum that meets single examples again makes of each 
 Where the axis cannot be followed (an unknown operation, a permutation), nothing is said.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxnets.equations import leading_axes_are_kept, on_any_platform, programs_inside
 from jaxnets.gradients.graph import body_of
+from jaxnets.gradients.mixing_rules import Along, Mixed, State, Unknown, state_after
 from jaxnets.types import PyTree
 
-
-@dataclass(frozen=True)
-class Along:
-    """Each example's own value, the examples along this axis (alone, or its slowest part)."""
-
-    axis: int
-
-
-@dataclass(frozen=True)
-class Summed:
-    """A sum over the examples of their own values."""
-
-    where: str
-
-
-@dataclass(frozen=True)
-class Mixed:
-    """A value of one example that others had part in."""
-
-    what: str
-
-
-@dataclass(frozen=True)
-class Unknown:
-    """The axis was lost."""
-
-
-State: TypeAlias = Along | Summed | Mixed | Unknown | None
-"""None: no example is in it."""
-Rule: TypeAlias = Callable[[Any, Sequence[State], str], State]
-
-_ELEMENTWISE = {
-    "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh",
-    "cbrt", "ceil", "clamp", "complex", "conj", "convert_element_type", "copy", "copy_p", "cos",
-    "cosh", "digamma", "div", "eq", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge",
-    "gt", "imag", "integer_pow", "is_finite", "le", "lgamma", "log", "log1p", "logistic", "lt",
-    "max", "min", "mul", "name", "ne", "neg", "not", "or", "pow", "real", "reduce_precision", "rem",
-    "round", "rsqrt", "select_n", "sign", "sin", "sinh", "sqrt", "square", "stop_gradient",
-    "stored", "sub", "tan", "tanh", "xor",
-}  # fmt: skip
-_LINEAR = {"add", "add_any", "convert_element_type", "copy", "copy_p", "name", "neg",
-           "reduce_precision", "select_n", "stored", "sub"}  # fmt: skip
-_REDUCING = {"argmax", "argmin", "reduce_and", "reduce_max", "reduce_min", "reduce_or",
-             "reduce_prod", "reduce_sum", "reduce_xor"}  # fmt: skip
-_ALONG_AN_AXIS = {"cumlogsumexp": "axis", "cummax": "axis", "cummin": "axis", "cumprod": "axis",
-                  "cumsum": "axis", "sort": "dimension"}  # fmt: skip
 _CALLS = {"closed_call", "core_call", "custom_jvp_call", "custom_vjp_call",
           "custom_vjp_call_jaxpr", "jit", "pjit", "remat", "remat2", "checkpoint"}  # fmt: skip
 
@@ -134,28 +87,7 @@ def _results(equation: Any, states: Sequence[State], line: str) -> list[State]:
     if name == "scan":
         return _scan(equation, states)
     place = f"{name} (in {line})" if line else name
-    for state in states:
-        if isinstance(state, Mixed):
-            return all_are(state)
-    if any(isinstance(state, Unknown) for state in states):
-        return all_are(Unknown())
-    if any(isinstance(state, Summed) for state in states):
-        return all_are(_after_the_sum(equation, states, place))
-    if name in _ELEMENTWISE:
-        return all_are(_same_axis(states, place))
-    if name in _REDUCING:
-        return all_are(_reduced(equation, states[0], place))
-    if name in _ALONG_AN_AXIS:
-        axes = {state.axis for state in states if isinstance(state, Along)}
-        if axes == {equation.params[_ALONG_AN_AXIS[name]]}:
-            return all_are(Mixed(f"{place} over the batch"))
-        return all_are(_same_axis(states, place))
-    if name == "split":
-        kept = isinstance(states[0], Along) and states[0].axis != equation.params["axis"]
-        return all_are(states[0] if kept else Unknown())
-    if name in _RULES:
-        return all_are(_RULES[name](equation, states, place))
-    return all_are(Unknown())
+    return all_are(state_after(equation, states, place))
 
 
 def _line(equation: Any) -> str:
@@ -166,176 +98,6 @@ def _line(equation: Any) -> str:
         if not frame.file_name.startswith(own):
             return f"{frame.function_name}, {Path(frame.file_name).name}:{frame.line_num}"
     return ""
-
-
-def _same_axis(states: Sequence[State], place: str) -> State:
-    axes = {state for state in states if state is not None}
-    return axes.pop() if len(axes) == 1 else Mixed(f"{place}, of examples with examples")
-
-
-def _after_the_sum(equation: Any, states: Sequence[State], place: str) -> State:
-    name = equation.primitive.name
-    sums = [state for state in states if isinstance(state, Summed)]
-    others = [state for state in states if isinstance(state, Along)]
-    if others:
-        return Mixed(f"{sums[0].where}, a sum over the batch that meets single examples again")
-    scaled = name == "mul" and len(sums) == 1
-    divided = name == "div" and isinstance(states[0], Summed) and states[1] is None
-    chosen = name != "select_n" or states[0] is None
-    rearranged = {"broadcast_in_dim", "reduce_sum", "reshape", "squeeze", "transpose"}
-    if scaled or divided or name in rearranged or (name in _LINEAR and chosen):
-        return sums[0]
-    if name == "dot_general" and len(sums) == 1:
-        return sums[0]
-    if name in _ELEMENTWISE | _REDUCING | {"dot_general"}:
-        return Mixed(f"{sums[0].where}, a sum over the batch that goes into {place}")
-    return Unknown()
-
-
-def _reduced(equation: Any, state: State, place: str) -> State:
-    if not isinstance(state, Along):
-        return Unknown()
-    axes = equation.params["axes"]
-    if state.axis not in axes:
-        return Along(state.axis - sum(axis < state.axis for axis in axes))
-    if equation.primitive.name == "reduce_sum":
-        return Summed(place)
-    return Mixed(f"{place} over the batch")
-
-
-def _dot(equation: Any, states: Sequence[State], place: str) -> State:
-    contracted, shared = equation.params["dimension_numbers"]
-    ndims = [len(v.aval.shape) for v in equation.invars]
-    found: list[int] = []
-    for i, state in enumerate(states):
-        if not isinstance(state, Along):
-            continue
-        if state.axis in contracted[i]:
-            other = states[1 - i]
-            partner = contracted[1 - i][contracted[i].index(state.axis)]
-            if other is None or other == Along(partner):
-                return Summed(place)
-            return Unknown()
-        if state.axis in shared[i]:
-            found.append(shared[i].index(state.axis))
-            continue
-        free = [a for a in range(ndims[i]) if a not in contracted[i] and a not in shared[i]]
-        before = len(shared[0])
-        if i == 1:
-            before += ndims[0] - len(contracted[0]) - len(shared[0])
-        found.append(before + free.index(state.axis))
-    if len(set(found)) > 1:
-        return Mixed(f"{place}, of examples with examples")
-    return Along(found[0])
-
-
-def _conv(equation: Any, states: Sequence[State], place: str) -> State:
-    layout = equation.params["dimension_numbers"]
-    plain = equation.params["batch_group_count"] == 1 and states[1] is None
-    if plain and states[0] == Along(layout.lhs_spec[0]):
-        return Along(layout.out_spec[0])
-    return Unknown()
-
-
-def _reshape(equation: Any, states: Sequence[State], place: str) -> State:
-    (state, *_) = states
-    before, after = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-    assert isinstance(state, Along)
-    examples = before[state.axis]
-    ahead = prod(before[: state.axis])
-    for axis, size in enumerate(after):
-        if prod(after[:axis]) == ahead and size > 1 and _divides(examples, size):
-            return Along(axis)
-    return Unknown()
-
-
-def _divides(a: int, b: int) -> bool:
-    return b % a == 0 or a % b == 0
-
-
-def _gather(equation: Any, states: Sequence[State], place: str) -> State:
-    numbers = equation.params["dimension_numbers"]
-    table, indices = states
-    out = equation.outvars[0].aval
-    batch = [axis for axis in range(out.ndim) if axis not in numbers.offset_dims]
-    if isinstance(table, Along) and indices is None:
-        taken = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
-        window = [a for a in range(equation.invars[0].aval.ndim) if a not in taken]
-        whole = equation.invars[0].aval.shape[table.axis]
-        if table.axis in taken or equation.params["slice_sizes"][table.axis] != whole:
-            return Unknown()
-        return Along(numbers.offset_dims[window.index(table.axis)])
-    if not isinstance(indices, Along) or indices.axis >= len(batch):
-        return Unknown()
-    if isinstance(table, Along):
-        pairs = zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True)
-        if (table.axis, indices.axis) not in set(pairs):
-            return Unknown()
-    return Along(batch[indices.axis])
-
-
-def _window(equation: Any, states: Sequence[State], place: str) -> State:
-    (state, *_) = states
-    alone = isinstance(state, Along) and equation.params["window_dimensions"][state.axis] == 1
-    return state if alone else Unknown()
-
-
-def _slice(equation: Any, states: Sequence[State], place: str) -> State:
-    (state, *_) = states
-    before, after = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-    alone = isinstance(state, Along) and before[state.axis] == after[state.axis]
-    return state if alone and all(s is None for s in states[1:]) else Unknown()
-
-
-def _transpose(equation: Any, states: Sequence[State], place: str) -> State:
-    (state,) = states
-    assert isinstance(state, Along)
-    return Along(equation.params["permutation"].index(state.axis))
-
-
-def _squeeze(equation: Any, states: Sequence[State], place: str) -> State:
-    (state,) = states
-    assert isinstance(state, Along)
-    gone = equation.params["dimensions"]
-    return Along(state.axis - sum(axis < state.axis for axis in gone))
-
-
-def _broadcast(equation: Any, states: Sequence[State], place: str) -> State:
-    (state, *_) = states
-    assert isinstance(state, Along)
-    return Along(equation.params["broadcast_dimensions"][state.axis])
-
-
-def _concatenate(equation: Any, states: Sequence[State], place: str) -> State:
-    joined = equation.params["dimension"]
-    if any(state == Along(joined) for state in states):
-        return Unknown()
-    return _same_axis(states, place)
-
-
-def _reversed(equation: Any, states: Sequence[State], place: str) -> State:
-    (state,) = states
-    turned = isinstance(state, Along) and state.axis in equation.params["dimensions"]
-    return Unknown() if turned else state
-
-
-_RULES: Mapping[str, Rule] = {
-    "broadcast_in_dim": _broadcast,
-    "concatenate": _concatenate,
-    "conv_general_dilated": _conv,
-    "dot_general": _dot,
-    "dynamic_slice": _slice,
-    "gather": _gather,
-    "pad": _slice,
-    "reduce_window": _window,
-    "reduce_window_max": _window,
-    "reduce_window_sum": _window,
-    "reshape": _reshape,
-    "rev": _reversed,
-    "slice": _slice,
-    "squeeze": _squeeze,
-    "transpose": _transpose,
-}
 
 
 def _scan(equation: Any, states: Sequence[State]) -> list[State]:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnets.gradients.sites import Site
+from jaxnets.gradients.site_record import Site
 from jaxnets.types import Array
 
 

@@ -26,7 +26,7 @@ from jaxnets.gradients.graph import (
     trained_inputs,
 )
 from jaxnets.gradients.plans import Used, choose
-from jaxnets.gradients.sites import Place, Probe, Record, Site, Sites
+from jaxnets.gradients.site_record import Place, Probe, Record, Site, Sites
 from jaxnets.gradients.squares import squares
 from jaxnets.gradients.uses import Use, before, parameters, uses, view
 from jaxnets.types import Array

@@ -12,16 +12,8 @@ from jaxnets import tree
 from jaxnets.equations import programs_inside, what_mixes_examples
 from jaxnets.gradients.graph import Computed, Fixed, Input, Key, all_nodes, body_of
 from jaxnets.gradients.site_kinds import CUSTOM
-from jaxnets.gradients.sites import (
-    Loop,
-    Place,
-    Probe,
-    Record,
-    Sites,
-    Watch,
-    as_example,
-    run,
-)
+from jaxnets.gradients.site_record import Loop, Place, Probe, Record, Sites, Watch
+from jaxnets.gradients.sites import as_example, run
 from jaxnets.types import Array, Params, PyTree
 
 

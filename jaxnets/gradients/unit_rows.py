@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from numpy.typing import NDArray
 
-from jaxnets.gradients.sites import Place, Record, Site
+from jaxnets.gradients.site_record import Place, Record, Site
 from jaxnets.gradients.uses import uses
 from jaxnets.types import Array
 

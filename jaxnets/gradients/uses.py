@@ -19,7 +19,8 @@ from jaxnets.gradients.graph import (
     trained_inputs,
 )
 from jaxnets.gradients.outer import Outer, batch_gradient, gradient, outer
-from jaxnets.gradients.sites import Loop, Site, Sites, apply
+from jaxnets.gradients.site_record import Loop, Site, Sites
+from jaxnets.gradients.sites import apply
 from jaxnets.types import Array
 
 PRODUCTS = ("dot", "conv", "gather")
