@@ -9,7 +9,8 @@ import pytest
 from jax import lax
 
 from jaxnets import gradients, losses, nn
-from jaxnets.gradients.mixing import Mixed, Summed, Unknown, state_of
+from jaxnets.gradients.mixing import state_of
+from jaxnets.gradients.mixing_rules import Mixed, Summed, Unknown
 from tests.catalogue import thorough_beyond
 
 X = jnp.linspace(-1, 1, 24).reshape(4, 6)
