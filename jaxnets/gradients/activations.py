@@ -22,8 +22,8 @@ _TAGS = {"name", "checkpoint_name"}
 _SAME_NAME = {"tanh": "tanh", "logistic": "sigmoid"}
 _GROUPS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
 _CALLS = _GROUPS | {"custom_jvp_call"}
-# nonlinearities of their own, which compute a sigmoid or tanh on their way
-_WHOLE = {"gelu", "log_sigmoid", "mish", "silu", "swish"}
+# nonlinearities of their own, which compute a sigmoid, tanh or relu on their way
+_WHOLE = {"celu", "gelu", "log_sigmoid", "mish", "silu", "swish"}
 
 
 def tag(name: str, x: PyTree) -> PyTree:

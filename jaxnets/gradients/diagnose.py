@@ -55,8 +55,8 @@ def diagnose(
         told = _Told(list(findings_of_step(flow)), set(), [], flow, None)
         run, steps = _run([] if losses is None else losses), 1
     else:
-        flow = _looked_at(flow)
-        run, steps = _run(flow.loss if losses is None else losses), len(flow.loss)
+        steps, flow = len(flow.loss), _looked_at(flow)
+        run = _run(flow.loss if losses is None else losses)
         told = _of_history(flow, learned(run))
     held = np.asarray([] if held_out is None else held_out, np.float64)
     of_run = list(findings_of_run(told.history, told.last, run, held, max(steps, len(run))))

@@ -265,7 +265,7 @@ def _found(
         about = About(
             kind, path, place, layers.get(loop, (False,) * len(use.loops)),
             tuple(x.reverse for x in use.loops), origin.carried,
-            tuple(of for of in origin.places if of in products),
+            tuple(of for of in origin.places if of in products), _is_term(use.site.equation),
         )  # fmt: skip
         group = turns.index(norms.shape[:-1])
         name = _unused(name, taken)
@@ -273,6 +273,10 @@ def _found(
         found.append((name, about, group, sizes[group]))
         sizes[group] += 1
     return tuple(found)
+
+
+def _is_term(equation: Any) -> bool:
+    return equation is None or equation.primitive.name in ("add", "add_any", "sub")
 
 
 def _leaves(use: Use, met: Set[Any]) -> list[Any]:

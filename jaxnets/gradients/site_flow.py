@@ -34,6 +34,9 @@ class About(NamedTuple):
     """For each loop, whether the site's result is made of the one in the turn before."""
     made_of: tuple[tuple[int, ...], ...] = ()
     """The places of the products whose results its own is made of."""
+    is_term: bool = False
+    """Whether the parameter is a term of a sum or a loop's first value, which lets through whatever
+    it is beside."""
 
 
 @jax.tree_util.register_dataclass

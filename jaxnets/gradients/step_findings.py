@@ -101,6 +101,7 @@ def _opening(sites: dict[str, SiteFlow]) -> bool:
     return any(
         np.any((s.weight_norm == 0) & (s.gradient_norm != 0)) and _all_zero(s.activation)
         for s in sites.values()
+        if not s.about.is_term
     )
 
 
@@ -164,5 +165,6 @@ def _without_gradient(sites: dict[str, SiteFlow], explained: bool) -> Iterator[F
         more = f", and to {len(silent) - 1} more" if len(silent) > 1 else ""
         yield Finding(
             "no gradient", silent[-1], f"its error signal is exactly 0: nothing comes back{more}",
-            "If that is not meant, as of a frozen part: see whether the loss depends on its result",
+            "If it is not meant, as of a frozen part: see whether the loss depends on its result, "
+            "and whether the units behind it are off for every example",
         )  # fmt: skip

@@ -163,6 +163,8 @@ def run(seed, broken):
     x_few, y_few = data(keys[3], 16)
     if few:
         y_few = jax.random.permutation(keys[5], y_few)
+    if net.fault == "plateau":
+        y_held = jax.random.permutation(keys[5], y_held)
     whole = gradients.value_and_grad_flow(loss, batched=True, rank_rows=0)
 
     def step(carry, key):
@@ -180,4 +182,4 @@ def run(seed, broken):
     _, (flow, held) = jax.jit(lambda c, k: jax.lax.scan(step, c, k))(
         carry, jax.random.split(keys[4], steps)
     )
-    return net, gradients.diagnose(flow, held_out=None if net.fault == "plateau" else held)
+    return net, gradients.diagnose(flow, held_out=held)

@@ -364,3 +364,26 @@ def test_of_20_broken_nets_18_are_named_and_of_20_healthy_ones_18_are_let_pass()
         jax.clear_caches()
     assert named >= 18, wrong
     assert silent >= 18, wrong
+
+
+@pytest.mark.parametrize(
+    ("activation", "trouble"),
+    [
+        (jax.nn.relu, "dead units"), (jax.nn.gelu, "no gradient"), (jax.nn.relu6, "no gradient"),
+        (lambda x: jnp.where(x > 0, x, 0), "no gradient"), (jax.nn.celu, "no gradient"),
+        (jax.nn.silu, "vanishing"), (jax.nn.leaky_relu, None),
+    ],
+)  # fmt: skip
+def test_a_layer_that_is_off_is_named_whatever_its_nonlinearity(activation, trouble):
+    """Though its head's bias starts at 0, and gets a gradient: it opens nothing."""
+    first, second, head = (normal(i, shape) / 3 for i, shape in enumerate([(6, 9), (9, 9), (9, 2)]))
+    params = {"first": first, "second": second, "off": jnp.full(9, -60.0), "head": head}
+
+    def loss(params, x):
+        x = activation(activation(x @ params["first"]) @ params["second"] + params["off"][None])
+        return jnp.mean(jnp.square(x @ params["head"] + params["bias"][None] - 1))
+
+    look = jax.jit(gradients.flow(loss, batched=True, rank_rows=0))
+    assert gradients.diagnose(look({**params, "off": jnp.zeros(9), "bias": jnp.zeros(2)}, X)) == []
+    found = gradients.diagnose(look({**params, "bias": jnp.zeros(2)}, X))
+    assert [f.trouble for f in found] == ([trouble] if trouble else [])
