@@ -13,6 +13,7 @@ from experiments.benchmarks import (
     attention,
     clipping,
     cost_model,
+    frozen,
     layers,
     optimizers,
     per_example,
@@ -364,3 +365,14 @@ def test_a_population_and_runs_in_turn_are_the_same_steps():
     forms = population.contenders(config)
     assert population.BASELINE in forms
     assert {name: go() for name, go in forms.items()} == dict.fromkeys(forms, 2 * 2 * 2)
+
+
+@pytest.mark.thorough
+def test_a_head_costs_no_memory_more_beside_its_frozen_base():
+    config = frozen.Config(examples=4, batch_size=2, rounds=1)
+    forms, peaks = frozen.contenders(config)
+    assert {go() for go in forms.values()} == {2}
+    assert len(peaks) == 3
+    assert max(peaks.values()) <= 1.1 * peaks[frozen.BASELINE]
+    with pytest.raises(UsageError, match="at least --batch-size"):
+        frozen.main(frozen.Config(examples=1))
