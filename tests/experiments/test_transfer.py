@@ -3,6 +3,7 @@
 import json
 import re
 import zipfile
+from functools import partial
 from itertools import pairwise
 
 import jax
@@ -202,11 +203,12 @@ def test_tuning_starts_from_the_frozen_base_with_its_head_at_rest(base, method, 
     start = learner.start(chosen, 0, HeadChoice(kind, 0.1))
     solved = heads.solve(base.train.seen[kind][chosen], base.train_y[chosen], 3, 0, 0.1)
     np.testing.assert_allclose(
-        learner.logits(start.trained, start.fixed, (), learner.inputs(None)),
+        jax.jit(learner.logits)(start.trained, start.fixed, (), learner.inputs(None)),
         heads.tested(base, kind, solved.head), atol=1e-4,
     )  # fmt: skip
     batch = {"inputs": learner.inputs(chosen), "y": learner.labels[chosen]}
-    grads, _ = jax.grad(learner.loss, has_aux=True)(start.trained, start.fixed, (), batch, None)
+    gradient = jax.jit(jax.grad(learner.loss, has_aux=True))
+    grads, _ = gradient(start.trained, start.fixed, (), batch, None)
     at_rest = grads.pop(tuning.HEAD)
     assert all(np.abs(g).max() < 3e-3 for g in jax.tree.leaves(at_rest))
     assert any(np.abs(g).max() > 3e-3 for g in jax.tree.leaves(grads))
@@ -244,7 +246,8 @@ def test_tuning_all_layers_starts_from_the_base_and_moves_everything():
     config = models.EfficientNetConfig(
         stem=4, head=8, stages=(models.Stage(1, 3, 1, 1, 4), models.Stage(1, 3, 2, 2, 6))
     )  # fmt: skip
-    params, moments = models.init_efficientnet(jax.random.key(0), config)
+    init = jax.jit(lambda key: models.init_efficientnet(key, config))
+    params, moments = init(jax.random.key(0))
     del params["classifier"]
     rng = np.random.default_rng(0)
     images, y = rng.normal(size=(40, 8, 8, 3)).astype(np.float32), np.arange(40, dtype=np.int32) % 2
@@ -252,7 +255,7 @@ def test_tuning_all_layers_starts_from_the_base_and_moves_everything():
     def seen_by(params, moments, x, learns):
         return models.efficientnet_features(params, config, x, state=moments, train=learns)
 
-    seen = np.asarray(seen_by(params, moments, images, False)[0])
+    seen = np.asarray(jax.jit(partial(seen_by, learns=False))(params, moments, images)[0])
     learner = all_layers(
         params, moments, seen_by, lambda known: images[known], Features({LAST: seen}, ()), y, 2,
         "both", 1000,
@@ -260,7 +263,7 @@ def test_tuning_all_layers_starts_from_the_base_and_moves_everything():
     known = np.arange(40)
     start = learner.start(known, 0, HeadChoice(LAST, 0.1))
     frozen = head_logits(solve(seen, y, 2, 0, 0.1).head, seen)
-    at_first = learner.logits(start.trained, start.fixed, start.moments, images)
+    at_first = jax.jit(learner.logits)(start.trained, start.fixed, start.moments, images)
     np.testing.assert_allclose(at_first, frozen, atol=1e-5)
 
     def loss(trained):

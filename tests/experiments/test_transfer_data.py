@@ -167,12 +167,13 @@ def small_minilm(tmp_path, monkeypatch):
     rows[1] = f" w{LONG - 1}  ,1,imdb"
     path = tmp_path / "own.csv"
     path.write_text("\n".join(["text,label,source", *rows]))
-    config = replace(pretrained.MINILM, vocabulary=len(WORDS), features=24, heads=2)
+    # one block below, and two above
+    config = replace(pretrained.MINILM, vocabulary=len(WORDS), depth=3, features=24, heads=2)
+    monkeypatch.setattr(texts, "FROZEN_BLOCKS", 1)
+    init = jax.jit(lambda key: models.init_encoder(key, config))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(pretrained, "MINILM", config)
-    monkeypatch.setattr(
-        pretrained, "load_bert", lambda path, config: models.init_encoder(jax.random.key(0), config)
-    )
+    monkeypatch.setattr(pretrained, "load_bert", lambda path, config: init(jax.random.key(0)))
     monkeypatch.setattr(
         texts, "fetch_weights", lambda name, folder: ["weights", tmp_path / "tokenizer.json"]
     )
@@ -193,7 +194,7 @@ def test_no_test_review_is_learned_from_and_labels_stay_with_their_texts(small_m
     np.testing.assert_array_equal(base.train_y, np.array(known) % 2)
     np.testing.assert_array_equal(base.test_y, np.array(tested) % 2)
     for of in (base.train, base.test):
-        again = base.features(base.params, of.below)[LAST]
+        again = jax.jit(base.features)(base.params, of.below)[LAST]
         np.testing.assert_allclose(again, of.seen[LAST], atol=0.05)
     few, print_of_few = load_texts(None, None, train_texts=7, test_texts=3)
     assert words_of(few.scratch.inputs(np.arange(7))) == known[:7]

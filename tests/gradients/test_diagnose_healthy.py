@@ -1,5 +1,7 @@
 """What is no trouble: nets that start with zeros, ways beside each other, runs that learned."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,11 @@ from tests.numerics import normal
 
 X = normal(0, (32, 6))
 LABELS = jnp.arange(32) % 4
+
+
+def flow_of(loss, *args):
+    """In one compilation: operation by operation, there would be one for each shape."""
+    return jax.jit(gradients.flow(loss))(*args)
 
 
 def troubles(flow, **more):
@@ -24,20 +31,30 @@ def cross_entropy(logits, label):
     return -jax.nn.log_softmax(logits)[label]
 
 
-def trained(loss, params, steps, rate=1e-3, batches=None):
+@cache
+def step_of(loss):
+    """Compiled once for all runs of a loss."""
     whole = gradients.value_and_grad_flow(loss, rank_rows=0)
-    optimizer = optim.adam(rate)
 
-    def step(carry, batch):
-        params, state = carry
+    @jax.jit
+    def step(rate, params, state, *batch):
         _, gradient, flow = whole(params, *batch)
-        updates, state = optimizer.update(gradient, state, params)
+        updates, state = optim.adam(rate).update(gradient, state, params)
         flow = gradients.with_updates(flow, params, updates)
-        return (optim.apply_updates(params, updates), state), flow
+        return optim.apply_updates(params, updates), state, flow
 
-    batches = batches or (jnp.stack([X] * steps), jnp.stack([LABELS] * steps))
-    carry = params, optimizer.init(params)
-    return jax.jit(lambda c, b: jax.lax.scan(step, c, b)[1])(carry, batches)
+    return step
+
+
+def trained(loss, params, steps, rate=1e-3, batches=None):
+    # on the host, where stacking compiles nothing
+    params = jax.device_get(params)
+    state, seen = jax.jit(optim.adam(rate).init)(params), []
+    for i in range(steps):
+        batch = (X, LABELS) if batches is None else [x[i] for x in batches]
+        params, state, flow = step_of(loss)(rate, params, state, *batch)
+        seen.append(flow)
+    return jax.tree.map(lambda *x: np.stack(x), *seen)
 
 
 def residual(params, x, label):
@@ -72,7 +89,7 @@ def test_what_starts_at_zero_to_open_later_is_no_trouble(zeros):
 
 def test_a_net_of_zeros_alone_is_symmetric():
     params = jax.tree.map(jnp.zeros_like, residual_net())
-    assert troubles(gradients.flow(residual)(params, X, LABELS))[0] == "symmetric"
+    assert troubles(flow_of(residual, params, X, LABELS))[0] == "symmetric"
 
 
 @pytest.mark.parametrize("steps", [6, 12])
@@ -114,21 +131,20 @@ def test_what_stands_beside_is_no_depth():
         return 1e-4 * aside + jnp.sum((jnp.tanh(x @ p["c"]) @ p["d"]) ** 2)
 
     p = dict(zip("abcd", weights(3, *[(6, 6)] * 4), strict=True))
-    assert troubles(gradients.flow(towers)(p, X)) == []
+    assert troubles(flow_of(towers, p, X)) == []
 
     def heads(p, x):
         h = jnp.tanh(x @ p["a"])
         large = jnp.sum((jnp.tanh(h @ p["b"]) @ p["c"]) ** 2)
         return large + 1e-4 * jnp.sum((jnp.tanh(h @ p["d"]) @ p["a"]) ** 2)
 
-    assert troubles(gradients.flow(heads)(p, X)) == []
+    assert troubles(flow_of(heads, p, X)) == []
 
     def one_way(p, x):
         return 1e4 * jnp.sum(jnp.tanh(1e-4 * (jnp.tanh(x @ p["a"]) @ p["b"])) @ p["c"])
 
-    (found,) = gradients.diagnose(
-        gradients.flow(lambda p, x: towers(p, x) + one_way(p, 1e-3 * x))(p, X)
-    )
+    both = flow_of(lambda p, x: towers(p, x) + one_way(p, 1e-3 * x), p, X)
+    (found,) = gradients.diagnose(both)
     assert found.trouble == "vanishing"
 
 
@@ -141,7 +157,7 @@ def test_a_loss_added_up_in_a_loop_is_no_recurrence():
     p = dict(zip("ab", weights(5, (6, 6), (6, 6)), strict=True))
     x = normal(7, (32, 5, 6))
     few = jnp.broadcast_to(jnp.array([1e-5, 1, 1, 1, 1]), (32, 5))
-    assert troubles(gradients.flow(in_chunks)(p, x, few)) == []
+    assert troubles(flow_of(in_chunks, p, x, few)) == []
 
 
 def test_what_explodes_through_time_alone_is_named_once():
@@ -150,7 +166,7 @@ def test_what_explodes_through_time_alone_is_named_once():
         return jnp.sum(jax.lax.scan(turn, jnp.zeros(6), x)[0] @ p["head"])
 
     p = {"in": jnp.eye(6), "hidden": 2.0 * jnp.eye(6), "head": jnp.eye(6)}
-    (found,) = gradients.diagnose(gradients.flow(recurrent)(p, normal(8, (16, 20, 6))))
+    (found,) = gradients.diagnose(flow_of(recurrent, p, normal(8, (16, 20, 6))))
     assert (found.trouble, "through the loop" in found.evidence) == ("exploding", True)
 
 
@@ -207,7 +223,7 @@ def test_members_of_an_ensemble_in_a_loop_are_no_depth():
 
     p = {name: normal(i, (3, 6, 6)) / 6**0.5 for i, name in enumerate("ab")}
     scale = jnp.broadcast_to(jnp.array([1e-5, 1.0, 1.0]), (32, 3))
-    assert troubles(gradients.flow(members)(p, X, scale)) == []
+    assert troubles(flow_of(members, p, X, scale)) == []
 
 
 def test_what_has_been_learned_by_losses_of_all_signs():
@@ -233,21 +249,21 @@ def test_a_run_of_which_few_steps_were_looked_at_may_stand():
 def test_only_a_cross_entropy_stands_at_a_guess():
     falling = np.log(4) + np.exp(-np.arange(40) / 4)
     params = weights(13, (6, 4))[0]
-    classes = gradients.flow(lambda w, x, y: cross_entropy(x @ w, y))(params, X, LABELS)
-    squares = gradients.flow(lambda w, x, y: jnp.sum((x @ w - 1) ** 2))(params, X, LABELS)
+    classes = flow_of(lambda w, x, y: cross_entropy(x @ w, y), params, X, LABELS)
+    squares = flow_of(lambda w, x, y: jnp.sum((x @ w - 1) ** 2), params, X, LABELS)
     assert troubles(classes, losses=falling) == ["plateau"]
     assert troubles(squares, losses=falling) == []
 
 
 def test_parameters_that_are_not_used_are_listed_and_no_trouble():
     params = dict(zip("abc", weights(1, (6, 6), (6, 6), (6, 6)), strict=True))
-    flow = gradients.flow(lambda p, x: jnp.sum(jnp.tanh(x @ p["b"])))(params, X)
+    flow = flow_of(lambda p, x: jnp.sum(jnp.tanh(x @ p["b"])), params, X)
     assert flow.sites.unmet == ("a", "c")
     assert troubles(flow) == []
 
 
 def test_a_history_of_several_runs_is_refused():
-    flow = gradients.flow(chain)(weights(1, (6, 6)), X)
+    flow = flow_of(chain, weights(1, (6, 6)), X)
     runs = jax.tree.map(lambda x: jnp.broadcast_to(x, (2, 3, *x.shape)), flow)
     with pytest.raises(ValueError, match=r"losses of shape \(2, 3\); diagnose each run by itself"):
         gradients.diagnose(runs)

@@ -41,6 +41,11 @@ def spread_equals(spread, values, tolerance):
         )
 
 
+def effective_rank(rows):
+    singular = np.linalg.svd(rows, compute_uv=False)
+    return (singular**2).sum() ** 2 / (singular**4).sum()
+
+
 @pytest.mark.parametrize("batched", [False, True])
 def test_an_mlps_signals_are_those_by_hand(batched):
     loss = mean_of(mlp_loss) if batched else mlp_loss
@@ -64,7 +69,10 @@ def test_an_mlps_signals_are_those_by_hand(batched):
         np.testing.assert_allclose(site.error_norm, norms.mean(), rtol=1e-6)
         np.testing.assert_allclose(site.error_norm_std, norms.std(), rtol=1e-5)
         assert site.units == activation.shape[1]
-        np.testing.assert_allclose(site.activation.histogram.sum(), 1, rtol=1e-6)
+        if name in ("a", "hidden", "c"):  # products, and what is tagged
+            ranks = effective_rank(activation), effective_rank(error)
+            found = site.activation_rank, site.error_rank
+            np.testing.assert_allclose(found, ranks, rtol=1e-5)
     spread_equals(flow.sites["c"].entering, h, 1e-6)
     by_a = x.T @ at_z / B
     site = flow.sites["a"]
@@ -73,9 +81,6 @@ def test_an_mlps_signals_are_those_by_hand(batched):
     np.testing.assert_allclose(
         site.gradient_ratio, np.linalg.norm(by_a) / np.linalg.norm(a), rtol=1e-6
     )
-    singular = np.linalg.svd(at_z, compute_uv=False)
-    rank = (singular**2).sum() ** 2 / (singular**4).sum()
-    np.testing.assert_allclose(site.error_rank, rank, rtol=1e-5)
     np.testing.assert_allclose(value, 0.5 * np.square(at_c).sum(1).mean(), rtol=1e-6)
     wanted_gradient = jax.grad(mean_of(mlp_loss))(MLP, X, Y)
     jax.tree.map(
@@ -158,6 +163,54 @@ def test_dead_saturated_and_alike_units_are_counted():
     assert look(MLP, X, Y).sites["a"].differing > 0.1
 
 
+def test_every_bin_of_a_histogram_is_numpys():
+    """Of magnitudes; what is beyond the edges is in the outer bins."""
+    rng = np.random.default_rng(12)
+    # few enough that all are counted, and some in every bin
+    values, errors = (
+        rng.choice([-1, 1], (B, 20)) * 10 ** rng.uniform(-13.0, 5.0, (B, 20)) for _ in range(2)
+    )
+
+    def loss(params, x, weights):
+        return jnp.sum(params["scale"] * x * weights)
+
+    site = flow_of(loss)({"scale": jnp.ones(20)}, values, errors).sites["scale"]
+    edges = gradients.histogram_edges()
+    np.testing.assert_allclose(edges, np.logspace(-12, 4, 33))
+    for spread, drawn in ((site.activation, values), (site.error, errors)):
+        counts, _ = np.histogram(np.clip(np.abs(drawn), edges[0], edges[-1]), edges)
+        assert counts.min() > 0
+        np.testing.assert_allclose(spread.histogram, counts / drawn.size, rtol=1e-6)
+
+
+SLOW = np.arctanh(np.sqrt(1 - np.array([0.09, 0.11, 0.02, 0.17, 0.01, 0.5, 1.0])))
+"""Where the slope of tanh is so much."""
+
+
+@pytest.mark.parametrize(
+    ("function", "stretch"), [(jnp.tanh, 1), (jax.nn.sigmoid, 2), (jax.nn.relu, 1)]
+)
+def test_the_share_of_saturated_units(function, stretch):
+    """Those whose slope, in the mean over the examples, is below a tenth of the largest."""
+    # two units pass at every example, two fall short; of those whose examples differ, the mean of
+    # the slopes is 0.095, where most are steeper, and 0.255, where most are flat
+    x = np.repeat(SLOW[None], B, 0)
+    x[: B // 2, 3], x[B // 2 :, 3] = SLOW[2], SLOW[3]
+    x[: 3 * B // 4, 4], x[3 * B // 4 :, 4] = SLOW[4], SLOW[6]
+    x[1::2] *= -1
+    slopes = np.mean(1 - np.tanh(x) ** 2, 0)
+    np.testing.assert_allclose(slopes, [0.09, 0.11, 0.02, 0.095, 0.2575, 0.5, 1], rtol=1e-6)
+
+    def loss(params, x):
+        return jnp.sum(function(params["w"] * x))
+
+    sites = flow_of(loss)({"w": jnp.full(7, float(stretch))}, x).sites
+    (name,) = (name for name in sites if " > " in name)
+    # of a sigmoid at 2x the slope is that of tanh at x, as a share of the largest
+    wanted = np.nan if function is jax.nn.relu else 3 / 7
+    np.testing.assert_allclose(sites[name].saturated, wanted, rtol=1e-6)
+
+
 def test_batch_norm_in_training():
     params, state = nn.init_batch_norm(5)
 
@@ -191,14 +244,16 @@ def test_models_of_other_libraries():
     graph, state = nnx.split(Net(nnx.Rngs(0)))
     net = eqx.nn.MLP(5, 3, 8, 1, key=KEY)
     arrays, static = eqx.partition(net, eqx.is_array)
-    losses = [
+    libraries = [
         (lambda p, x, y: cross_entropy(model.apply(p, x), y), params),
         (lambda s, x, y: cross_entropy(nnx.merge(graph, s)(x), y), state),
         (lambda a, x, y: cross_entropy(jax.vmap(eqx.combine(a, static))(x), y), arrays),
     ]
-    for loss, params in losses:
-        value, gradient, flow = gradients.value_and_grad_flow(loss, batched=True)(params, X, y)
-        wanted, slope = jax.value_and_grad(loss)(params, X, y)
+    for loss, params in libraries:
+        both = gradients.value_and_grad_flow(loss, batched=True), jax.value_and_grad(loss)
+        (value, gradient, flow), (wanted, slope) = jax.jit(
+            lambda *args, both=both: [of(*args) for of in both]
+        )(params, X, y)
         np.testing.assert_allclose(value, wanted, rtol=1e-6)
         jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, atol=1e-6), gradient, slope)
         assert len([name for name in flow.sites if "relu" in name]) == 1
