@@ -10,6 +10,7 @@ from experiments.claims import (
     bptt,
     modes,
     momentum,
+    parts_of_adam,
     plateaus,
     rates,
     relearning,
@@ -121,7 +122,7 @@ def test_a_barrier_is_above_the_line_between_the_ends():
 def test_the_largest_difference_is_that_of_one_parameter():
     a = {"w": jnp.array([1.0, -3.0]), "b": jnp.array([0.0])}
     b = {"w": jnp.array([1.5, 1.0]), "b": jnp.array([2.0])}
-    assert adaptive.largest_difference(a, b) == 4.0
+    assert parts_of_adam.largest_difference(a, b) == 4.0
 
 
 @pytest.mark.thorough
