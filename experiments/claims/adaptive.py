@@ -1,21 +1,15 @@
 """Adagrad, RMSprop and Adam: steps scaled by the gradients that each parameter has seen."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.claims import relearning, sparse
+from experiments.claims import parts_of_adam, relearning, sparse
 from experiments.claims.claim import Outcome, Tested
 from experiments.claims.optimizers import OPTIMIZERS
-from experiments.claims.rates import at_best
-from experiments.claims.training import digits, fit, mlp_loss, rates_around, steps_to, sweep
 from experiments.claims.verdict import Arm, Comparison, Expected
-from jaxnets import models, optim
-from jaxnets.types import Array, Key, Params
+from jaxnets.types import Key
 
 TITLE = "Adagrad, RMSprop and Adam"
 
@@ -59,7 +53,8 @@ def examine(config: Config, keys: Key) -> Outcome:
         {n: relearning.tasks(config, n, count, redrawn, keys) for n in _FORGETTING}
         for count, redrawn in ((2, 0.0), (1, config.redrawn))
     )
-    net = {n: _net_steps(config, n, keys) for n in OPTIMIZERS}
+    net = {n: parts_of_adam.net_steps(config, n, keys) for n in OPTIMIZERS}
+    apart = {b1: parts_of_adam.from_rmsprop(config, b1, keys) for b1 in (0.0, 0.9)}
 
     def factor(
         where: str, quantity: str, treated: Arm, control: Arm, expected: Expected = "less"
@@ -95,7 +90,7 @@ def examine(config: Config, keys: Key) -> Outcome:
     def from_rmsprop(b1: float, expected: Expected, margin: float) -> Comparison:
         return Comparison(
             f"with b1 = {b1:g}", "difference from RMSprop's parameters",
-            Arm("Adam", _from_rmsprop(config, b1, keys)), Arm("none", np.zeros(len(keys))),
+            Arm("Adam", apart[b1]), Arm("none", np.zeros(len(keys))),
             expected, margin,
         )  # fmt: skip
 
@@ -172,52 +167,9 @@ def examine(config: Config, keys: Key) -> Outcome:
                 ],
             ),
         ],
-        seen=[relearning.picture(config, tasks)],
+        seen=[
+            sparse.picture(rare, dense),
+            relearning.picture(config, tasks, noisy),
+            parts_of_adam.picture(config, net, apart),
+        ],
     )
-
-
-def _net(config: Config) -> models.MLPConfig:
-    return models.MLPConfig(64, 10, hidden=(config.width, config.width))
-
-
-def _net_fit(config: Config, optimizer: Any, key: Key, steps: int) -> tuple[Params, Params, Array]:
-    """The net before and after training, and its losses."""
-    init_key, run_key = jax.random.split(key)
-    start = models.init_mlp(init_key, _net(config))
-    trained = fit(
-        mlp_loss(_net(config)), optimizer, start, digits().train,
-        key=run_key, steps=steps, batch_size=config.batch_size,
-    )  # fmt: skip
-    return start, trained.params, trained.losses
-
-
-def _net_steps(config: Config, name: str, keys: Key) -> np.ndarray:
-    make, ends = OPTIMIZERS[name]
-    rates = rates_around(*ends, config.per_decade)
-
-    def run(key: Key, rate: Array) -> Array:
-        *_, losses = _net_fit(config, make(rate), key, config.net_steps)
-        return steps_to(
-            relearning.windows(losses, config.window), config.net_target, every=config.window
-        )
-
-    return at_best(rates, sweep(run, keys, rates))
-
-
-def _from_rmsprop(config: Config, b1: float, keys: Key) -> np.ndarray:
-    """Adam's largest difference from RMSprop, relative to the largest change of a parameter."""
-    adam = partial(optim.adam, b1=b1, b2=0.99)
-    rmsprop = partial(optim.rmsprop, decay=0.99, eps_in_sqrt=False, bias_correction=True)
-
-    def run(key: Key, rate: Array) -> Array:
-        start, by_rmsprop, _ = _net_fit(config, rmsprop(rate), key, 100)
-        _, by_adam, _ = _net_fit(config, adam(rate), key, 100)
-        return largest_difference(by_adam, by_rmsprop) / largest_difference(by_rmsprop, start)
-
-    return np.asarray(sweep(run, keys, jnp.array([1e-3])))[:, 0]
-
-
-def largest_difference(a: Params, b: Params) -> Array:
-    """Of any of their parameters; a norm would hide one among many, and what keeps its length."""
-    apart = jax.tree.map(lambda x, y: jnp.max(jnp.abs(x - y)), a, b)
-    return jnp.max(jnp.stack(jax.tree.leaves(apart)))

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.claims import batch_norm_pictures as pictures_of
 from experiments.claims.arms import between, taken
-from experiments.claims.claim import Outcome, Seen, Tested
-from experiments.claims.pictures import draw_lines, panels
+from experiments.claims.claim import Outcome, Tested
 from experiments.claims.rates import at_best, best_of_others, highest
 from experiments.claims.training import (
     Batch,
@@ -90,7 +90,10 @@ def examine(config: Config, keys: Key) -> Outcome:
     return Outcome(
         setting=_setting(config),
         tested=[*_rates(config, rates, runs), *_sizes(config, error)],
-        seen=[_picture(config, np.asarray(rates), runs)],
+        seen=[
+            pictures_of.by_rate(config, rates, runs),
+            pictures_of.steps_and_sizes(config, rates, runs, error),
+        ],
         notes=(
             f"Rates lie a factor of {10 ** (1 / config.per_decade):.2g} apart (where batch sizes "
             "are compared, of 3); what lies between them is in no interval. Batches of 2 alone "
@@ -236,18 +239,3 @@ def _train(config: Config, norm: bool, batch_size: int, key: Key, rate: Array) -
     end = bounded(trained.records[-1])
     reached = steps_to(trained.records, config.target, every=every)
     return Trained(end, reached, error_rate(logits, data.test["y"]))
-
-
-def _picture(config: Config, rates: np.ndarray, runs: dict[str, Trained]) -> Seen:
-    with panels(["training loss", "test error"], share_y=False) as (figure, (left, right)):
-        losses = {name: found.loss for name, found in runs.items()}
-        errors = {name: 100 * found.error for name, found in runs.items()}
-        label = "learning rate"
-        draw_lines(left, rates, losses, x_label=label, y_label="nats", log_x=True, log_y=True)
-        draw_lines(right, rates, errors, x_label=label, y_label="%", log_x=True, log_y=True)
-        left.legend(loc="lower left")
-    return Seen(
-        figure,
-        f"After {config.steps} steps of {config.batch_size} digits. Median of seeds; the band is "
-        "from the least to the greatest.",
-    )

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.claims import batch_size_pictures as pictures_of
 from experiments.claims.arms import between, taken
-from experiments.claims.claim import Outcome, Seen, Tested
+from experiments.claims.claim import Outcome, Tested
 from experiments.claims.critical_batch import critical, noise_scales
-from experiments.claims.pictures import draw_lines, panels
 from experiments.claims.rates import best_of_others
 from experiments.claims.training import (
     digits,
@@ -130,7 +130,10 @@ def examine(config: Config, keys: Key) -> Outcome:
             _turning(config, arms, batches),
             _generalize(config, error, reached),
         ],
-        seen=[_picture(config, table, batches)],
+        seen=[
+            pictures_of.steps(config, table, batches),
+            pictures_of.errors(config, error, batches),
+        ],
         notes=(
             "Rates lie a factor of 2 apart; what lies between them is in no interval. (In a first "
             "run it was 3.16, more than the margin, and each seed had the rate that was best for "
@@ -226,32 +229,3 @@ def _run(config: Config, size: int, key: Key, rate: Array) -> Reached:
     late = steps_to(losses, config.late_target)
     at_late = errors[jnp.minimum(late, len(losses)) - 1]
     return Reached(steps_to(losses, config.target, every=every), every * late, at_late)
-
-
-def _picture(config: Config, steps: np.ndarray, batches: dict[str, np.ndarray]) -> Seen:
-    knee, scale = batches["critical batch"], batches["noise scale"]
-    with panels([f"steps to a loss of {config.target:g}"]) as (figure, (axes,)):
-        sizes = np.asarray(config.sizes)
-        draw_lines(
-            axes,
-            sizes,
-            {"best rate": steps},
-            x_label="batch size",
-            y_label="steps",
-            log_x=True,
-            log_y=True,
-        )
-        least, critical = np.median(steps[:, -1]), np.exp(np.mean(np.log(knee)))
-        perfect = steps[:, 0].mean() * sizes[0] / sizes
-        grey: dict[str, Any] = {"color": "#888888", "linewidth": 1}
-        axes.plot(sizes, perfect, **grey, linestyle="--", label="in proportion")
-        axes.axvline(critical, **grey, label="critical batch")
-        noise = float(np.exp(np.mean(np.log(scale))))
-        axes.axvline(noise, color="#D55E00", linestyle=":", linewidth=1.6, label="noise scale")
-        axes.set_ylim(bottom=0.6 * least)
-        axes.legend()
-    return Seen(
-        figure,
-        "Steps at the best rate, by batch size; dashed, a quarter of the steps for four times the "
-        "batch. Median of seeds; the band is from the least to the greatest.",
-    )

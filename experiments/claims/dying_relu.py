@@ -159,15 +159,16 @@ def dead_units(params: Params, activation: Callable[[Array], Array], x: Array) -
 
 
 def _picture(config: Config, found: dict[str, Trained]) -> Seen:
-    with panels(["dead units", "test error in the end"]) as (figure, (left, right)):
-        dead = {name: 100 * trained.dead for name, trained in found.items()}
-        errors = {name: 100 * trained.error for name, trained in found.items()}
-        for axes, lines in ((left, dead), (right, errors)):
+    titles = ["dead units", "of these, come back", "test error in the end"]
+    with panels(titles) as (figure, row):
+        for axes, what in zip(row, ("dead", "back", "error"), strict=True):
+            lines = {name: 100 * getattr(trained, what) for name, trained in found.items()}
             draw_lines(axes, config.rates, lines, x_label="first learning rate", log_x=True)
-        left.set_ylabel("%")
-        left.legend(loc="upper left")
+        row[0].set_ylabel("%")
+        row[0].legend(loc="upper left")
     return Seen(
         figure,
-        "By the rate of the first half of training; the second half is at the lowest. Median of "
-        "seeds; the band is from the least to the greatest.",
+        "By the rate of the first half of training; the second half is at the lowest. Where no "
+        "unit died in any run, none can come back. Median of seeds; the band is from the least to "
+        "the greatest.",
     )

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.claims import exploding_pictures as pictures_of
 from experiments.claims.arms import beside, between
-from experiments.claims.claim import Outcome, Seen, Tested
+from experiments.claims.claim import Outcome, Tested
 from experiments.claims.deep_nets import LEAST, MOST, first_by_last, off, root_mean_square
-from experiments.claims.pictures import draw_lines, panels
 from experiments.claims.rates import at_best, highest
 from experiments.claims.recurrent_cells import (
     Cell,
@@ -86,7 +86,10 @@ def examine(config: Config, keys: Key) -> Outcome:
     return Outcome(
         setting=_setting(config),
         tested=[*_signals(ratio, names), *_clipping(config, losses)],
-        seen=[_picture(profiles)],
+        seen=[
+            pictures_of.error_signals(profiles),
+            pictures_of.losses(config, np.asarray(_rates(config)), losses),
+        ],
         notes=(
             "The net of radius 1 is a vanilla cell too, with smaller input weights, which saturate "
             "it less; it was put beside the LSTM after a first run."
@@ -225,22 +228,3 @@ def _train(config: Config, clip: bool, key: Key, rate: Array) -> Array:
         batch_size=config.batch_size,
     )  # fmt: skip
     return bounded(jnp.mean(trained.losses[-max(1, config.steps // 20) :]))
-
-
-def _picture(profiles: dict[str, np.ndarray]) -> Seen:
-    with panels(["before training"]) as (figure, (axes,)):
-        # what has underflowed is a gap
-        lines = {
-            name: np.where(profile > 0, profile, np.nan) / profile[:, -1:]
-            for name, profile in profiles.items()
-        }
-        draw_lines(
-            axes, np.arange(1, 64), lines, x_label="step",
-            y_label="error signal, relative to the last step", log_y=True, marked=False,
-        )  # fmt: skip
-        axes.legend(loc="lower right")
-    return Seen(
-        figure,
-        "The error signal on its way back through time, from the last step but one (of an LSTM, "
-        "that of its cell state). Median of seeds; the band is from the least to the greatest.",
-    )

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.claims import learning_rate_pictures as pictures_of
 from experiments.claims.arms import beside
-from experiments.claims.claim import Outcome, Seen, Tested
-from experiments.claims.pictures import draw_lines, panels
+from experiments.claims.claim import Outcome, Tested
 from experiments.claims.rates import at_best, best_of_others, highest, shifted
 from experiments.claims.scheduled import FALLING, WARM, end, net
 from experiments.claims.training import (
@@ -54,6 +54,9 @@ class Config:
 FULL = Config()
 QUICK = Config(steps=400)
 
+WORKS = 1.0
+"""Nats: at a rate at which the loss ends below, training works."""
+
 
 def examine(config: Config, keys: Key) -> Outcome:
     """Final losses at every rate; each seed's rate is the best of the other seeds."""
@@ -63,22 +66,22 @@ def examine(config: Config, keys: Key) -> Outcome:
         losses, errors = sweep(partial(end, config, name), keys, rates)
         ends[name] = np.asarray(losses), np.asarray(errors)
     best = {name: best_of_others(rates, losses, name) for name, (losses, _) in ends.items()}
-    noisy = {
-        name: at_best(
-            rates, sweep(partial(end, config, name, redrawn=config.redrawn), keys, rates)[0], name
-        )
+    noisy_losses = {
+        name: np.asarray(sweep(partial(end, config, name, redrawn=config.redrawn), keys, rates)[0])
         for name in ("constant", "cosine")
     }
+    noisy = {name: at_best(rates, losses, name) for name, losses in noisy_losses.items()}
     seeds = np.arange(len(keys))
     constant, chosen = ends["constant"][0], best["constant"]
     suggested = np.asarray(_suggested(config, keys))
     by_test = np.asarray(_at_rates(config, keys, jnp.asarray(suggested)))
     fine = rates_around(0.03, config.high, config.top_per_decade)
-    top = {
-        name: highest(
-            fine, np.asarray(sweep(partial(end, config, name), keys, fine)[0]), below=1.0, of=name
-        )
+    fine_losses = {
+        name: np.asarray(sweep(partial(end, config, name), keys, fine)[0])
         for name in ("cosine", WARM)
+    }
+    top = {
+        name: highest(fine, losses, below=WORKS, of=name) for name, losses in fine_losses.items()
     }
 
     def loss_arm(name: str, values: np.ndarray) -> Arm:
@@ -169,7 +172,7 @@ def examine(config: Config, keys: Key) -> Outcome:
                 [
                     Comparison(
                         f"over {config.warmup:.0%} of the steps",
-                        "highest rate at which the loss ends below 1",
+                        f"highest rate at which the loss ends below {WORKS:g}",
                         Arm(WARM, top[WARM]),
                         Arm("cosine", top["cosine"]),
                         "more",
@@ -179,7 +182,10 @@ def examine(config: Config, keys: Key) -> Outcome:
                 ],
             ),
         ],
-        seen=[_picture(config, np.asarray(rates), ends, suggested)],
+        seen=[
+            pictures_of.by_rate(config, rates, ends, suggested),
+            pictures_of.noise_and_warmup(config, (rates, noisy_losses), (fine, fine_losses), WORKS),
+        ],
         notes=(
             f"Suggested by the range test: {_listed(suggested)}; best by the search: "
             f"{_listed(np.asarray(rates)[chosen])}."
@@ -215,25 +221,3 @@ def _suggested(config: Config, keys: Key) -> Array:
 def _at_rates(config: Config, keys: Key, rates: Array) -> Array:
     """The final loss of each seed at a rate of its own."""
     return jnp.asarray(jax.jit(jax.vmap(partial(end, config, "constant")))(keys, rates)[0])
-
-
-def _picture(
-    config: Config,
-    rates: np.ndarray,
-    ends: dict[str, tuple[np.ndarray, np.ndarray]],
-    suggested: np.ndarray,
-) -> Seen:
-    with panels(["training loss", "test error"], share_y=False) as (figure, (left, right)):
-        x_label = "learning rate"
-        losses = {name: values[0] for name, values in ends.items()}
-        errors = {name: 100 * values[1] for name, values in ends.items()}
-        draw_lines(left, rates, losses, x_label=x_label, y_label="nats", log_x=True, log_y=True)
-        draw_lines(right, rates, errors, x_label=x_label, y_label="%", log_x=True, log_y=True)
-        for rate in suggested:
-            left.axvline(rate, color="#888888", linestyle=":", linewidth=1)
-        right.legend(loc="upper left")
-    return Seen(
-        figure,
-        f"After {config.steps} steps, by rate (of schedules, the highest). Dotted: what the range "
-        "test suggests, by seed. Median of seeds; the band is from the least to the greatest.",
-    )

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.claims.claim import Outcome, Seen, Tested
-from experiments.claims.pictures import draw_lines, panels
+from experiments.claims import modes_pictures as pictures_of
+from experiments.claims.claim import Outcome, Tested
 from experiments.claims.training import Batch, digits, error_rate, fit, mlp_loss
 from experiments.claims.verdict import Arm, Comparison, Expected
 from jaxnets import models, optim
@@ -138,7 +138,7 @@ def examine(config: Config, keys: Key) -> Outcome:
                 [lower("curved", width) for width in config.widths],
             ),
         ],
-        seen=[_picture(paths)],
+        seen=[pictures_of.paths(paths), pictures_of.minima(judged), pictures_of.barriers(barrier)],
     )
 
 
@@ -243,19 +243,3 @@ def _barrier(losses: np.ndarray) -> np.ndarray:
     t = np.linspace(0, 1, losses.shape[1])
     line = (1 - t) * losses[:, :1] + t * losses[:, -1:]
     return np.asarray(np.maximum((losses - line).max(1), LEAST))
-
-
-def _picture(paths: dict[int, dict[str, np.ndarray]]) -> Seen:
-    with panels([f"{width} units" for width in paths]) as (figure, row):
-        for axes, found in zip(row, paths.values(), strict=True):
-            at = np.linspace(0, 1, POINTS)
-            lines = {name: np.maximum(losses, 1e-5) for name, losses in found.items()}
-            draw_lines(axes, at, lines, x_label="from one net to the other", log_y=True,
-                       marked=False)  # fmt: skip
-        row[0].set_ylabel("training loss, nats")
-        row[-1].legend(loc="lower center")
-    return Seen(
-        figure,
-        "The loss on the way between two nets that were trained apart. Median of seeds; the band "
-        "is from the least to the greatest.",
-    )

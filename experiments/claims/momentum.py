@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from experiments.claims.claim import Outcome, Seen, Tested
-from experiments.claims.pictures import draw_lines, panels
+from experiments.claims.pictures import draw_lines, draw_seeds, panels
 from experiments.claims.rates import at_best
 from experiments.claims.training import digits, fit, mlp_loss, rates_around, sweep
 from experiments.claims.verdict import Arm, Comparison, Expected
@@ -95,21 +95,6 @@ def examine(config: Config, keys: Key) -> Outcome:
         )
 
     round_, *narrow = config.conditions
-    with panels(["quadratic bowls"]) as (figure, (axes,)):
-        lines = {
-            "plain": np.stack([ravines[c].plain for c in config.conditions], 1),
-            name: np.stack([ravines[c].momentum for c in config.conditions], 1),
-        }
-        draw_lines(
-            axes,
-            config.conditions,
-            lines,
-            x_label="largest by smallest curvature",
-            y_label="steps",
-            log_x=True,
-            log_y=True,
-        )
-        axes.legend()
     return Outcome(
         setting=(
             f"Gradient descent with momentum {config.momentum:g} and without, each at the rate "
@@ -146,14 +131,7 @@ def examine(config: Config, keys: Key) -> Outcome:
             ),
             Tested("Momentum trains a net in fewer steps.", [compare("on the digits", tanh)]),
         ],
-        seen=[
-            Seen(
-                figure,
-                "Steps until the loss is 1e-4 of the first, at the best rate: plain descent needs "
-                "steps in proportion to the condition, momentum to its root. Median of seeds; the "
-                "band is from the least to the greatest.",
-            )
-        ],
+        seen=[_bowls(config, name, ravines), _others(name, rim, sigmoid, tanh)],
     )
 
 
@@ -226,3 +204,34 @@ def _net(
         key=run_key, steps=config.net_steps, batch_size=config.examples,
     )  # fmt: skip
     return settled(trained.losses, target)
+
+
+def _bowls(config: Config, name: str, ravines: dict[float, Steps]) -> Seen:
+    with panels(["quadratic bowls"]) as (figure, (axes,)):
+        lines = {
+            "plain": np.stack([ravines[c].plain for c in config.conditions], 1),
+            name: np.stack([ravines[c].momentum for c in config.conditions], 1),
+        }
+        label = "largest by smallest curvature"
+        draw_lines(
+            axes, config.conditions, lines, x_label=label, y_label="steps", log_x=True, log_y=True
+        )
+        axes.legend()
+    return Seen(
+        figure,
+        "Steps until the loss is 1e-4 of the first, at the best rate: plain descent needs steps in "
+        "proportion to the condition, momentum to its root. Median of seeds; the band is from the "
+        "least to the greatest.",
+    )
+
+
+def _others(name: str, *others: Steps) -> Seen:
+    titles = ["rim of a bowl", "three sigmoid layers", "two tanh layers"]
+    with panels(titles, share_y=False) as (figure, row):
+        for axes, steps in zip(row, others, strict=True):
+            draw_seeds(axes, {"plain": steps.plain, name: steps.momentum}, log_y=True)
+        row[0].set_ylabel("steps")
+    return Seen(
+        figure,
+        "Steps to each one's target, at the best rate: a point for each seed, and their mean.",
+    )

@@ -6,10 +6,10 @@ from typing import Literal
 import jax
 import numpy as np
 
+from experiments.claims import overfitting_pictures as pictures_of
 from experiments.claims.arms import between, taken
-from experiments.claims.claim import Outcome, Seen, Tested
+from experiments.claims.claim import Outcome, Tested
 from experiments.claims.few_digits import Config, Setting, Trained, chosen, runs
-from experiments.claims.pictures import draw_lines, draw_seeds, panels
 from experiments.claims.strengths import inside, tried
 from experiments.claims.verdict import Comparison, Expected
 from jaxnets.types import Array, Key
@@ -43,7 +43,13 @@ def examine(config: Config, keys: Key) -> Outcome:
                 *_stopping(config, found["nothing"], noisy),
             )
         ],
-        seen=[_errors(found), _curves(config, noisy)],
+        seen=[
+            pictures_of.errors(found),
+            pictures_of.smoothing_and_dropout(found),
+            pictures_of.penalties(found, strongest),
+            pictures_of.courses(config, found["nothing"], noisy),
+            pictures_of.stopped_errors(config, found["nothing"], noisy),
+        ],
         notes=(
             "Every remedy is trained at the same rate and for as many steps; the rate was not "
             "searched for any. The strength that is chosen is never 0, so a remedy can hurt; where "
@@ -213,40 +219,7 @@ def _stopping(config: Config, plain: Trained, noisy: Trained) -> list[Tested]:
     ]  # fmt: skip
 
 
-def _stop(trained: Trained) -> np.ndarray:
-    """Each seed's record of the least validation loss."""
-    return np.asarray(np.argmin(trained.validation_loss, 1))
-
-
 def _stopped(trained: Trained, values: Array) -> dict[str, np.ndarray]:
     """Of `values [seeds, records]`."""
-    stop = _stop(trained)
+    stop = pictures_of.stop(trained)
     return {"stopped": taken(values, stop), "in the end": np.asarray(values[:, -1])}
-
-
-def _errors(found: Mapping[str, Trained]) -> Seen:
-    short = {"augmentation": "augmented", "label smoothing": "smoothed"}
-    with panels(["test error"]) as (figure, (axes,)):
-        groups = {short.get(n, n): 100 * trained.test_error[:, -1] for n, trained in found.items()}
-        draw_seeds(axes, groups, y_label="%")
-    return Seen(figure, "In the end of training: a point for each seed, and their mean.")
-
-
-def _curves(config: Config, noisy: Trained) -> Seen:
-    every = config.steps // config.records
-    steps = every * (1 + np.arange(config.records))
-    titles = ["loss, with wrong labels", "wrong labels learnt"]
-    with panels(titles, share_y=False) as (figure, (left, right)):
-        lines = {"validation": noisy.validation_loss, "test": noisy.test_loss}
-        draw_lines(left, steps, lines, x_label="step", y_label="nats", marked=False)
-        learnt = {"wrong labels": 100 * noisy.wrong_learnt}
-        draw_lines(right, steps, learnt, x_label="step", y_label="%", marked=False)
-        for axes in (left, right):
-            for at in _stop(noisy):
-                axes.axvline(steps[at], color="#888888", linestyle=":", linewidth=1)
-        left.legend()
-    return Seen(
-        figure,
-        "Dotted: where the validation loss is least, for each seed. Median of seeds; the band is "
-        "from the least to the greatest.",
-    )

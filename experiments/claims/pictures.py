@@ -64,24 +64,51 @@ def draw_lines(
             axes.set_xticks(places, labels=[f"{place:g}" for place in places])
             axes.minorticks_off()
     if log_y:
-        axes.set_yscale("log")
+        _log_y(axes)
     axes.set_xlabel(x_label)
     if y_label:
         axes.set_ylabel(y_label)
 
 
 def draw_seeds(
-    axes: "Axes", groups: Mapping[str, ArrayLike], *, y_label: str, log_y: bool = False
+    axes: "Axes",
+    groups: Mapping[str, ArrayLike],
+    *,
+    y_label: str = "",
+    log_y: bool = False,
+    colors: Sequence[int] | None = None,
 ) -> None:
-    """Each name's `[seeds]` as points above it, with their mean as a bar."""
+    """Each name's `[seeds]` as points above it, with their mean as a bar.
+
+    On a logarithmic axis the mean is geometric, as a ratio's effect is. Groups of the same number
+    in `colors` have the same colour; by default each has its own.
+    """
     for index, (name, values) in enumerate(groups.items()):
         points = np.asarray(values, np.float64)
-        color = plots.PALETTE[index % len(plots.PALETTE)]
+        color = plots.PALETTE[(colors[index] if colors else index) % len(plots.PALETTE)]
         spread = np.linspace(-0.12, 0.12, len(points)) if len(points) > 1 else np.zeros(1)
         axes.plot(index + spread, points, "o", color=color, markersize=4, alpha=0.8, label=name)
-        axes.plot([index - 0.25, index + 0.25], [np.mean(points)] * 2, color=color, linewidth=2)
+        mean = np.exp(np.mean(np.log(points))) if log_y else np.mean(points)
+        axes.plot([index - 0.25, index + 0.25], [mean] * 2, color=color, linewidth=2)
     axes.set_xticks(range(len(groups)), labels=plots.literal(list(groups)))
+    axes.set_xlim(-0.5, len(groups) - 0.5)
     axes.grid(visible=False, axis="x")
     if log_y:
-        axes.set_yscale("log")
-    axes.set_ylabel(y_label)
+        _log_y(axes)
+    if y_label:
+        axes.set_ylabel(y_label)
+
+
+def _log_y(axes: "Axes") -> None:
+    """A logarithmic axis; where it spans few powers of ten, with the numbers between them."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high / low > 100:
+        return
+    named = "1235" if high / low > 3 else "123456789"
+
+    def label(value: float, _: float) -> str:
+        return f"{value:g}" if f"{value:e}"[0] in named else ""
+
+    axes.yaxis.set_major_formatter(label)
+    axes.yaxis.set_minor_formatter(label)

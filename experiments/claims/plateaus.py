@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.claims.claim import Outcome, Seen, Tested
-from experiments.claims.pictures import draw_lines, panels
+from experiments.claims.pictures import draw_lines, draw_seeds, panels
 from experiments.claims.training import Batch, digits, fit, mlp_loss
 from experiments.claims.verdict import Arm, Comparison
 from jaxnets import gradients, models, optim, tree
@@ -116,7 +116,7 @@ def examine(config: Config, keys: Key) -> Outcome:
                 ],
             ),
         ],
-        seen=[_picture(config, losses, slopes)],
+        seen=[_picture(config, losses, slopes), _curvatures(downward)],
         notes=(
             f"They stand still at step {_listed(config.every * (1 + still))}, at a loss of "
             f"{_listed(losses[seeds, still])}; downward curvature there by the highest upward: "
@@ -208,4 +208,16 @@ def _picture(config: Config, losses: np.ndarray, slopes: np.ndarray) -> Seen:
         figure,
         "A net of sigmoid layers stands at a loss of ln 10, then falls. Median of seeds; the band "
         "is from the least to the greatest.",
+    )
+
+
+def _curvatures(downward: dict[str, np.ndarray]) -> Seen:
+    names = {"still": "where it stands still", "end": "at the end"}
+    with panels(["downward curvature"]) as (figure, (axes,)):
+        groups = {names[name]: values for name, values in downward.items()}
+        draw_seeds(axes, groups, y_label="by the highest upward", log_y=True)
+    return Seen(
+        figure,
+        "The lowest eigenvalue of the Hessian, as far as it is below 0, by the highest one: a "
+        "point for each seed, and their mean.",
     )

@@ -85,22 +85,24 @@ def tasks(config: Any, name: str, count: int, redrawn: float, keys: Key) -> Cour
     )
 
 
-def picture(config: Any, courses: dict[str, Course]) -> Seen:
-    """Of losses and scales through both tasks."""
-    with panels(["the loss", "the length of steps"], share_y=False) as (figure, (left, right)):
-        steps = config.window * (1 + np.arange(courses["Adagrad"].losses.shape[1]))
-        for axes, what, label in (
-            (left, "losses", "training loss"),
-            (right, "scales", "step / gradient, relative to step 100"),
+def picture(config: Any, courses: dict[str, Course], noisy: dict[str, Course]) -> Seen:
+    """Of losses and scales through both tasks, and of scales where gradients stay."""
+    titles = ["loss", "length of steps", f"length, {config.redrawn:.0%} drawn anew"]
+    with panels(titles, share_y=False) as (figure, row):
+        for axes, of, what in zip(
+            row, (courses, courses, noisy), ("losses", "scales", "scales"), strict=True
         ):
-            lines = {name: getattr(found, what) for name, found in courses.items()}
-            draw_lines(
-                axes, steps, lines, x_label="step", y_label=label, log_y=True, marked=False
-            )  # fmt: skip
+            lines = {name: getattr(found, what) for name, found in of.items()}
+            steps = config.window * (1 + np.arange(lines["Adagrad"].shape[1]))
+            draw_lines(axes, steps, lines, x_label="step", log_y=True, marked=False)
+        row[0].set_ylabel("training loss, nats")
+        row[1].set_ylabel("step / gradient, at step 100: 1")
+        for axes in row[:2]:
             axes.axvline(config.task_steps, color="#888888", linestyle=":", linewidth=1)
-        left.legend()
+        row[0].legend()
     return Seen(
         figure,
         "A task, and from the dotted line on another one, each optimizer at the rate that was best "
-        "for the first. Median of seeds; the band is from the least to the greatest.",
+        "for the first; right, the first task alone with labels drawn anew. Median of seeds; the "
+        "band is from the least to the greatest.",
     )

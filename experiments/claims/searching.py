@@ -56,11 +56,15 @@ def _repetitions(config: Any, key: Key) -> _Keys:
     return _Keys(*jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 5))(keys), 1, 0))
 
 
-def _searches(config: Any, keys: Key, one: Callable[[_Keys], Array]) -> np.ndarray:
-    """`[seeds]`: the mean over repetitions of the test error of what a search chooses."""
+def _searches(
+    config: Any, keys: Key, one: Callable[[_Keys], Array], *, at_once: int | None = 4
+) -> np.ndarray:
+    """`[seeds]`: the mean over repetitions, so many at once (None: one), of the test error of what
+    a search chooses.
+    """
 
     def of_seed(key: Key) -> Array:
-        return jnp.mean(jax.lax.map(one, _repetitions(config, key), batch_size=4))
+        return jnp.mean(jax.lax.map(one, _repetitions(config, key), batch_size=at_once))
 
     return np.asarray(jax.jit(jax.vmap(of_seed))(keys))
 
@@ -141,40 +145,29 @@ def random(config: Any, keys: Key) -> np.ndarray:
     return _searches(config, keys, one)
 
 
-class _Race(NamedTuple):
-    """Of successive halving, `[configurations]` each."""
-
-    nets: Params
-    rates: Array
-    decays: Array
-
-
 def halving(config: Any, keys: Key) -> np.ndarray:
-    """Of 27 draws, of which a third goes on each time."""
+    """Of 27 draws, of which a third goes on each time.
+
+    `selection.halve` for all repetitions in one program: which of them go on is each one's own.
+    """
     plan = selection.rungs(3 * GRID**2, 1, config.most)
-
-    @jax.jit
-    def begun(keys: _Keys) -> _Race:
-        *_, start = _begun(config, keys)
-        rates, decays = _drawn(config, keys, plan[0].configurations)
-        return _Race(jax.tree.map(lambda x: jnp.stack([x] * len(rates)), start), rates, decays)
-
-    @partial(jax.jit, static_argnames="units")
-    def further(keys: _Keys, race: _Race, units: int) -> tuple[_Race, Array]:
-        inside, outside, _ = _begun(config, keys)
-        # other batches for each rung, which differ in their units
-        run = jax.random.fold_in(keys.run, units)
-        train = partial(_trained, config, inside, run, units=units)
-        race = race._replace(nets=jax.vmap(train)(*race))
-        return race, jax.vmap(_held_out, (0, None))(race.nets, outside)
+    budgets = [0, *(rung.budget for rung in plan)]
+    left = [*(rung.configurations for rung in plan[1:]), 1]
 
     def one(keys: _Keys) -> Array:
-        found = selection.halve(begun(keys), plan, partial(further, keys))
-        error: Array = test_error(jax.tree.map(lambda x: x[0], found.stacked.nets))
-        return error
+        inside, outside, start = _begun(config, keys)
+        rates, decays = _drawn(config, keys, plan[0].configurations)
+        nets = jax.tree.map(lambda x: jnp.stack([x] * len(rates)), start)
+        for units, keep in zip(np.diff(budgets).tolist(), left, strict=True):
+            # other batches for each rung, which differ in their units
+            run = jax.random.fold_in(keys.run, units)
+            nets = jax.vmap(partial(_trained, config, inside, run, units=units))(
+                nets, rates, decays
+            )
+            missed = jax.vmap(_held_out, (0, None))(nets, outside)
+            best = jnp.argsort(missed)[:keep]
+            nets, rates, decays = jax.tree.map(lambda x, at=best: x[at], (nets, rates, decays))
+        return _test_error(jax.tree.map(lambda x: x[0], nets))
 
-    test_error = jax.jit(_test_error)
-    repetitions = (_repetitions(config, key) for key in keys)
-    return np.array(
-        [np.mean([one(_Keys(*own)) for own in zip(*each, strict=True)]) for each in repetitions]
-    )
+    # of each seed 27 nets: more at once, and a CPU's caches do not hold them
+    return _searches(config, keys, one, at_once=None)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.claims.claim import Seen
+from experiments.claims.pictures import draw_seeds, panels
 from experiments.claims.rates import best_of_others
 from experiments.claims.training import (
     Batch,
@@ -148,3 +150,29 @@ def _fitted(config: Any, make: Any, ends: tuple[float, float], x: np.ndarray, ke
     best = best_of_others(rates, excess)
     seeds = np.arange(len(best))
     return Fitted(excess[seeds, best], *apart[seeds, best].T)
+
+
+def picture(rare: dict[str, Fitted], dense: dict[str, Fitted]) -> Seen:
+    """Of objectives with sparse and dense features, and of distances with sparse ones."""
+    titles = ["objective above its least", "distance from the optimum, one-hot"]
+    with panels(titles, share_y=False) as (figure, (left, right)):
+        excess = {
+            f"{name}\n{what}": found[name].excess
+            for what, found in (("one-hot", rare), ("rotated", dense))
+            for name in rare
+        }
+        apart = {
+            f"{name}\n{what}": getattr(found, what)
+            for what in ("rare", "frequent")
+            for name, found in rare.items()
+        }
+        # an optimizer has its colour with both kinds of features
+        colors = list(range(len(rare))) * 2
+        draw_seeds(left, excess, y_label="nats", log_y=True, colors=colors)
+        draw_seeds(right, apart, y_label="relative", log_y=True, colors=colors)
+    return Seen(
+        figure,
+        "Softmax regression on pixels as indicators of their intensities, and the same rotated, "
+        "where no feature is rare: a point for each seed, and their mean. SGD's runs stand for "
+        "both.",
+    )

@@ -22,7 +22,7 @@ from experiments.claims.deep_nets import (
     signals,
     xavier,
 )
-from experiments.claims.pictures import draw_lines, panels
+from experiments.claims.pictures import draw_lines, draw_seeds, panels
 from experiments.claims.rates import best_of_others
 from experiments.claims.verdict import Arm, Comparison
 from jaxnets.types import Array, Key
@@ -73,7 +73,7 @@ def examine(config: Config, keys: Key) -> Outcome:
     return Outcome(
         setting=_setting(config),
         tested=[*_signals(ratio), *_learning(error, failing)],
-        seen=[_picture(config, profiles)],
+        seen=[_picture(config, profiles), _errors(error, failing)],
         notes=(
             "Test errors: "
             + "; ".join(f"{name} {100 * values.mean():.1f} %" for name, values in error.items())
@@ -204,4 +204,19 @@ def _picture(config: Config, profiles: Mapping[str, np.ndarray]) -> Seen:
         figure,
         "The error signal on its way back from the last layer to the first, before training. "
         "Median of seeds; the band is from the least to the greatest.",
+    )
+
+
+def _errors(error: Mapping[str, np.ndarray], failing: list[str]) -> Seen:
+    titles = ["plain nets", *(f"{name}, cured" for name in failing)]
+    with panels(titles) as (figure, row):
+        draw_seeds(row[0], {name: 100 * error[name] for name in ACTIVATIONS})
+        for axes, name in zip(row[1:], failing, strict=True):
+            cures = {cure: 100 * error[f"{name}, {cure}"] for cure in RESIDUAL + NORMALIZED}
+            draw_seeds(axes, {cure.replace(" ", "\n", 1): of for cure, of in cures.items()})
+        row[0].set_ylabel("test error, %")
+    return Seen(
+        figure,
+        "After training, each at its best rate: a point for each seed, and their mean. Cures are "
+        "trained where the plain net fails.",
     )

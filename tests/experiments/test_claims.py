@@ -306,6 +306,29 @@ def test_test_errors_are_compared_by_seeds_that_reach_the_loss():
     assert none.why == "small and large are both at a training loss of 0.05 by 1 of 3 seeds"
 
 
+def test_seeds_are_points_with_the_mean_that_their_effect_is_of():
+    groups = {"with": [1.0, 100.0], "without": [10.0, 1000.0]}
+    with panels(["a", "b"], share_y=False) as (_, (plain, logarithmic)):
+        draw_seeds(plain, groups, y_label="error")
+        draw_seeds(logarithmic, groups, log_y=True, colors=[0, 0])
+    for axes, means in ((plain, [50.5, 505.0]), (logarithmic, [10.0, 100.0])):
+        points, bars = axes.lines[::2], axes.lines[1::2]
+        assert [list(line.get_ydata()) for line in points] == list(groups.values())
+        np.testing.assert_allclose([line.get_ydata()[0] for line in bars], means)
+    assert [len({line.get_color() for line in axes.lines}) for axes in (plain, logarithmic)] == [
+        2, 1,
+    ]  # fmt: skip
+
+
+def test_a_narrow_logarithmic_axis_has_numbers_between_powers_of_ten():
+    with panels(["narrow", "wide"], share_y=False) as (_, (narrow, wide)):
+        draw_seeds(narrow, {"with": [12.0, 70.0]}, log_y=True)
+        draw_seeds(wide, {"with": [1.0, 1e4]}, log_y=True)
+    label = narrow.yaxis.get_minor_formatter()
+    assert [label(value) for value in (20.0, 40.0, 50.0)] == ["20", "", "50"]
+    assert type(wide.yaxis.get_minor_formatter()) is not type(label)
+
+
 class Fake:
     TITLE = "A <claim>"
 

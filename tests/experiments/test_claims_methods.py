@@ -1,5 +1,7 @@
 """What the claims measure with: each helper against a case whose answer is known."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from experiments.claims import (
     bptt,
     modes,
     momentum,
+    parts_of_adam,
     plateaus,
     rates,
     relearning,
@@ -21,6 +24,7 @@ from experiments.claims import (
 from experiments.claims.optimizers import OPTIMIZERS
 from experiments.claims.training import digits, error_rate, rates_around
 from jaxnets import nn, optim
+from jaxnets.train.selection import halve, rungs
 
 
 def test_a_seeds_rate_is_the_best_of_the_other_seeds():
@@ -121,7 +125,7 @@ def test_a_barrier_is_above_the_line_between_the_ends():
 def test_the_largest_difference_is_that_of_one_parameter():
     a = {"w": jnp.array([1.0, -3.0]), "b": jnp.array([0.0])}
     b = {"w": jnp.array([1.5, 1.0]), "b": jnp.array([2.0])}
-    assert adaptive.largest_difference(a, b) == 4.0
+    assert parts_of_adam.largest_difference(a, b) == 4.0
 
 
 @pytest.mark.thorough
@@ -227,3 +231,33 @@ def test_halving_chooses_the_best_of_its_draws(monkeypatch):
         drawn = [searching._drawn(config, searching._Keys(*own), 27)[0] for own in repetitions]
         wanted.append(np.mean([miss({"rate": rates}, None).min() for rates in drawn]))
     np.testing.assert_allclose(searching.halving(config, keys), wanted, rtol=1e-5)
+
+
+def test_halving_by_one_vmap_is_the_librarys_of_each_repetition():
+    config = selection.Config(searches=2, search_examples=90, unit=2)
+    keys = jax.random.split(jax.random.key(0), 2)
+    plan = rungs(27, 1, 9)
+
+    @jax.jit
+    def begun(own):
+        *_, start = searching._begun(config, own)
+        nets = jax.tree.map(lambda x: jnp.stack([x] * 27), start)
+        return nets, *searching._drawn(config, own, 27)
+
+    @partial(jax.jit, static_argnames="units")
+    def further(own, race, units):
+        inside, outside, _ = searching._begun(config, own)
+        run = jax.random.fold_in(own.run, units)
+        train = partial(searching._trained, config, inside, run, units=units)
+        nets = jax.vmap(train)(*race)
+        return (nets, *race[1:]), jax.vmap(searching._held_out, (0, None))(nets, outside)
+
+    def one(own):
+        nets, *_ = halve(begun(own), plan, partial(further, own)).stacked
+        return searching._test_error(jax.tree.map(lambda x: x[0], nets))
+
+    wanted = [
+        np.mean([one(searching._Keys(*own)) for own in zip(*each, strict=True)])
+        for each in (searching._repetitions(config, key) for key in keys)
+    ]
+    np.testing.assert_allclose(searching.halving(config, keys), wanted, rtol=1e-6)
