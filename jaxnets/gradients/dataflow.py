@@ -12,6 +12,8 @@ import jax
 from jax.extend.core import Literal
 
 from jaxnets.equations import programs_inside
+from jaxnets.gradients.example_axes import inside, states_of_results
+from jaxnets.gradients.mixing_rules import State
 from jaxnets.gradients.program import NO_PROBES, Traced, shapes_of_one
 from jaxnets.gradients.site_record import Place, Record
 from jaxnets.gradients.sites import scanned
@@ -26,10 +28,20 @@ class Origin(NamedTuple):
     from each other there."""
     carried: tuple[bool, ...]
     """For each loop around it, whether it is made of its own result in the turn before."""
+    examples: State
+    """What has become of the examples in it, their axis counted without those of turns; None in a
+    program of one."""
 
 
-def find_with_origins(traced: Traced) -> tuple[Record, Mapping[Place, Origin]]:
-    """The sites of a watched program, by a run without numbers, and what each is made of."""
+def find_with_origins(
+    traced: Traced, examples: int | None = None
+) -> tuple[Record, Mapping[Place, Origin]]:  # fmt: skip
+    """The sites of a watched program, by a run without numbers, and what each is made of.
+
+    Args:
+      traced: the program.
+      examples: how many are in what it was traced for, if that is a whole batch.
+    """
     found: list[Record] = []
 
     def trial(example: tuple[Any, ...]) -> list[Any]:
@@ -43,6 +55,7 @@ def find_with_origins(traced: Traced) -> tuple[Record, Mapping[Place, Origin]]:
     follow = _Follow(len(order))
     marks = [1 << i for i in range(len(order))]
     made_of = follow.program(closed.jaxpr, [0] * len(closed.jaxpr.invars), marks)
+    states = states_of_results(closed, examples) if examples else [None] * len(order)
     places = [use.site.place for use in order]
     origins = {}
     for i, use in enumerate(order):
@@ -51,7 +64,8 @@ def find_with_origins(traced: Traced) -> tuple[Record, Mapping[Place, Origin]]:
             bool(made_of[i] >> (follow.sites * number) & 1 << i) for number in follow.around[i]
         )
         # what no turn changes may have been moved out of its loop
-        origins[use.site.place] = Origin(own, carried or (False,) * len(use.loops))
+        carried = carried or (False,) * len(use.loops)
+        origins[use.site.place] = Origin(own, carried, inside(states[i], len(use.loops)))
     return record, origins
 
 

@@ -59,12 +59,12 @@ def value_and_grad_flow(
       loss: `loss(params, *example) -> scalar` of one example; or, with `batched`, `loss(params,
         *batch) -> scalar`, the mean over a batch, in which examples may meet (as in batch norm).
       batched: whether `loss` is of a whole batch. Error signals are multiplied by its size, which
-        for a mean makes them each example's own; the first axis of activations is taken for that
-        of the examples where it is as long, and `error_norm` is NaN elsewhere.
+        for a mean makes them each example's own; their axis is followed through the loss, and
+        `error_norm` is NaN where it is lost.
       has_aux: whether `loss` returns `(scalar, aux)`.
       examples: with `batched`, of how many examples the loss is the mean; if not given, the leading
         size of the first array of the batch. The arguments may then be anything that the loss
-        takes, as graphs and PRNG keys.
+        takes, as graphs and PRNG keys; those with so long a first axis have the examples there.
       rank_rows: of how many of these rows the effective ranks are, `rows` at most; 0 for none.
       rows: of how many examples and positions means, spreads, histograms and saturated units are,
         at most; each is drawn from an equal part of the batch, always the same. Extremes, dead

@@ -11,6 +11,7 @@ from jax import lax
 
 from jaxnets.gradients.activations import NONLINEARITIES, TAG, tag_of
 from jaxnets.gradients.dataflow import Origin, find_with_origins
+from jaxnets.gradients.example_axes import ahead_of_examples
 from jaxnets.gradients.graph import narrow
 from jaxnets.gradients.measures import (
     DEAD,
@@ -22,6 +23,7 @@ from jaxnets.gradients.measures import (
     UNITS,
     measure,
 )
+from jaxnets.gradients.mixing_rules import Along
 from jaxnets.gradients.program import NO_PROBES, Traced, no_taps
 from jaxnets.gradients.site_flow import (
     AFTER,
@@ -59,7 +61,7 @@ def look(
     rows: int | None,
 ) -> tuple[Array, PyTree, Params, Flow]:
     """The loss, its aux, its gradient and the flow, from one forward and one backward pass."""
-    record, origins = find_with_origins(traced)
+    record, origins = find_with_origins(traced, examples if batched else None)
     axes = unit_axes(record, batched)
     watch = _watch(axes, batched, rows)
     taps = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), record.shapes)
@@ -88,15 +90,18 @@ def look(
         # turns first, then examples
         depth = len(use.loops)
         error = error if batched else jnp.moveaxis(error, 0, depth)
-        own = not batched or (error.ndim > depth and error.shape[depth] == examples)
-        unknown = jnp.full((*error.shape[:depth], 1), jnp.nan)
+        state = origins[use.site.place].examples if batched else Along(0)
+        ahead = ahead_of_examples(state, error.shape[depth:], examples)
         few = partial(unit_rows, axes=axes[use.site.place], batched=batched, count=rows)
         for _ in range(depth):
             few = jax.vmap(few)
-        same = id(error), axes[use.site.place]
+        same = id(error), axes[use.site.place], ahead
         if same not in seen:
             # a sum's error signal is that of what it is added to
-            norms = examples * example_norms(error, depth) if own else unknown
+            if ahead is None:
+                norms = jnp.full((*error.shape[:depth], 1), jnp.nan)
+            else:
+                norms = examples * example_norms(error, examples, depth, ahead)
             scaled = jax.tree.map(lambda x: examples * x, few(error))
             seen[same] = error, norms, scaled
         _, norms, rows_of_error = seen[same]

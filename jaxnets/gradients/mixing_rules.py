@@ -1,7 +1,7 @@
 """What each operation makes of the examples in its operands: a rule for each kind of operation."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, TypeAlias
 
@@ -11,6 +11,12 @@ class Along:
     """Each example's own value, the examples along this axis (alone, or its slowest part)."""
 
     axis: int
+    outer: int = 1
+    """How many positions along the axis are slower than the examples are: `T` in `[T·B·k]`."""
+
+    def at(self, axis: int) -> "Along":
+        """The same along another axis."""
+        return replace(self, axis=axis)
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,9 @@ _ELEMENTWISE = {
 }  # fmt: skip
 _LINEAR = {"add", "add_any", "convert_element_type", "copy", "copy_p", "name", "neg",
            "reduce_precision", "select_n", "stored", "sub"}  # fmt: skip
-_REDUCING = {"argmax", "argmin", "reduce_and", "reduce_max", "reduce_min", "reduce_or",
+REDUCING = {"argmax", "argmin", "reduce_and", "reduce_max", "reduce_min", "reduce_or",
              "reduce_prod", "reduce_sum", "reduce_xor"}  # fmt: skip
+SCATTERING = {"scatter", "scatter-add", "scatter_add", "scatter_max", "scatter_min", "scatter_mul"}
 _ALONG_AN_AXIS = {"cumlogsumexp": "axis", "cummax": "axis", "cummin": "axis", "cumprod": "axis",
                   "cumsum": "axis", "sort": "dimension"}  # fmt: skip
 
@@ -71,7 +78,7 @@ def state_after(equation: Any, states: Sequence[State], place: str) -> State:
         return _after_the_sum(equation, states, place)
     if name in _ELEMENTWISE:
         return _same_axis(states, place)
-    if name in _REDUCING:
+    if name in REDUCING:
         return _reduced(equation, states[0], place)
     if name in _ALONG_AN_AXIS:
         axes = {state.axis for state in states if isinstance(state, Along)}
@@ -105,7 +112,7 @@ def _after_the_sum(equation: Any, states: Sequence[State], place: str) -> State:
         return sums[0]
     if name == "dot_general" and len(sums) == 1:
         return sums[0]
-    if name in _ELEMENTWISE | _REDUCING | {"dot_general"}:
+    if name in _ELEMENTWISE | REDUCING | {"dot_general"}:
         return Mixed(f"{sums[0].where}, a sum over the batch that goes into {place}")
     return Unknown()
 
@@ -115,7 +122,7 @@ def _reduced(equation: Any, state: State, place: str) -> State:
         return Unknown()
     axes = equation.params["axes"]
     if state.axis not in axes:
-        return Along(state.axis - sum(axis < state.axis for axis in axes))
+        return state.at(state.axis - sum(axis < state.axis for axis in axes))
     if equation.primitive.name == "reduce_sum":
         return Summed(place)
     return Mixed(f"{place} over the batch")
@@ -124,34 +131,35 @@ def _reduced(equation: Any, state: State, place: str) -> State:
 def _dot(equation: Any, states: Sequence[State], place: str) -> State:
     contracted, shared = equation.params["dimension_numbers"]
     ndims = [len(v.aval.shape) for v in equation.invars]
-    found: list[int] = []
+    found: list[Along] = []
     for i, state in enumerate(states):
         if not isinstance(state, Along):
             continue
         if state.axis in contracted[i]:
             other = states[1 - i]
             partner = contracted[1 - i][contracted[i].index(state.axis)]
-            if other is None or other == Along(partner):
+            if other is None or other == state.at(partner):
                 return Summed(place)
             return Unknown()
         if state.axis in shared[i]:
-            found.append(shared[i].index(state.axis))
+            found.append(state.at(shared[i].index(state.axis)))
             continue
         free = [a for a in range(ndims[i]) if a not in contracted[i] and a not in shared[i]]
         before = len(shared[0])
         if i == 1:
             before += ndims[0] - len(contracted[0]) - len(shared[0])
-        found.append(before + free.index(state.axis))
+        found.append(state.at(before + free.index(state.axis)))
     if len(set(found)) > 1:
         return Mixed(f"{place}, of examples with examples")
-    return Along(found[0])
+    return found[0]
 
 
 def _conv(equation: Any, states: Sequence[State], place: str) -> State:
     layout = equation.params["dimension_numbers"]
     plain = equation.params["batch_group_count"] == 1 and states[1] is None
-    if plain and states[0] == Along(layout.lhs_spec[0]):
-        return Along(layout.out_spec[0])
+    (x, *_) = states
+    if plain and isinstance(x, Along) and x.axis == layout.lhs_spec[0]:
+        return x.at(layout.out_spec[0])
     return Unknown()
 
 
@@ -182,14 +190,32 @@ def _gather(equation: Any, states: Sequence[State], place: str) -> State:
         whole = equation.invars[0].aval.shape[table.axis]
         if table.axis in taken or equation.params["slice_sizes"][table.axis] != whole:
             return Unknown()
-        return Along(numbers.offset_dims[window.index(table.axis)])
+        return table.at(numbers.offset_dims[window.index(table.axis)])
     if not isinstance(indices, Along) or indices.axis >= len(batch):
         return Unknown()
     if isinstance(table, Along):
         pairs = zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True)
         if (table.axis, indices.axis) not in set(pairs):
             return Unknown()
-    return Along(batch[indices.axis])
+    return indices.at(batch[indices.axis])
+
+
+def _scatter(equation: Any, states: Sequence[State], place: str) -> State:
+    """Into places along other axes than the examples'."""
+    numbers = equation.params["dimension_numbers"]
+    into, indices, updates = states
+    taken = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
+    window = [a for a in range(equation.invars[0].aval.ndim) if a not in taken]
+    found = {into} if isinstance(into, Along) else set()
+    if isinstance(updates, Along):
+        if updates.axis not in numbers.update_window_dims:
+            return Unknown()
+        found.add(updates.at(window[numbers.update_window_dims.index(updates.axis)]))
+    if indices is not None or len(found) != 1:
+        return Unknown()
+    (state,) = found
+    chosen = state.axis not in window or state.axis in numbers.scatter_dims_to_operand_dims
+    return Unknown() if chosen else state
 
 
 def _window(equation: Any, states: Sequence[State], place: str) -> State:
@@ -205,28 +231,37 @@ def _slice(equation: Any, states: Sequence[State], place: str) -> State:
     return state if alone and all(s is None for s in states[1:]) else Unknown()
 
 
+def _update_slice(equation: Any, states: Sequence[State], place: str) -> State:
+    into, update, *starts = states
+    whole, part = (v.aval.shape for v in equation.invars[:2])
+    axes = [state.axis for state in (into, update) if isinstance(state, Along)]
+    if any(starts) or any(whole[axis] != part[axis] for axis in axes):
+        return Unknown()
+    return _same_axis([into, update], place)
+
+
 def _transpose(equation: Any, states: Sequence[State], place: str) -> State:
     (state,) = states
     assert isinstance(state, Along)
-    return Along(equation.params["permutation"].index(state.axis))
+    return state.at(equation.params["permutation"].index(state.axis))
 
 
 def _squeeze(equation: Any, states: Sequence[State], place: str) -> State:
     (state,) = states
     assert isinstance(state, Along)
     gone = equation.params["dimensions"]
-    return Along(state.axis - sum(axis < state.axis for axis in gone))
+    return state.at(state.axis - sum(axis < state.axis for axis in gone))
 
 
 def _broadcast(equation: Any, states: Sequence[State], place: str) -> State:
     (state, *_) = states
     assert isinstance(state, Along)
-    return Along(equation.params["broadcast_dimensions"][state.axis])
+    return state.at(equation.params["broadcast_dimensions"][state.axis])
 
 
 def _concatenate(equation: Any, states: Sequence[State], place: str) -> State:
     joined = equation.params["dimension"]
-    if any(state == Along(joined) for state in states):
+    if any(isinstance(state, Along) and state.axis == joined for state in states):
         return Unknown()
     return _same_axis(states, place)
 
@@ -243,6 +278,7 @@ RULES: Mapping[str, Rule] = {
     "conv_general_dilated": _conv,
     "dot_general": _dot,
     "dynamic_slice": _slice,
+    "dynamic_update_slice": _update_slice,
     "gather": _gather,
     "pad": _slice,
     "reduce_window": _window,
@@ -253,4 +289,5 @@ RULES: Mapping[str, Rule] = {
     "slice": _slice,
     "squeeze": _squeeze,
     "transpose": _transpose,
+    **dict.fromkeys(SCATTERING, _scatter),
 }

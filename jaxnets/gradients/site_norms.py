@@ -10,20 +10,22 @@ from jax import lax
 from jaxnets.types import Array
 
 
-def example_norms(error: Array, depth: int = 0) -> Array:
-    """`‖δᵢ‖ [turns …, B]` of `[turns …, B, …]`, with so many axes of turns.
+def example_norms(error: Array, examples: int, depth: int = 0, ahead: int = 1) -> Array:
+    """`‖δᵢ‖ [turns …, B]`, with so many axes of turns; the others are taken as `[ahead, B, rest]`.
 
     Squares that vanish or overflow are computed again, scaled.
     """
-    flat = _real(error.reshape(*error.shape[: depth + 1], prod(error.shape[depth + 1 :])))
-    squares = jnp.sum(jnp.square(flat), -1)
+    turns, rest = error.shape[:depth], prod(error.shape[depth:]) // (ahead * examples)
+    flat = _real(error.reshape(*turns, ahead, examples, rest))
+    squares = jnp.sum(jnp.square(flat), (-3, -1))
     limits = np.finfo(squares.dtype)
     lost = (squares < limits.tiny / limits.eps**2) | (squares == jnp.inf)
 
     def scaled() -> Array:
-        largest = jnp.max(jnp.abs(flat), -1, initial=0)
+        largest = jnp.max(jnp.abs(flat), (-3, -1), keepdims=True, initial=0)
         size = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-        return size * jnp.sqrt(jnp.sum(jnp.square(flat / size[..., None]), -1))
+        sums = jnp.sum(jnp.square(flat / size), (-3, -1))
+        return size.reshape(sums.shape) * jnp.sqrt(sums)
 
     norms: Array = lax.cond(jnp.any(lost), scaled, lambda: jnp.sqrt(squares))
     return norms

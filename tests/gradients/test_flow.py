@@ -297,8 +297,9 @@ def test_models_here():
         return jnp.mean(jnp.square(models.transformer(params, config, ids)))
 
     flow = flow_of(loss, batched=True)(params, ids)
-    # rows of positions have no axis of examples, and so no `error_norm`
-    assert all(np.isfinite(site.error.std).all() for site in flow.sites.values())
+    for site in flow.sites.values():
+        assert np.isfinite(site.error.std).all()
+        assert np.isfinite(site.error_norm).all()
     named = {name.split("#")[0].split(" > ")[0] for name in flow.sites}
     from jaxnets import tree
 

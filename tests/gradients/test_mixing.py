@@ -30,6 +30,20 @@ def by_rows(p, x, y):
     return -jnp.mean(jax.nn.log_softmax(logits(p, x))[jnp.arange(len(y)), y])
 
 
+def by_branches(p, x, y):
+    def one(z):
+        return jnp.mean(jnp.tanh(z)) / 2
+
+    h = lax.cond(jnp.sum(p["b"]) > 9, one, lambda z: jnp.sum(z**2) / z.size, logits(p, x))
+    return h + lax.cond(p["b"][0] > 9, jnp.sum, lambda z: 0.0, x @ p["w"])
+
+
+def with_a_place_set(p, x, y):
+    z = logits(p, x).at[:, 0].add(1)
+    return cross_entropy({"w": jnp.eye(3), "b": p["b"]},
+                         lax.dynamic_update_slice(z, z[:, :1] ** 2, (0, 2)), y)  # fmt: skip
+
+
 def with_dropout(p, x, y):
     keep = jax.random.bernoulli(jax.random.key(0), 0.5, x.shape)
     return cross_entropy(p, jnp.where(keep, x, 0) / 0.5, y) + jnp.sum(p["w"] ** 2)
@@ -97,6 +111,8 @@ def flax_net(p, x, y):
 SEPARATE = {
     "cross-entropy": cross_entropy,
     "chosen by rows": by_rows,
+    "branches": by_branches,
+    "a place set": with_a_place_set,
     "dropout and penalty": with_dropout,
     "sequences": of_sequences,
     "convolution": convolved,
@@ -202,6 +218,11 @@ def in_a_loop(p, x, y):
     return jnp.mean(lax.scan(layer, x, p["b"])[0] ** 3)
 
 
+def in_a_branch(p, x, y):
+    centred = lambda h: h - jnp.mean(h, 0, keepdims=True)  # noqa: E731
+    return jnp.mean(lax.cond(jnp.sum(p["b"]) > 9, jnp.tanh, centred, logits(p, x)) ** 3)
+
+
 def over_examples_that_come_second(p, x, y):
     """Time first, as it is scanned; through a product of all rows at once."""
     h = nn.dense({"kernel": p["w"][:3], "bias": p["b"]}, x.reshape(len(x), 2, 3).swapaxes(0, 1))
@@ -242,6 +263,7 @@ MIXED = {
     "the hardest by Optax": (hardest_of_optax, "reduce_max .* over the batch"),
     "product of means": (product_of_means, "reduce_sum .* that goes into dot_general"),
     "in a loop": (in_a_loop, "reduce_sum .* that meets single examples again"),
+    "in a branch": (in_a_branch, "reduce_sum .* that meets single examples again"),
     "second": (
         over_examples_that_come_second,
         "reduce_sum .* that meets single examples again",

@@ -1,0 +1,212 @@
+"""Where the examples of a batch are at each site: a loss of a batch against that of one example."""
+
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxnets import gradients, losses, models, nn
+from tests.numerics import normal
+
+KEY = jax.random.key(0)
+B = 6
+X = normal(0, (B, 4))
+SEQUENCES = normal(1, (B, 3, 4))
+SQUARE = normal(2, (B, B, 4))
+"""As many time steps as examples."""
+P = {
+    "a": normal(3, (4, 5)), "b": normal(4, (5, 5)), "c": normal(5, (5, 2)), "bias": normal(6, (5,))
+}  # fmt: skip
+
+
+def sites_of(loss, params, *batch, **options):
+    return jax.jit(gradients.flow(loss, batched=True, **options))(params, *batch).sites
+
+
+def norms_equal(found, wanted):
+    assert list(found) == list(wanted)
+    for name, site in found.items():
+        mean, spread = wanted[name].error_norm, wanted[name].error_norm_std
+        np.testing.assert_allclose(site.error_norm, mean, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            site.error_norm_std, spread, rtol=1e-5, atol=1e-6 * float(mean.max()), err_msg=name
+        )
+
+
+def check(mean, params, *batch, one=None):
+    """As the flow of a loss of one example, without its axis or with one of length 1."""
+    one = one or (lambda params, *example: mean(params, *jax.tree.map(lambda x: x[None], example)))
+    wanted = jax.jit(gradients.flow(one))(params, *batch).sites
+    found = sites_of(mean, params, *batch)
+    norms_equal(found, wanted)
+    return found
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_transformer_of_ours(scan):
+    config = models.TransformerConfig(
+        vocabulary=11, depth=2, features=8, heads=2, max_length=8, scan=scan
+    )
+    params = jax.jit(models.init_transformer, static_argnums=1)(KEY, config)
+    ids = jax.random.randint(jax.random.key(1), (4, 8), 0, 11)
+
+    def loss(params, ids):
+        logits = models.transformer(params, config, ids)
+        each = losses.softmax_cross_entropy_with_integer_labels(logits[..., :-1, :], ids[..., 1:])
+        return jnp.mean(each)
+
+    sites = check(loss, params, ids, one=loss)
+    kernels = [name for name in sites if name.endswith("kernel")]
+    assert len(kernels) == (6 if scan else 12)
+
+
+def time_first(p, x):
+    """Over time in a loop, its results as they are stacked, and flattened to rows `[T·B]`."""
+
+    def turn(h, x):
+        h = jnp.tanh(x @ p["a"] + h @ p["b"] + p["bias"][None])
+        return h, h
+
+    _, hs = lax.scan(turn, jnp.zeros((x.shape[0], 5)), x.swapaxes(0, 1))
+    ys = nn.dense({"kernel": p["b"], "bias": p["bias"]}, hs)
+    rows = jnp.tanh(ys).reshape(-1, 5) @ p["c"]
+    return jnp.mean(jnp.square(rows.reshape(*ys.shape[:2], 2)))
+
+
+@pytest.mark.parametrize("x", [SQUARE, SEQUENCES], ids=["as many", "fewer"])
+def test_time_steps_are_no_examples_though_they_come_first(x):
+    check(time_first, P, x)
+
+
+def transposed(p, x):
+    return jnp.mean(jnp.square(p["b"].T @ jnp.tanh(p["a"].T @ x.T)))
+
+
+def of_views(p, x):
+    h = jnp.tanh(jnp.concatenate([x, 2 * x]) @ p["a"])
+    one, other = jnp.split(h @ p["c"], 2)
+    return jnp.mean(jnp.square(one - 3 * other))
+
+
+def through_a_branch(p, x):
+    h = lax.cond(jnp.sum(p["b"]) > 0, jnp.tanh, jnp.sin, x @ p["a"]).reshape(-1, 5)
+    return jnp.mean(jnp.square(jax.checkpoint(jnp.tanh)(h) @ p["c"]))
+
+
+def with_a_place_masked(p, x):
+    h = (x @ p["a"]).at[:, 0].set(0)
+    h = lax.dynamic_update_slice(h, h[:, :1] + p["bias"][None, None], (0, 1, 0))
+    return jnp.mean(jnp.square(h.reshape(-1, 5) @ p["c"]))
+
+
+def of_the_largest(p, x):
+    h = lax.top_k(jnp.sort(x @ p["a"], -1), 2)[0]
+    return jnp.mean(jnp.square(h.reshape(-1, 2) @ p["c"][:2]))
+
+
+def in_stacked_layers(p, x):
+    """Each of them on rows of all examples."""
+
+    def layer(rows, w):
+        rows = jnp.tanh(rows @ w).reshape(-1, 3, 5)
+        return (rows + jnp.mean(rows, 1, keepdims=True)).reshape(-1, 5), None
+
+    rows = (x @ p["a"]).reshape(-1, 5)
+    return jnp.mean(jnp.square(lax.scan(layer, rows, jnp.stack([p["b"], p["b"].T]))[0]))
+
+
+@pytest.mark.parametrize(
+    ("loss", "x"),
+    [
+        (transposed, X),
+        (of_views, X),
+        (through_a_branch, SEQUENCES),
+        (with_a_place_masked, SEQUENCES),
+        (of_the_largest, SEQUENCES),
+        (in_stacked_layers, SEQUENCES),
+    ],
+)
+def test_examples_are_followed(loss, x):
+    check(loss, P, x)
+
+
+class Flattened(linen.Module):
+    statistics: bool
+
+    @linen.compact
+    def __call__(self, x):
+        h = linen.Dense(5)(x)
+        if self.statistics:
+            h = linen.BatchNorm(use_running_average=False)(h)
+        h = linen.Dense(4)(linen.relu(h).reshape(-1, 5))
+        return linen.Dense(3)(h.reshape(x.shape[0], -1))
+
+
+def test_a_net_of_flax_that_flattens():
+    model = Flattened(statistics=False)
+    params = jax.jit(model.init)(KEY, SEQUENCES)
+    check(lambda p, x: jnp.mean(jnp.square(model.apply(p, x))), params, SEQUENCES)
+
+
+def test_behind_batch_statistics_each_row_is_still_an_examples():
+    model = Flattened(statistics=True)
+    variables = jax.jit(model.init)(KEY, SEQUENCES)
+
+    def loss(params, x):
+        y, _ = model.apply({**variables, "params": params}, x, mutable=["batch_stats"])
+        return jnp.mean(jnp.square(y))
+
+    sites = sites_of(loss, variables["params"], SEQUENCES)
+    dense = variables["params"]["Dense_2"]
+
+    def behind(kernel_of_the_rows):
+        return jnp.mean(jnp.square(kernel_of_the_rows.reshape(B, -1) @ dense["kernel"]
+                                   + dense["bias"][None]))  # fmt: skip
+
+    # what the second layer's rows are, by the statistics of all
+    h, _ = model.apply(
+        variables, SEQUENCES, mutable=["batch_stats", "intermediates"],
+        capture_intermediates=lambda module, _: module.name == "Dense_1",
+    )[1]["intermediates"]["Dense_1"]["__call__"][0], None  # fmt: skip
+    error = B * jax.grad(behind)(h).reshape(B, -1)
+    norms = np.linalg.norm(error, axis=1)
+    for name in ("Dense_1/kernel", "Dense_1/bias"):
+        np.testing.assert_allclose(sites[name].error_norm, norms.mean(), rtol=1e-5)
+        np.testing.assert_allclose(sites[name].error_norm_std, norms.std(), rtol=1e-4)
+
+
+def test_noise_is_of_no_example():
+    def loss(p, keys, x):
+        h = jax.vmap(lambda key, x: x + jax.random.normal(key, x.shape))(keys, x)
+        return jnp.mean(jnp.square(h.reshape(-1, 4) @ p["a"]))
+
+    keys = jax.random.split(KEY, B)
+    check(loss, P, keys, SEQUENCES)
+    check(loss, P, jax.random.key_data(keys), SEQUENCES)
+
+
+def test_rows_in_another_order_are_told_by_their_number():
+    order = np.roll(np.arange(B), 2)
+    loss = lambda p, x: jnp.mean(jnp.square(jnp.tanh(x[order] @ p["a"]) @ p["c"]))  # noqa: E731
+    check(loss, P, X, one=lambda p, x: jnp.mean(jnp.square(jnp.tanh(x @ p["a"]) @ p["c"])))
+    few = lambda p, x: jnp.mean(jnp.square(x[order[:4]] @ p["a"]))  # noqa: E731
+    assert np.isnan(sites_of(few, P, X)["a"].error_norm)
+
+
+def test_a_batch_of_one_is_all_of_it():
+    one = SEQUENCES[:1]
+    check(time_first, P, one)
+    check(in_stacked_layers, P, one)
+
+
+def test_what_is_done_to_the_axis_may_be_unknown():
+    """By a function that is not followed: not even rows as many as the examples are taken so."""
+
+    def loss(p, x):
+        same = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        x = jax.pure_callback(lambda x: x, same, x)
+        return jnp.mean(jnp.square(x @ p["a"]))
+
+    assert np.isnan(sites_of(loss, P, X)["a"].error_norm)
