@@ -261,7 +261,11 @@ def _initial(case, dtype):
 
 NETS = {case.name: case for case in [*LAYERS, *MODELS]}
 CORE = ("dense", "conv/2d_strided", "layer_norm", "lstm_cell", "attention", "mlp", "cnn/eval")
-LONG = ("unet", "unet/one_level")
+# others of their kind are thorough
+LONG = (
+    "efficientnet/eval", "recurrent_seq2seq", "resnet/group_norm", "seq2seq", "unet",
+    "unet/one_level",
+)  # fmt: skip
 
 
 def _mark(name):
