@@ -222,8 +222,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "tanh": _elementwise(lambda y, x: 1 - y * y),
     }
 )
-"""By the operation's name in a traced program; `unstack` and `stack` are a loop's, `own rule` a
-function's that has one."""
+"""By the operation's name in a traced program; `unstack` and `stack` are a loop's as well,
+`own rule` a function's that has one."""
 
 OF_SEVERAL = frozenset(
     {"device_put", "optimization_barrier", "own rule", "sort", "split", "top_k", "unstack"}

@@ -197,15 +197,15 @@ def _top_k(
 
 
 def _unstack(
-    x: Sequence[Array], y: Any, error: Sequence[Array], /, **params: Any
+    x: Sequence[Array], y: Any, error: Sequence[Array], /, *, axis: int = 0
 ) -> list[Array | None]:
-    """Of what a loop hands to its turns."""
-    return [jnp.stack(error)]
+    """Also of what a loop hands to its turns."""
+    return [jnp.stack(error, axis)]
 
 
-def _stack(x: Sequence[Array], y: Array, error: Array, /) -> list[Array | None]:
-    """Of what a loop's turns leave behind."""
-    return list(error)
+def _stack(x: Sequence[Array], y: Array, error: Array, /, *, axis: int = 0) -> list[Array | None]:
+    """Also of what a loop's turns leave behind."""
+    return list(jnp.unstack(error, axis=axis))
 
 
 MOVING: Mapping[str, Rule] = MappingProxyType(
@@ -237,4 +237,4 @@ MOVING: Mapping[str, Rule] = MappingProxyType(
         "unstack": _unstack,
     }
 )
-"""By the operation's name in a traced program; `unstack` and `stack` are a loop's."""
+"""By the operation's name in a traced program; `unstack` and `stack` are a loop's as well."""
