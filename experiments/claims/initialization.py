@@ -1,62 +1,24 @@
 """Xavier's and He's initializations against naive ones, in depth."""
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.claims.arms import beside, between, taken
+from experiments.claims import learning_in_depth
+from experiments.claims.arms import beside, between
 from experiments.claims.claim import Outcome, Seen, Tested
-from experiments.claims.deep_nets import (
-    LEAST,
-    MOST,
-    Shape,
-    first_by_last,
-    he,
-    learnt,
-    off,
-    signals,
-    xavier,
-)
+from experiments.claims.deep_nets import LEAST, MOST, Shape, first_by_last, off, signals
+from experiments.claims.initial_weights import ACTIVATIONS, ByDepth, ByWay, Config, naive, ways
 from experiments.claims.pictures import draw_lines, panels
-from experiments.claims.rates import best_of_others
 from experiments.claims.verdict import Arm, Comparison, Expected
 from jaxnets.types import Key
 
 TITLE = "Initialization in depth"
 
-ACTIVATIONS = {"tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu}
-CHANCE = 0.9
-
-ByWay = dict[str, np.ndarray]
-"""Each way's values, `[seeds]`."""
-
-
-@dataclass(frozen=True)
-class Config:
-    """Nets of so many hidden layers, initialized in several ways."""
-
-    depths: tuple[int, ...] = (2, 5, 10, 20, 50, 100)
-    trained_depths: tuple[int, ...] = (5, 20, 50)
-    width: int = 64
-    small: float = 0.01
-    """The deviation of a naive initialization."""
-    large: float = 1.0
-    """That of another one."""
-    examples: int = 512
-    """Of which error signals are taken."""
-    rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-    """Of plain SGD; that with the least training loss of the other seeds counts."""
-    steps: int = 500
-    batch_size: int = 64
-
-
 FULL = Config()
 QUICK = Config(
-    depths=(2, 5, 10, 20, 50),
-    trained_depths=(5, 20),
-    rates=(0.002, 0.01, 0.05, 0.25, 1.25),
+    trained_depths=(2, 5, 20),
+    rates=(0.002, 0.01, 0.05, 0.25, 1.25, 6.25),
     steps=120,
     batch_size=32,
 )
@@ -68,8 +30,11 @@ def examine(config: Config, keys: Key) -> Outcome:
         name: {d: _kept(config, Shape(d, config.width, activation), keys) for d in config.depths}
         for name, activation in ACTIVATIONS.items()
     }
-    errors = {name: {d: _errors(config, name, d, keys) for d in config.trained_depths}
-              for name in ACTIVATIONS}  # fmt: skip
+    errors = {
+        name: {d: learning_in_depth.trained_errors(config, name, d, keys)
+               for d in config.trained_depths}
+        for name in ACTIVATIONS
+    }  # fmt: skip
     return Outcome(
         setting=(
             f"Digits; nets of {config.width} units a layer without normalization or residuals, of "
@@ -80,62 +45,39 @@ def examine(config: Config, keys: Key) -> Outcome:
             "SGD, "
             f"{config.trained_depths} layers, batches of {config.batch_size}, {config.steps} "
             f"steps, of rates {config.rates} that of the least training loss for the other seeds, "
-            "for each way; a loss above that of guessing, or without a number, counts as that."
+            "for each way; a loss above that of guessing, or without a number, counts as that. "
+            f"Deep nets, and many layers, are those of {config.deep} or more; shallow nets, of "
+            "fewer, are the control: what they learn from is not what depth alone makes hard."
         ),
-        tested=[*_signals(config, kept), *_learning(config, errors)],
-        seen=[_picture(config, kept)],
+        tested=[*_signals(config, kept), *learning_in_depth.sentences(config, errors)],
+        seen=[_picture(config, kept), learning_in_depth.picture(config, errors)],
         notes=(
             "Relu layers are homogeneous: Xavier's signal is He's divided by √2 in each layer, but "
             "for where they start, so what is said of the one and of the other is one measurement. "
             "A signal that is not finite counts as 1e30. After a first run the rates of the short "
-            "form were spread, since an end of them was the best one of many nets."
+            "form were spread, since an end of them was the best one of many nets; and where nets "
+            "of 2 layers were added to those that are trained, one more rate, since to sigmoid "
+            "ones the highest was the best. What is said of shallow nets was added then, before "
+            "any of them was judged."
         ),
     )
 
 
-def _ways(config: Config) -> dict[str, float]:
-    small, large = _naive(config)
-    return {
-        "Xavier": xavier(config.width),
-        "He": he(config.width),
-        small: config.small,
-        large: config.large,
-    }
-
-
-def _naive(config: Config) -> tuple[str, str]:
-    return f"N(0, {config.small:g}²)", f"N(0, {config.large:g}²)"
-
-
 def _kept(config: Config, shape: Shape, keys: Key) -> ByWay:
     """The error signal at the first layer by that at the last."""
-    ways = _ways(config)
-    profiles = signals(shape, keys, jnp.array(list(ways.values())), examples=config.examples)
+    stds = ways(config)
+    profiles = signals(shape, keys, jnp.array(list(stds.values())), examples=config.examples)
     ratio = np.asarray(jax.vmap(jax.vmap(first_by_last))(jnp.asarray(profiles)))
-    return {way: ratio[:, i] for i, way in enumerate(ways)}
+    return {way: ratio[:, i] for i, way in enumerate(stds)}
 
 
-def _errors(config: Config, activation: str, depth: int, keys: Key) -> ByWay:
-    """Test errors, each at its best rate."""
-    ways = _ways(config)
-    found = learnt(
-        Shape(depth, config.width, ACTIVATIONS[activation]), keys,
-        jnp.array(list(ways.values())), jnp.array(config.rates),
-        steps=config.steps, batch_size=config.batch_size,
-    )  # fmt: skip
+def _signals(config: Config, kept: dict[str, ByDepth]) -> list[Tested]:
+    small, large = naive(config)
 
-    def at_best(i: int, way: str) -> np.ndarray:
-        what = f"{activation}, {depth} layers, {way}"
-        return taken(found.error[:, i], best_of_others(config.rates, found.loss[:, i], what))
-
-    return {way: at_best(i, way) for i, way in enumerate(ways)}
-
-
-def _signals(config: Config, kept: dict[str, dict[int, ByWay]]) -> list[Tested]:
-    small, large = _naive(config)
-
-    def carried(activation: str, way: str, expected: Expected = "same") -> list[Comparison]:
-        """Beside a signal that stays as it is."""
+    def carried(
+        activation: str, way: str, expected: Expected = "same", least: int = 0
+    ) -> list[Comparison]:
+        """Beside a signal that stays as it is, through so many layers at least."""
         return [
             beside(
                 1.0, "as it was", Arm(way, values[way], LEAST, MOST),
@@ -144,6 +86,7 @@ def _signals(config: Config, kept: dict[str, dict[int, ByWay]]) -> list[Tested]:
                 expected=expected, margin=10.0, ratio=True,
             )
             for depth, values in kept[activation].items()
+            if depth >= least
         ]  # fmt: skip
 
     def farther(activation: str, way: str, *others: str) -> list[Comparison]:
@@ -171,13 +114,16 @@ def _signals(config: Config, kept: dict[str, dict[int, ByWay]]) -> list[Tested]:
     return [
         Tested(
             "Xavier's initialization carries the error signal through many tanh layers.",
-            carried("tanh", "Xavier"),
+            carried("tanh", "Xavier", least=config.deep),
         ),
         Tested(
             "It carries it farther than naive ones through tanh.",
             farther("tanh", "Xavier", small, large),
         ),
-        Tested("He's carries it through many relu layers.", carried("relu", "He")),
+        Tested(
+            "He's carries it through many relu layers.",
+            carried("relu", "He", least=config.deep),
+        ),
         Tested(
             "It carries it farther than naive ones through relu.",
             farther("relu", "He", small, large),
@@ -194,51 +140,12 @@ def _signals(config: Config, kept: dict[str, dict[int, ByWay]]) -> list[Tested]:
     ]
 
 
-def _learning(config: Config, errors: dict[str, dict[int, ByWay]]) -> list[Tested]:
-    small, large = _naive(config)
-
-    def better(activation: str, way: str, *others: str) -> list[Comparison]:
-        return [
-            between(
-                values, way, other, where=f"with {depth} layers, beside {other}",
-                quantity="test error", expected="less", margin=0.05,
-            )
-            for depth, values in errors[activation].items()
-            for other in others
-        ]  # fmt: skip
-
-    at_chance = [
-        beside(
-            CHANCE, "chance", Arm(way, values[way]), where=f"with {depth} layers, {way}",
-            quantity="test error", expected="not less", margin=0.1,
-        )
-        for depth, values in errors["sigmoid"].items()
-        for way in values
-    ]  # fmt: skip
-    return [
-        Tested(
-            "Deep tanh nets learn better from Xavier's than from weights that are too small.",
-            better("tanh", "Xavier", small),
-        ),
-        Tested(
-            "They learn better from Xavier's than from weights that are too large.",
-            better("tanh", "Xavier", large),
-        ),
-        Tested(
-            "Deep relu nets learn better from He's than from naive ones.",
-            better("relu", "He", small, large),
-        ),
-        Tested("They learn better from He's than from Xavier's.", better("relu", "He", "Xavier")),
-        Tested("Deep sigmoid nets learn from none of them.", at_chance),
-    ]
-
-
-def _picture(config: Config, kept: dict[str, dict[int, ByWay]]) -> Seen:
+def _picture(config: Config, kept: dict[str, ByDepth]) -> Seen:
     with panels(list(kept)) as (figure, row):
         for axes, by_depth in zip(row, kept.values(), strict=True):
             lines = {
                 way: np.stack([values[way] for values in by_depth.values()], 1)
-                for way in _ways(config)
+                for way in ways(config)
             }
             draw_lines(axes, config.depths, lines, x_label="layers", log_x=True, log_y=True)
             axes.set_ylim(1e-31, 1e31)

@@ -103,6 +103,11 @@ def _log_y(axes: "Axes") -> None:
     """A logarithmic axis; where it spans few powers of ten, with the numbers between them."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
+    if high / low < 1.05:
+        # equal values span nothing, and an axis of nothing shows nothing
+        around = [(0.0, low / 1.2), (0.0, high * 1.2)]
+        axes.update_datalim(around, updatex=False)
+        axes.autoscale_view()
     if high / low > 100:
         return
     named = "1235" if high / low > 3 else "123456789"

@@ -329,6 +329,17 @@ def test_a_narrow_logarithmic_axis_has_numbers_between_powers_of_ten():
     assert type(wide.yaxis.get_minor_formatter()) is not type(label)
 
 
+def test_equal_values_have_room_on_a_logarithmic_axis():
+    with panels(["a", "b"]) as (_, row):
+        for axes in row:
+            draw_seeds(axes, {"with": [1e-4, 1e-4], "without": [1e-4, 1e-4]}, log_y=True)
+    low, high = row[0].get_ylim()
+    assert low < 0.9e-4 < 1.1e-4 < high
+    # further values on a shared axis still move it
+    draw_seeds(row[1], {"with": [1.0, 10.0]}, log_y=True)
+    assert row[0].get_ylim()[1] > 10
+
+
 class Fake:
     TITLE = "A <claim>"
 
@@ -432,7 +443,7 @@ FEW = {
     "adaptive": {"sparse_steps": 20, "task_steps": 150, "net_steps": 20, "per_decade": 1},
     "initialization": {
         "depths": (2, 10),
-        "trained_depths": (2,),
+        "trained_depths": (2, 5),
         "rates": (0.05, 0.1, 0.2),
         "steps": 10,
     },

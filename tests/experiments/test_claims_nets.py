@@ -13,6 +13,9 @@ from experiments.claims import (
     deep_nets,
     dying_relu,
     few_digits,
+    initial_weights,
+    initialization,
+    learning_in_depth,
     overfitting,
     rates,
     recurrent_cells,
@@ -22,7 +25,7 @@ from experiments.claims import (
 )
 from experiments.claims.deep_nets import LEAST, MOST, Shape
 from experiments.claims.training import digits, rates_around
-from experiments.claims.verdict import Arm, judge
+from experiments.claims.verdict import Arm, judge, verdict
 from jaxnets import nn
 
 
@@ -222,3 +225,38 @@ def test_taps_are_added_to_what_is_carried():
     x, taps = jnp.zeros((2, 64)), jnp.zeros((64, 2, 3)).at[-1].set(5.0)
     added, plain = (recurrent_cells.last_output(cell, x, given) for given in (taps, None))
     np.testing.assert_allclose(added - plain, 5.0, rtol=1e-6)
+
+
+def test_what_is_said_of_deep_nets_is_not_of_shallow_ones():
+    config = initial_weights.Config()
+    ways = list(initial_weights.ways(config))
+
+    def by_depth(*depths):
+        return {
+            depth: {way: np.array([0.1, 0.12]) + 0.3 * i for i, way in enumerate(ways)}
+            for depth in depths
+        }
+
+    errors = dict.fromkeys(initial_weights.ACTIVATIONS, by_depth(2, 5, 100))
+    found = learning_in_depth.sentences(config, errors)
+    assert len(found) == 8
+    for sentence, comparisons, _ in found:
+        depths = {c.condition.split()[1] for c in comparisons}
+        # a sentence that says "they" goes on from one that says "deep"
+        assert depths == ({"2"} if sentence.startswith("Shallow") else {"5", "100"}), sentence
+    # He is worse than Xavier here, and naive weights are far worse than He
+    words = [verdict(tested.comparisons).word for tested in found]
+    assert words[:4] == ["holds", "holds", "holds", "does not hold"]
+    assert words[5:7] == ["does not hold", "holds"]
+    shallow = dict.fromkeys(initial_weights.ACTIVATIONS, by_depth(2))
+    untested = learning_in_depth.sentences(config, shallow)[0]
+    assert untested == claim.Tested(found[0].sentence, [], "no such depth is trained")
+
+
+def test_many_layers_are_as_many_as_make_a_net_deep():
+    config = initial_weights.Config()
+    ways = dict.fromkeys(initial_weights.ways(config), np.array([1.0, 1.1]))
+    kept = dict.fromkeys(initial_weights.ACTIVATIONS, dict.fromkeys((2, 5, 10), ways))
+    for sentence, comparisons, _ in initialization._signals(config, kept):
+        depths = {c.condition.split(" layers")[0].split()[-1] for c in comparisons}
+        assert depths == ({"5", "10"} if "many" in sentence else {"2", "5", "10"}), sentence
