@@ -26,9 +26,10 @@ BASE = "step"
 
 
 class Problem(NamedTuple):
-    """A mean loss of a batch."""
+    """A mean loss of a batch, and that of one example."""
 
     loss: Callable[..., jax.Array]
+    one: Callable[..., jax.Array]
     params: Any
     inputs: jax.Array
     labels: jax.Array
@@ -44,13 +45,13 @@ def _mean(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 def dense() -> Problem:
     """784-512-512-10, batch 128."""
     net = mlp()
-    return Problem(_mean(net.loss), net.params, net.inputs[:128], net.labels[:128])
+    return Problem(_mean(net.loss), net.loss, net.params, net.inputs[:128], net.labels[:128])
 
 
 def convolutional() -> Problem:
     """Three convolutions on 32x32x3, batch 64."""
     net = cnn()
-    return Problem(_mean(net.loss), net.params, net.inputs, net.labels)
+    return Problem(_mean(net.loss), net.loss, net.params, net.inputs, net.labels)
 
 
 def transformer() -> Problem:
@@ -62,7 +63,8 @@ def transformer() -> Problem:
         logits = models.transformer(params, config, x)
         return jnp.mean(losses.softmax_cross_entropy_with_integer_labels(logits, y))
 
-    return Problem(loss, models.init_transformer(KEY, config), ids, jnp.roll(ids, -1, 1))
+    # a sequence is a batch of tokens
+    return Problem(loss, loss, models.init_transformer(KEY, config), ids, jnp.roll(ids, -1, 1))
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
@@ -73,8 +75,10 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 
 
 def steps(problem: Problem, every: int) -> dict[str, Callable[..., Any]]:
-    """`every` of Adam's steps in one program, as `train.epoch` has them: without looking, looking
-    always, at all rows, and at the first alone, before a scan of the others or in a `cond`.
+    """`every` of Adam's steps in one program, as `train.epoch` has them.
+
+    Without looking; looking always, by a loss of the batch and by one of an example, and at all
+    rows; and looking at the first alone, before a scan of the others or in a `cond`.
     """
     optimizer = optim.adam(1e-3)
 
@@ -88,11 +92,11 @@ def steps(problem: Problem, every: int) -> dict[str, Callable[..., Any]]:
         params, state, _ = stepped(params, state, gradient)
         return (params, state), value
 
-    def looking(carry: Any, x: Any, y: Any, **few: Any) -> Any:
+    def looking(carry: Any, x: Any, y: Any, *, batched: bool = True, **few: Any) -> Any:
         params, state = carry
-        value, gradient, seen = gradients.value_and_grad_flow(problem.loss, batched=True, **few)(
-            params, x, y
-        )
+        loss = problem.loss if batched else problem.one
+        look = gradients.value_and_grad_flow(loss, batched=batched, **few)
+        value, gradient, seen = look(params, x, y)
         new, state, updates = stepped(params, state, gradient)
         return (new, state), (value, gradients.with_updates(seen, params, updates))
 
@@ -124,6 +128,7 @@ def steps(problem: Problem, every: int) -> dict[str, Callable[..., Any]]:
     return {
         BASE: each(plain),
         "looking": each(looking),
+        "looking, by a loss of one example": each(partial(looking, batched=False)),
         "looking at all rows": each(partial(looking, rows=None)),
         f"looking at one of {every}": first,
         "the same in a cond": in_cond,

@@ -16,15 +16,17 @@ def example_norms(error: Array, examples: int, depth: int = 0, ahead: int = 1) -
     Squares that vanish or overflow are computed again, scaled.
     """
     turns, rest = error.shape[:depth], prod(error.shape[depth:]) // (ahead * examples)
-    flat = _real(error.reshape(*turns, ahead, examples, rest))
-    squares = jnp.sum(jnp.square(flat), (-3, -1))
+    # an axis of length 1 would cost 5 % of a small net's step
+    shape, axes = ((ahead, examples, rest), (-3, -1)) if ahead > 1 else ((examples, rest), (-1,))
+    flat = _real(error.reshape(*turns, *shape))
+    squares = jnp.sum(jnp.square(flat), axes)
     limits = np.finfo(squares.dtype)
     lost = (squares < limits.tiny / limits.eps**2) | (squares == jnp.inf)
 
     def scaled() -> Array:
-        largest = jnp.max(jnp.abs(flat), (-3, -1), keepdims=True, initial=0)
+        largest = jnp.max(jnp.abs(flat), axes, keepdims=True, initial=0)
         size = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-        sums = jnp.sum(jnp.square(flat / size), (-3, -1))
+        sums = jnp.sum(jnp.square(flat / size), axes)
         return size.reshape(sums.shape) * jnp.sqrt(sums)
 
     norms: Array = lax.cond(jnp.any(lost), scaled, lambda: jnp.sqrt(squares))

@@ -22,7 +22,7 @@ P = {
 
 
 def sites_of(loss, params, *batch, **options):
-    return jax.jit(gradients.flow(loss, batched=True, **options))(params, *batch).sites
+    return jax.jit(gradients.flow(loss, batched=True, rank_rows=0, **options))(params, *batch).sites
 
 
 def norms_equal(found, wanted):
@@ -38,7 +38,7 @@ def norms_equal(found, wanted):
 def check(mean, params, *batch, one=None):
     """As the flow of a loss of one example, without its axis or with one of length 1."""
     one = one or (lambda params, *example: mean(params, *jax.tree.map(lambda x: x[None], example)))
-    wanted = jax.jit(gradients.flow(one))(params, *batch).sites
+    wanted = jax.jit(gradients.flow(one, rank_rows=0))(params, *batch).sites
     found = sites_of(mean, params, *batch)
     norms_equal(found, wanted)
     return found
