@@ -15,6 +15,8 @@ from jaxnets.types import Array, Key, Params
 
 Moments = tuple[Array, Array]
 
+LEARNS = 0.4
+"""By how much less than chance a net errs that has learnt."""
 LEAST, MOST = 1e-30, 1e30
 """What is left of an error signal is measured between these: float32 does not hold much more."""
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.claims.arms import beside, between, taken
 from experiments.claims.claim import Seen, Tested
-from experiments.claims.deep_nets import Shape, learnt
+from experiments.claims.deep_nets import LEARNS, Shape, learnt
 from experiments.claims.initial_weights import ACTIVATIONS, ByDepth, ByWay, Config, naive, ways
 from experiments.claims.pictures import draw_lines, panels
 from experiments.claims.rates import best_of_others
@@ -15,8 +15,6 @@ from experiments.claims.verdict import Arm, Comparison, Expected
 from jaxnets.types import Key
 
 CHANCE = 0.9
-LEARNS = 0.4
-"""By how much less than chance a net errs that has learnt; in `vanishing` too."""
 
 
 def trained_errors(config: Config, activation: str, depth: int, keys: Key) -> ByWay:

@@ -11,6 +11,7 @@ import numpy as np
 from experiments.claims.arms import beside, between, taken
 from experiments.claims.claim import Outcome, Seen, Tested
 from experiments.claims.deep_nets import (
+    LEARNS,
     LEAST,
     MOST,
     Learnt,
@@ -172,7 +173,7 @@ def _learning(error: Mapping[str, np.ndarray], failing: list[str]) -> list[Teste
         return [
             between(
                 error, f"{name}, {cure}", name, where=f"with {name}, {cure}",
-                quantity="test error", expected="less", margin=0.4,
+                quantity="test error", expected="less", margin=LEARNS,
             )
             for name in failing
             for cure in cures

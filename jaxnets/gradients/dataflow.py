@@ -1,4 +1,5 @@
-"""Which sites a site's result is made of, told from the program that a run of a loss is.
+"""Which sites a site's result is made of, and where the examples are in it, told from the program
+that a run of a loss is.
 
 Sets of sites are the bits of an integer: they are passed on from each equation's inputs to its
 results, and into and around loops until nothing is added.

@@ -2,7 +2,7 @@
 
 As for whether examples interact (see `mixing`), but what interacts is followed on: in batch norm
 each row is still one example's, whatever it has of others. Sums and maxima over the batch are of
-no example.
+none, until they meet what is.
 """
 
 from collections.abc import Sequence
@@ -47,59 +47,98 @@ def inside(state: State, loops: int) -> State:
 def ahead_of_examples(state: State, shape: Sequence[int], examples: int) -> int | None:
     """How many elements are slower than the examples: `ahead` in an array `[ahead, B, rest]`.
 
-    None if that is not known. Where examples meet each other, or there are none, they are taken to
-    lie along the first axis if it is as long.
+    None if that is not known, or of a sum over the examples. Where examples meet each other, or
+    there are none, they are taken to lie along the first axis if it is as long.
     """
     if examples == 1:
         return 1
     if isinstance(state, Along):
         whole = shape[state.axis] % (state.outer * examples) == 0
         return prod(shape[: state.axis]) * state.outer if whole else None
-    at_first = not isinstance(state, Unknown) and tuple(shape[:1]) == (examples,)
+    at_first = not isinstance(state, Unknown | Summed) and tuple(shape[:1]) == (examples,)
     return 1 if at_first else None
 
 
-_PICKING = {"gather", "rev", *SCATTERING}
-_OF_THE_LAST_AXES = {"cholesky": 2, "eigh": 2, "fft": 3, "lu": 2, "qr": 2, "svd": 2,
-                     "top_k": 1, "triangular_solve": 2}  # fmt: skip
-"""Of how many axes, at most, these are; they do the same along all others."""
+_PICKING = {"concatenate", "dynamic_slice", "gather", "slice", "split", *SCATTERING}
+_OF_THE_LAST_AXES = {"cholesky": 2, "eigh": 2, "lu": 2, "qr": 2, "svd": 2, "triangular_solve": 2}
+"""Of how many axes these are; they do the same along all others."""
 
 
 def _rule(examples: int) -> After:
     def after(equation: Any, states: Sequence[State], calls: Calls) -> State:
         name, (first, *_) = equation.primitive.name, states
         if name.startswith("random_"):
-            # by whatever keys, noise is of no example until it meets one
-            return None
+            return _drawn(equation, states)
+        if any(isinstance(state, Along) for state in states):
+            # what is a sum over the batch, each example has of all
+            states = [None if isinstance(state, Summed) else state for state in states]
+        elif any(isinstance(state, Summed) for state in states):
+            return next(state for state in states if state is not None)
         if name == "reshape" and isinstance(first, Along):
             return _reshaped(equation, first, examples)
         if name in REDUCING and isinstance(first, Along) and first.axis in equation.params["axes"]:
-            return None
+            return Summed(name)
+        if name == "rev":
+            # a mean over the examples does not know their order
+            return first
         if name == "concatenate" and isinstance(first, Along):
-            return _concatenated(equation, states, name)
-        if name in _OF_THE_LAST_AXES:
-            return _of_the_last_axes(equation, states)
-        state = state_after(equation, states, name)
+            state = _concatenated(equation, states, name)
+        elif name == "gather" and isinstance(first, Along) and _picks_as_many(equation, first):
+            return first.at(0)
+        elif name == "fft":
+            state = _of_the_last_axes(equation, states, len(equation.params["fft_lengths"]))
+        elif name == "top_k":
+            axes = equation.invars[0].aval.ndim
+            of_last = equation.params.get("axis", axes - 1) == axes - 1
+            state = _of_the_last_axes(equation, states, 1) if of_last else Unknown()
+        elif name in _OF_THE_LAST_AXES:
+            state = _of_the_last_axes(equation, states, _OF_THE_LAST_AXES[name])
+        else:
+            state = state_after(equation, states, name)
         if isinstance(state, Unknown) and name in _PICKING and not _any_unknown(states):
             # rows in another order, or some of them, are of examples too
             return Mixed(name)
-        return None if isinstance(state, Summed) else state
+        return state
 
     return after
+
+
+def _drawn(equation: Any, states: Sequence[State]) -> State:
+    """By the keys of examples, or from distributions of theirs; by others, noise is of none."""
+    out = equation.outvars[0].aval
+    for state, v in zip(states, equation.invars, strict=True):
+        if not isinstance(state, Along):
+            continue
+        if out.ndim > state.axis and out.shape[state.axis] == v.aval.shape[state.axis]:
+            return state
+    return None
+
+
+def _picks_as_many(equation: Any, state: Along) -> bool:
+    """Whether whole rows are taken, of the first axis, as many as there are."""
+    numbers, table = equation.params["dimension_numbers"], equation.invars[0].aval
+    out = equation.outvars[0].aval
+    return bool(
+        state.axis == 0
+        and state.outer == 1
+        and numbers.collapsed_slice_dims == numbers.start_index_map == (0,)
+        and not numbers.operand_batching_dims
+        and numbers.offset_dims == tuple(range(1, out.ndim))
+        and out.shape == table.shape
+    )
 
 
 def _any_unknown(states: Sequence[State]) -> bool:
     return any(isinstance(state, Unknown) for state in states)
 
 
-def _of_the_last_axes(equation: Any, states: Sequence[State]) -> State:
+def _of_the_last_axes(equation: Any, states: Sequence[State], last: int) -> State:
     pairs = zip(states, equation.invars, strict=True)
     found = {(state, v.aval.ndim) for state, v in pairs if state is not None}
     mixed = next((state for state in states if isinstance(state, Mixed)), Unknown())
     if len(found) > 1:
         return mixed
     ((state, ndim),) = found
-    last = _OF_THE_LAST_AXES[equation.primitive.name]
     return state if isinstance(state, Along) and state.axis < ndim - last else mixed
 
 

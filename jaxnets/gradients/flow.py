@@ -60,7 +60,8 @@ def value_and_grad_flow(
         *batch) -> scalar`, the mean over a batch, in which examples may meet (as in batch norm).
       batched: whether `loss` is of a whole batch. Error signals are multiplied by its size, which
         for a mean makes them each example's own; their axis is followed through the loss, and
-        `error_norm` is NaN where it is lost.
+        `error_norm` is NaN where it is lost. Where examples have met each other, the first axis is
+        taken for theirs if it is as long.
       has_aux: whether `loss` returns `(scalar, aux)`.
       examples: with `batched`, of how many examples the loss is the mean; if not given, the leading
         size of the first array of the batch. The arguments may then be anything that the loss

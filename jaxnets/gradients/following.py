@@ -15,7 +15,7 @@ call, branch or loop."""
 
 _CALLS = {"closed_call", "core_call", "custom_jvp_call", "custom_vjp_call",
           "custom_vjp_call_jaxpr", "jit", "pjit", "remat", "remat2", "checkpoint"}  # fmt: skip
-_SAME = {"device_put", "optimization_barrier"}
+_SAME = {"device_put", "optimization_barrier", "sharding_constraint"}
 """Their results are their operands, each."""
 
 
@@ -55,23 +55,27 @@ def _results(
     if (default := on_any_platform(equation)) is not None:
         return follow(default.jaxpr, states[1:], after, inside)
     if name == "cond" and x is None:
-        return _branches(equation, states[1:], after)
+        return _branches(equation, states[1:], after, inside)
     if name == "scan":
-        return _scan(equation, states, after)
+        return _scan(equation, states, after, inside)
     if name in _SAME:
         return states
     return all_are(after(equation, states, calls))
 
 
-def _branches(equation: Any, states: Sequence[State], after: After) -> list[State]:
+def _branches(
+    equation: Any, states: Sequence[State], after: After, calls: Calls
+) -> list[State]:  # fmt: skip
     results: list[State] = [None] * len(equation.outvars)
     for branch in equation.params["branches"]:
-        own = follow(branch.jaxpr, states, after)
+        own = follow(branch.jaxpr, states, after, calls)
         results = [_joined(a, b) for a, b in zip(results, own, strict=True)]
     return results
 
 
-def _scan(equation: Any, states: Sequence[State], after: After) -> list[State]:
+def _scan(
+    equation: Any, states: Sequence[State], after: After, calls: Calls
+) -> list[State]:  # fmt: skip
     body = equation.params["jaxpr"].jaxpr
 
     def turns(outside: Sequence[Any], inside: Sequence[Any]) -> list[bool]:
@@ -93,7 +97,7 @@ def _scan(equation: Any, states: Sequence[State], after: After) -> list[State]:
     carried = slice(n_whole, n_whole + n_carry)
     # what is carried may meet examples in the first turn, or become a sum in the second
     for _ in range(3):
-        results = follow(body, now, after)
+        results = follow(body, now, after, calls)
         joined = [_joined(a, b) for a, b in zip(now[carried], results[:n_carry], strict=True)]
         if joined == now[carried]:
             break

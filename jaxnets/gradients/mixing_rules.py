@@ -44,18 +44,24 @@ Rule: TypeAlias = Callable[[Any, Sequence[State], str], State]
 
 _ELEMENTWISE = {
     "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh",
-    "cbrt", "ceil", "clamp", "complex", "conj", "convert_element_type", "copy", "copy_p", "cos",
-    "cosh", "digamma", "div", "eq", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge",
-    "gt", "imag", "integer_pow", "is_finite", "le", "lgamma", "log", "log1p", "logistic", "lt",
-    "max", "min", "mul", "name", "ne", "neg", "not", "or", "pow", "real", "reduce_precision", "rem",
-    "round", "rsqrt", "select_n", "sign", "sin", "sinh", "sqrt", "square", "stop_gradient",
-    "stored", "sub", "tan", "tanh", "xor",
+    "bessel_i0e", "bessel_i1e", "cbrt", "ceil", "clamp", "complex", "conj", "convert_element_type",
+    "copy", "copy_p", "cos", "cosh", "digamma", "div", "eq", "erf", "erf_inv", "erfc", "exp",
+    "exp2", "expm1", "floor", "ge", "gt", "igamma", "igammac", "imag", "integer_pow", "is_finite",
+    "le", "lgamma", "log", "log1p", "logistic", "lt", "max", "min", "mul", "name", "ne", "neg",
+    "nextafter", "not", "or", "polygamma", "pow", "real", "reduce_precision",
+    "regularized_incomplete_beta", "rem", "round", "rsqrt", "select_n", "shift_left",
+    "shift_right_arithmetic", "shift_right_logical", "sign", "sin", "sinh", "sqrt", "square",
+    "stop_gradient", "stored", "sub", "tan", "tanh", "xor", "zeta",
 }  # fmt: skip
 _LINEAR = {"add", "add_any", "convert_element_type", "copy", "copy_p", "name", "neg",
            "reduce_precision", "select_n", "stored", "sub"}  # fmt: skip
 REDUCING = {"argmax", "argmin", "reduce_and", "reduce_max", "reduce_min", "reduce_or",
              "reduce_prod", "reduce_sum", "reduce_xor"}  # fmt: skip
-SCATTERING = {"scatter", "scatter-add", "scatter_add", "scatter_max", "scatter_min", "scatter_mul"}
+SCATTERING = {
+    "scatter", "scatter-add", "scatter-max", "scatter-min", "scatter-mul", "scatter-sub",
+    "scatter_add", "scatter_max", "scatter_min", "scatter_mul", "scatter_sub",
+}  # fmt: skip
+"""Under the names of all versions of JAX."""
 _ALONG_AN_AXIS = {"cumlogsumexp": "axis", "cummax": "axis", "cummin": "axis", "cumprod": "axis",
                   "cumsum": "axis", "sort": "dimension"}  # fmt: skip
 
@@ -88,8 +94,8 @@ def state_after(equation: Any, states: Sequence[State], place: str) -> State:
     if name == "split":
         kept = isinstance(states[0], Along) and states[0].axis != equation.params["axis"]
         return states[0] if kept else Unknown()
-    if name in RULES:
-        return RULES[name](equation, states, place)
+    if name in OF_ONE_KIND:
+        return OF_ONE_KIND[name](equation, states, place)
     return Unknown()
 
 
@@ -231,6 +237,34 @@ def _slice(equation: Any, states: Sequence[State], place: str) -> State:
     return state if alone and all(s is None for s in states[1:]) else Unknown()
 
 
+def _pad(equation: Any, states: Sequence[State], place: str) -> State:
+    state, padding = states
+    config = equation.params["padding_config"]
+    # as much before as is cut off behind would leave the size, and shift the examples
+    alone = isinstance(state, Along) and tuple(config[state.axis]) == (0, 0, 0)
+    return state if alone and padding is None else Unknown()
+
+
+def _stack(equation: Any, states: Sequence[State], place: str) -> State:
+    state = _same_axis(states, place)
+    if not isinstance(state, Along):
+        return state
+    return state.at(state.axis + (equation.params["axis"] <= state.axis))
+
+
+def _unstack(equation: Any, states: Sequence[State], place: str) -> State:
+    (state,), axis = states, equation.params["axis"]
+    if not isinstance(state, Along) or state.axis == axis:
+        return Unknown()
+    return state.at(state.axis - (axis < state.axis))
+
+
+def _tile(equation: Any, states: Sequence[State], place: str) -> State:
+    (state,) = states
+    alone = isinstance(state, Along) and equation.params["reps"][state.axis] == 1
+    return state if alone else Unknown()
+
+
 def _update_slice(equation: Any, states: Sequence[State], place: str) -> State:
     into, update, *starts = states
     whole, part = (v.aval.shape for v in equation.invars[:2])
@@ -272,7 +306,15 @@ def _reversed(equation: Any, states: Sequence[State], place: str) -> State:
     return Unknown() if turned else state
 
 
-RULES: Mapping[str, Rule] = {
+def _bitcast(equation: Any, states: Sequence[State], place: str) -> State:
+    """To a type of another width an axis of parts comes or goes at the end."""
+    (state,) = states
+    before, after = equation.invars[0].aval.ndim, equation.outvars[0].aval.ndim
+    return state if isinstance(state, Along) and state.axis < min(before, after) else Unknown()
+
+
+OF_ONE_KIND: Mapping[str, Rule] = {
+    "bitcast_convert_type": _bitcast,
     "broadcast_in_dim": _broadcast,
     "concatenate": _concatenate,
     "conv_general_dilated": _conv,
@@ -280,14 +322,18 @@ RULES: Mapping[str, Rule] = {
     "dynamic_slice": _slice,
     "dynamic_update_slice": _update_slice,
     "gather": _gather,
-    "pad": _slice,
+    "pad": _pad,
     "reduce_window": _window,
     "reduce_window_max": _window,
+    "reduce_window_min": _window,
     "reduce_window_sum": _window,
     "reshape": _reshape,
     "rev": _reversed,
     "slice": _slice,
     "squeeze": _squeeze,
+    "stack": _stack,
+    "tile": _tile,
     "transpose": _transpose,
+    "unstack": _unstack,
     **dict.fromkeys(SCATTERING, _scatter),
 }

@@ -8,6 +8,9 @@ import pytest
 from jax import lax
 
 from jaxnets import gradients, losses, models, nn
+from jaxnets.gradients import looking
+from jaxnets.gradients.example_axes import ahead_of_examples
+from tests.catalogue import MODELS
 from tests.numerics import normal
 
 KEY = jax.random.key(0)
@@ -118,10 +121,23 @@ def in_stacked_layers(p, x):
     return jnp.mean(jnp.square(lax.scan(layer, rows, jnp.stack([p["b"], p["b"].T]))[0]))
 
 
+def stacked_and_tiled(p, x):
+    h = jnp.tile(jnp.stack([x, 2 * x], 1).reshape(-1, 4), (1, 3))[:, :4] @ p["a"]
+    one, other = jnp.unstack(h.reshape(-1, 2, 5), axis=1)
+    return jnp.mean(jnp.square(jnp.tanh(one - other) @ p["c"]))
+
+
+def of_frequencies(p, x):
+    h = jnp.fft.fft2(x @ p["a"]).real.at[:, 0].multiply(2)
+    return jnp.mean(jnp.square(jnp.tanh(h.reshape(-1, 5)) @ p["c"]))
+
+
 @pytest.mark.parametrize(
     ("loss", "x"),
     [
         (transposed, X),
+        (stacked_and_tiled, X),
+        (of_frequencies, SEQUENCES),
         (of_views, X),
         (through_a_branch, SEQUENCES),
         (with_a_place_masked, SEQUENCES),
@@ -188,6 +204,92 @@ def test_rows_in_another_order_are_told_by_their_number():
     check(loss, P, X, one=lambda p, x: jnp.mean(jnp.square(jnp.tanh(x @ p["a"]) @ p["c"])))
     few = lambda p, x: jnp.mean(jnp.square(x[order[:4]] @ p["a"]))  # noqa: E731
     assert np.isnan(sites_of(few, P, X)["a"].error_norm)
+
+
+@pytest.mark.parametrize("pick", [lambda x: x[np.arange(B)[::-1]], lambda x: x[::-1]])
+def test_picked_rows_are_still_followed(pick):
+    """Time first, and as many steps as examples."""
+    check(time_first, P, SQUARE, one=lambda p, x: time_first(p, x[None]))
+    wanted = sites_of(time_first, P, SQUARE)
+    norms_equal(sites_of(lambda p, x: time_first(p, pick(x)), P, SQUARE), wanted)
+
+
+def test_mixed_up_rows_are_counted_by_the_first_axis():
+    def loss(p, x):
+        return jnp.mean(jnp.square(jnp.tanh((x + jnp.roll(x, 1, 0)) @ p["a"]) @ p["c"]))
+
+    mixed = X + jnp.roll(X, 1, 0)
+    wanted = jax.jit(jax.grad(lambda h: jnp.mean(jnp.square(h @ P["c"]))))(jnp.tanh(mixed @ P["a"]))
+    norms = B * np.linalg.norm(wanted * (1 - jnp.tanh(mixed @ P["a"]) ** 2), axis=1)
+    np.testing.assert_allclose(sites_of(loss, P, X)["a"].error_norm, norms.mean(), rtol=1e-5)
+
+
+def of_prototypes(p, x):
+    """Sums over the examples, as many as there are examples."""
+    own = jax.nn.one_hot(np.arange(B), B).T @ (x @ p["a"])
+    return jnp.mean(jnp.square(own @ p["c"]))
+
+
+def of_deviations(p, x):
+    largest = jnp.max(x @ p["a"], 0, keepdims=True)
+    return jnp.mean(jnp.square(jnp.broadcast_to(largest, (B, 5)) @ p["c"]))
+
+
+@pytest.mark.parametrize("loss", [of_prototypes, of_deviations])
+def test_what_is_made_of_all_examples_is_of_none(loss):
+    sites = sites_of(loss, P, X)
+    assert np.isfinite(sites["a"].error_norm)
+    assert np.isnan(sites["c"].error_norm)
+
+
+def test_padding_that_shifts_examples_loses_them():
+    def loss(p, x):
+        return jnp.mean(jnp.square(lax.pad(x @ p["a"], 0.0, [(1, -1, 0), (0, 0, 0)]) @ p["c"]))
+
+    sites = sites_of(loss, P, X)
+    assert np.isnan(sites["c"].error_norm)
+
+
+def test_draws_by_keys_or_distributions_of_examples_are_theirs():
+    keys = jax.random.split(KEY, B)
+
+    def by_keys(p, keys):
+        z = jax.vmap(lambda key: jax.random.normal(key, (3, 4)))(keys)
+        return jnp.mean(jnp.square(jnp.tanh(z.reshape(-1, 4) @ p["a"]) @ p["c"]))
+
+    check(by_keys, P, keys)
+    shapes = jnp.exp(SEQUENCES)
+
+    def by_shapes(p, shapes):
+        z = lax.stop_gradient(jax.random.gamma(KEY, shapes))
+        return jnp.mean(jnp.square(jnp.tanh(z.reshape(-1, 4) @ p["a"]) @ p["c"]))
+
+    drawn = jax.random.gamma(KEY, shapes)
+    wanted = sites_of(lambda p, z: by_shapes(p, z), P, shapes)
+    given = sites_of(lambda p, z: jnp.mean(jnp.square(
+        jnp.tanh(z.reshape(-1, 4) @ p["a"]) @ p["c"])), P, drawn)  # fmt: skip
+    norms_equal(wanted, given)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("case", MODELS, ids=lambda case: case.name)
+def test_no_model_of_ours_loses_its_examples(case, monkeypatch):
+    seen = []
+
+    def ahead(state, shape, examples):
+        seen.append(ahead_of_examples(state, shape, examples))
+        return seen[-1]
+
+    def loss(params, x):
+        out = jax.tree.leaves(case.apply(params, x))
+        return sum(jnp.mean(y) for y in out if jnp.issubdtype(y.dtype, jnp.floating))
+
+    monkeypatch.setattr(looking, "ahead_of_examples", ahead)
+    x = jax.ShapeDtypeStruct((7, *case.shape), jnp.int32 if case.ids else jnp.float32)
+    look = gradients.flow(loss, batched=True, rank_rows=0)
+    jax.eval_shape(look, jax.eval_shape(case.init, KEY), x)
+    assert seen
+    assert None not in seen
 
 
 def test_a_batch_of_one_is_all_of_it():
