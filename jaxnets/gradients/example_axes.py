@@ -83,8 +83,8 @@ def _rule(examples: int) -> After:
             return first
         if name == "concatenate" and isinstance(first, Along):
             state = _concatenated(equation, states, name)
-        elif name == "gather" and isinstance(first, Along) and _picks_as_many(equation, first):
-            return first.at(0)
+        elif name == "gather" and _picks_as_many(equation, first, examples):
+            return first
         elif name == "fft":
             state = _of_the_last_axes(equation, states, len(equation.params["fft_lengths"]))
         elif name == "top_k":
@@ -114,13 +114,13 @@ def _drawn(equation: Any, states: Sequence[State]) -> State:
     return None
 
 
-def _picks_as_many(equation: Any, state: Along) -> bool:
-    """Whether whole rows are taken, of the first axis, as many as there are."""
+def _picks_as_many(equation: Any, state: State, examples: int) -> bool:
+    """Whether whole examples are taken, of the first axis, as many as there are."""
     numbers, table = equation.params["dimension_numbers"], equation.invars[0].aval
     out = equation.outvars[0].aval
     return bool(
-        state.axis == 0
-        and state.outer == 1
+        state == Along(0)
+        and table.shape[0] == examples
         and numbers.collapsed_slice_dims == numbers.start_index_map == (0,)
         and not numbers.operand_batching_dims
         and numbers.offset_dims == tuple(range(1, out.ndim))

@@ -284,7 +284,7 @@ def test_masks_of_minus_infinity_are_finite_enough():
 
 def test_rows_that_are_no_examples_vanish_too():
     def loss(params, x):
-        x = jnp.flip(x.reshape(-1, 6), 0)
+        x = x.reshape(-1, 6)[np.roll(np.arange(3 * len(x)), 1)]
         for layer in params:
             x = jnp.tanh(x @ layer["w"])
         return jnp.mean(x)
