@@ -265,7 +265,7 @@ def test_draws_by_keys_or_distributions_of_examples_are_theirs():
         return jnp.mean(jnp.square(jnp.tanh(z.reshape(-1, 4) @ p["a"]) @ p["c"]))
 
     drawn = jax.random.gamma(KEY, shapes)
-    wanted = sites_of(lambda p, z: by_shapes(p, z), P, shapes)
+    wanted = sites_of(by_shapes, P, shapes)
     given = sites_of(lambda p, z: jnp.mean(jnp.square(
         jnp.tanh(z.reshape(-1, 4) @ p["a"]) @ p["c"])), P, drawn)  # fmt: skip
     norms_equal(wanted, given)
