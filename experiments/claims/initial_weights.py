@@ -32,7 +32,7 @@ class Config:
     """That of another one."""
     examples: int = 512
     """Of which error signals are taken."""
-    rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+    rates: tuple[float, ...] = (1e-4, 3e-4, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
     """Of plain SGD; that with the least training loss of the other seeds counts."""
     steps: int = 500
     batch_size: int = 64

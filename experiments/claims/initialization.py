@@ -30,11 +30,15 @@ def examine(config: Config, keys: Key) -> Outcome:
         name: {d: _kept(config, Shape(d, config.width, activation), keys) for d in config.depths}
         for name, activation in ACTIVATIONS.items()
     }
-    errors = {
+    trained = {
         name: {d: learning_in_depth.trained_errors(config, name, d, keys)
                for d in config.trained_depths}
         for name in ACTIVATIONS
     }  # fmt: skip
+    errors = {name: {d: of for d, (of, _) in found.items()} for name, found in trained.items()}
+    narrow = [
+        what for found in trained.values() for _, left_out in found.values() for what in left_out
+    ]
     return Outcome(
         setting=(
             f"Digits; nets of {config.width} units a layer without normalization or residuals, of "
@@ -59,6 +63,7 @@ def examine(config: Config, keys: Key) -> Outcome:
             "of 2 layers were added to those that are trained, one more rate, since to sigmoid "
             "ones the highest was the best. What is said of shallow nets was added then, before "
             "any of them was judged."
+            + "".join(f"\n\nLeft out of all that is said of learning: {what}." for what in narrow)
         ),
     )
 

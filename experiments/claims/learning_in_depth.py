@@ -1,6 +1,6 @@
 """What nets of few and of many layers learn from each way to draw their first weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,15 +10,18 @@ from experiments.claims.claim import Seen, Tested
 from experiments.claims.deep_nets import LEARNS, Shape, learnt
 from experiments.claims.initial_weights import ACTIVATIONS, ByDepth, ByWay, Config, naive, ways
 from experiments.claims.pictures import draw_lines, panels
-from experiments.claims.rates import best_of_others
+from experiments.claims.rates import GridEndError, best_of_others
 from experiments.claims.verdict import Arm, Comparison, Expected
 from jaxnets.types import Key
 
 CHANCE = 0.9
 
 
-def trained_errors(config: Config, activation: str, depth: int, keys: Key) -> ByWay:
-    """On the test digits after training, each at its best rate."""
+def trained_errors(
+    config: Config, activation: str, depth: int, keys: Key
+) -> tuple[ByWay, list[str]]:
+    """On the test digits after training, each at its best rate; and what is said of those whose
+    best rate may lie beyond the grid, which are left out: the others took as long to train."""
     stds = ways(config)
     found = learnt(
         Shape(depth, config.width, ACTIVATIONS[activation]), keys,
@@ -26,11 +29,16 @@ def trained_errors(config: Config, activation: str, depth: int, keys: Key) -> By
         steps=config.steps, batch_size=config.batch_size,
     )  # fmt: skip
 
-    def at_best(i: int, way: str) -> np.ndarray:
+    errors, narrow = {}, []
+    for i, way in enumerate(stds):
         what = f"{activation}, {depth} layers, {way}"
-        return taken(found.error[:, i], best_of_others(config.rates, found.loss[:, i], what))
-
-    return {way: at_best(i, way) for i, way in enumerate(stds)}
+        try:
+            best = best_of_others(config.rates, found.loss[:, i], what)
+        except GridEndError as error:
+            narrow.append(str(error))
+        else:
+            errors[way] = taken(found.error[:, i], best)
+    return errors, narrow
 
 
 def sentences(config: Config, errors: Mapping[str, ByDepth]) -> list[Tested]:
@@ -50,6 +58,7 @@ def sentences(config: Config, errors: Mapping[str, ByDepth]) -> list[Tested]:
             )
             for depth, values in deep[activation].items()
             for other in others
+            if {way, other} <= values.keys()
         ]  # fmt: skip
 
     def as_well(activation: str, than: str, *others: str) -> list[Comparison]:
@@ -60,6 +69,7 @@ def sentences(config: Config, errors: Mapping[str, ByDepth]) -> list[Tested]:
             )
             for depth, values in shallow[activation].items()
             for way in others
+            if {way, than} <= values.keys()
         ]  # fmt: skip
 
     def beside_chance(
@@ -104,7 +114,10 @@ def sentences(config: Config, errors: Mapping[str, ByDepth]) -> list[Tested]:
             "Shallow sigmoid nets learn from all of them.", beside_chance(shallow, "less", LEARNS)
         ),
     ]
-    return [t if t.comparisons else t._replace(why="no such depth is trained") for t in found]
+    return [
+        t if t.comparisons else t._replace(why="no such net is trained, or its grid is too narrow")
+        for t in found
+    ]
 
 
 def picture(config: Config, errors: Mapping[str, ByDepth]) -> Seen:
@@ -112,7 +125,7 @@ def picture(config: Config, errors: Mapping[str, ByDepth]) -> Seen:
     with panels(list(errors)) as (figure, row):
         for axes, by_depth in zip(row, errors.values(), strict=True):
             lines = {
-                way: 100 * np.stack([values[way] for values in by_depth.values()], 1)
+                way: 100 * _of_each_depth([values.get(way) for values in by_depth.values()])
                 for way in ways(config)
             }
             draw_lines(axes, list(by_depth), lines, x_label="layers", log_x=True)
@@ -126,3 +139,9 @@ def picture(config: Config, errors: Mapping[str, ByDepth]) -> Seen:
         "whose scores are not finite, which count as wrong. Median of seeds; the band is from the "
         "least to the greatest.",
     )
+
+
+def _of_each_depth(errors: Sequence[np.ndarray | None]) -> np.ndarray:
+    """`[seeds, depths]`, without a number where the grid of rates was too narrow."""
+    values = [np.array([np.nan]) if of is None else of for of in errors]
+    return np.stack(np.broadcast_arrays(*values), 1)

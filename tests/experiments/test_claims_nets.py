@@ -250,7 +250,30 @@ def test_what_is_said_of_deep_nets_is_not_of_shallow_ones():
     assert words[5:7] == ["does not hold", "holds"]
     shallow = dict.fromkeys(initial_weights.ACTIVATIONS, by_depth(2))
     untested = learning_in_depth.sentences(config, shallow)[0]
-    assert untested == claim.Tested(found[0].sentence, [], "no such depth is trained")
+    assert untested == claim.Tested(
+        found[0].sentence, [], "no such net is trained, or its grid is too narrow"
+    )
+
+
+def test_a_net_of_too_narrow_a_grid_is_left_out_alone(monkeypatch):
+    config = initial_weights.Config(depths=(2,), trained_depths=(5, 20), rates=(0.1, 0.2, 0.4))
+    ways = list(initial_weights.ways(config))
+
+    def learnt(shape, keys, stds, rates, **amounts):
+        loss = np.ones((2, len(ways), 3)) + np.array([0.2, 0.0, 0.2])
+        if shape.depth == 20:
+            loss[:, ways.index("Xavier"), 0] = 0.1
+        return deep_nets.Learnt(loss, np.array([0.3, 0.4])[:, None, None] + 0 * loss)
+
+    monkeypatch.setattr(learning_in_depth, "learnt", learnt)
+    outcome = initialization.examine(config, jax.random.split(jax.random.key(0), 2))
+    said = {t.sentence: [c.condition for c in t.comparisons] for t in outcome.tested}
+    of_he = said["Deep relu nets learn better from He's than from naive ones."]
+    assert sum("20 layers" in condition for condition in of_he) == 2
+    beside_xavier = said["They learn better from He's than from Xavier's."]
+    assert beside_xavier == ["with 5 layers, beside Xavier"]
+    assert "tanh, 20 layers, Xavier: the least rate of the grid, 0.1, is its best" in outcome.notes
+    assert outcome.notes.count("Left out") == 3
 
 
 def test_many_layers_are_as_many_as_make_a_net_deep():
