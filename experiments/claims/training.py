@@ -130,7 +130,7 @@ def bounded(loss: Array) -> Array:
 def error_rate(logits: Array, labels: Array) -> Array:
     """The share of wrong predictions; scores that are not finite are wrong."""
     right = (jnp.argmax(logits, -1) == labels) & jnp.all(jnp.isfinite(logits), -1)
-    return 1 - jnp.mean(right)
+    return jnp.mean(~right)
 
 
 def mlp_loss(shape: models.MLPConfig) -> Callable[[Params, Batch, Key | None], Array]:
